@@ -1,0 +1,212 @@
+"""The forward pass in numpy: from draws and tokens to logits and attention, no Stan.
+
+The other half of the pair is `gpt_logits` in each Stan program; a test holds them together to
+1e-10. Leading batch dims of the parameters, usually ``chain, draw``, go through untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+
+from gptbayes.corpus import Windows
+from gptbayes.stages import Stage
+
+Parameters = Mapping[str, np.ndarray]
+
+MAX_BYTES = 256 * 2**20
+"""Default bound on the memory of one chunk of draws, see `over_draws`."""
+
+
+class Activations(NamedTuple):
+    """What a forward pass returns.
+
+    Attributes
+    ----------
+    logits : ndarray, (..., sequence, position, token)
+        Unnormalised log probabilities of the next token.
+    attention : ndarray, (..., layer, head, sequence, query_position, key_position), or None
+        Attention weights: rows sum to one over ``key_position`` and are zero where it lies after
+        ``query_position``. None for stages without attention.
+    """
+
+    logits: np.ndarray
+    attention: np.ndarray | None
+
+
+def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activations:
+    """Run a stage of the ladder.
+
+    Parameters
+    ----------
+    stage : Stage
+    parameters : mapping of str to ndarray
+        Each ``(..., dims of that parameter)``, all with the same leading batch dims.
+    tokens : ndarray of int, (sequence, position) or (..., sequence, position)
+        0-based; no longer than the positions that have an embedding. With the batch dims of the
+        parameters in front, every draw reads its own tokens.
+
+    Returns
+    -------
+    Activations
+
+    Raises
+    ------
+    ValueError
+        If the dims of the tokens do not fit or the context is longer than the model can read.
+    NotImplementedError
+        For a stage beyond 05.
+    """
+    tokens = _checked(stage, parameters, tokens)
+    stream = _embed_tokens(parameters["token_embedding"], tokens)  # (..., B, T, C)
+    attention = None
+    if "position" in stage.features:
+        n_positions = tokens.shape[-1]
+        stream = stream + parameters["position_embedding"][..., None, :n_positions, :]
+    if "attention" in stage.features:
+        stream, weights = _self_attention(stream, parameters, layer=0)
+        attention = weights[..., None, :, :, :, :]  # (..., L, H, B, T, T)
+    logits = _lm_head(stream, parameters) if "lm_head" in stage.features else stream
+    return Activations(logits, attention)
+
+
+def token_log_prob(
+    stage: Stage, parameters: Parameters, windows: Windows, *, max_bytes: int = MAX_BYTES
+) -> np.ndarray:
+    """Log probability of every next token in some windows, for every draw.
+
+    Parameters
+    ----------
+    stage : Stage
+    parameters : mapping of str to ndarray
+        Each ``(*batch, dims of that parameter)``.
+    windows : Windows
+        0-based tokens, ``(sequence, position)``.
+    max_bytes : int
+        Bound on the memory of the logits held at any time.
+
+    Returns
+    -------
+    ndarray, (*batch, sequence, position)
+        In nats.
+    """
+
+    def log_prob(chunk):
+        log_probs = log_softmax(forward(stage, chunk, windows.x).logits, axis=-1)
+        return np.take_along_axis(log_probs, windows.y[None, ..., None], axis=-1)[..., 0]
+
+    return over_draws(stage, parameters, windows.x, log_prob, max_bytes=max_bytes)
+
+
+def over_draws(
+    stage: Stage,
+    parameters: Parameters,
+    tokens: np.ndarray,
+    function: Callable[[Parameters], np.ndarray],
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> np.ndarray:
+    """Apply a function of draws to chunks of draws, so that memory stays bounded.
+
+    Parameters
+    ----------
+    stage : Stage
+    parameters : mapping of str to ndarray
+        Each ``(*batch, dims of that parameter)``.
+    tokens : ndarray of int, (sequence, position)
+        What ``function`` runs the forward pass on: its size decides how many draws fit.
+    function : callable
+        Takes parameters with one leading dim, returns an array with the same leading dim.
+    max_bytes : int
+        Rough bound on the activations of one chunk.
+
+    Returns
+    -------
+    ndarray, (*batch, ...)
+    """
+    first = stage.parameters[0]
+    values = parameters[first.name]
+    batch = values.shape[: values.ndim - len(first.dims)]
+    size = _draws_per_chunk(parameters, tokens, max_bytes)
+    results = [function(chunk) for chunk in _chunks(stage, parameters, batch, size)]
+    joined = np.concatenate(results)
+    return joined.reshape(*batch, *joined.shape[1:])
+
+
+def attention_weights(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Causal attention weights.
+
+    Parameters
+    ----------
+    q, k : ndarray, (..., position, head_dim)
+        Queries and keys.
+
+    Returns
+    -------
+    ndarray, (..., query_position, key_position)
+    """
+    n_positions, head_dim = q.shape[-2:]
+    scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(head_dim)  # (..., T, h) @ (..., h, T)
+    future = np.triu(np.ones((n_positions, n_positions), dtype=bool), k=1)
+    return softmax(np.where(future, -np.inf, scores), axis=-1)
+
+
+def _embed_tokens(embedding, tokens):
+    if tokens.ndim == 2:
+        return embedding[..., tokens, :]
+    index = tokens.reshape(*tokens.shape[:-2], -1, 1)  # (..., B T, 1)
+    rows = np.take_along_axis(embedding, index, axis=-2)  # (..., B T, C)
+    return rows.reshape(*tokens.shape, embedding.shape[-1])
+
+
+def _self_attention(stream, parameters, layer):
+    def project(name):
+        weight = parameters[name][..., layer, :, :, :]  # (..., H, C, h)
+        return stream[..., None, :, :, :] @ weight[..., None, :, :]  # (..., H, B, T, h)
+
+    weights = attention_weights(project("query"), project("key"))  # (..., H, B, T, T)
+    heads = weights @ project("value")  # (..., H, B, T, h)
+    side_by_side = np.moveaxis(heads, -4, -2)  # (..., B, T, H, h)
+    return side_by_side.reshape(*side_by_side.shape[:-2], -1), weights
+
+
+def _lm_head(stream, parameters):
+    multiplier = np.swapaxes(parameters["lm_head_multiplier"], -1, -2)  # (..., C, V)
+    return stream @ multiplier[..., None, :, :] + parameters["lm_head_offset"][..., None, None, :]
+
+
+def _checked(stage, parameters, tokens):
+    tokens = np.asarray(tokens)
+    if stage.number > "05":
+        raise NotImplementedError(f"forward covers stages 01 to 05, got {stage.number}")
+    batch = parameters["token_embedding"].shape[:-2]
+    if tokens.ndim != 2 and tokens.shape[:-2] != batch:
+        raise ValueError(
+            f"tokens must have shape (sequence, position) or {(*batch, 'sequence', 'position')}, "
+            f"got {tokens.shape}"
+        )
+    if "position" in stage.features:
+        block_size = parameters["position_embedding"].shape[-2]
+        if tokens.shape[-1] > block_size:
+            raise ValueError(f"a context has at most {block_size} tokens, got {tokens.shape[-1]}")
+    return tokens
+
+
+def _draws_per_chunk(parameters, tokens, max_bytes):
+    n_token, n_embed = parameters["token_embedding"].shape[-2:]
+    per_token = 2 * n_token + 6 * n_embed
+    if "key" in parameters:
+        per_token += 3 * parameters["key"].shape[-3] * tokens.shape[-1]
+    return max(1, int(max_bytes // (8 * max(tokens.size, 1) * per_token)))
+
+
+def _chunks(stage: Stage, parameters, batch, size) -> Iterator[dict[str, np.ndarray]]:
+    flat = {
+        p.name: parameters[p.name].reshape(-1, *parameters[p.name].shape[len(batch) :])
+        for p in stage.parameters
+    }
+    for start in range(0, int(np.prod(batch)), size):
+        yield {name: value[start : start + size] for name, value in flat.items()}

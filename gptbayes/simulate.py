@@ -1,0 +1,132 @@
+"""Draws from the prior, and text from draws."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import log_softmax
+
+from gptbayes.forward import Parameters, forward, over_draws
+from gptbayes.stages import Stage
+from gptbayes.standata import Problem
+
+
+def prior_draws(
+    problem: Problem, n_draws: int, rng: np.random.Generator, *, widen: float = 1.0
+) -> dict[str, np.ndarray]:
+    """Independent draws from the prior.
+
+    Parameters
+    ----------
+    problem : Problem
+    n_draws : int
+    rng : numpy.random.Generator
+    widen : float
+        Factor on every prior sd; 2 gives starting points that are over-dispersed relative to
+        prior and posterior both.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Each ``(draw, dims of that parameter)``.
+    """
+    stage, design, priors = problem.stage, problem.design, problem.priors
+    return {
+        p.name: rng.normal(
+            p.prior_mean, widen * priors.scale(p), size=(n_draws, *stage.shape(p, design))
+        )
+        for p in stage.parameters
+    }
+
+
+def sample_tokens(log_probs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw from categorical distributions by the Gumbel-max trick.
+
+    Parameters
+    ----------
+    log_probs : ndarray, (..., token)
+        Unnormalised log probabilities.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of int, (...)
+    """
+    return np.argmax(log_probs + rng.gumbel(size=log_probs.shape), axis=-1)
+
+
+def next_token_log_prob(stage: Stage, parameters: Parameters, context: np.ndarray) -> np.ndarray:
+    """Log probabilities of the token after a context.
+
+    Parameters
+    ----------
+    stage : Stage
+    parameters : mapping of str to ndarray
+        Each ``(draw, dims of that parameter)``.
+    context : ndarray of int, (position,) or (draw, position)
+        Shared by all draws, or one per draw.
+
+    Returns
+    -------
+    ndarray, (draw, token)
+        In nats.
+    """
+    tokens = context[..., None, :]  # one sequence
+    return log_softmax(forward(stage, parameters, tokens).logits[..., 0, -1, :], axis=-1)
+
+
+def write_text(
+    stage: Stage,
+    parameters: Parameters,
+    prompt: np.ndarray,
+    length: int,
+    block_size: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Every draw goes on from a prompt by itself: one coherent text per draw.
+
+    Parameters
+    ----------
+    stage : Stage
+    parameters : mapping of str to ndarray
+        Each ``(draw, dims of that parameter)``.
+    prompt : ndarray of int, (position,)
+    length : int
+        Number of tokens to write.
+    block_size : int
+        The longest context the model can read.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of int, (draw, length)
+    """
+    n_draws = next(iter(parameters.values())).shape[0]
+    text = np.tile(np.asarray(prompt), (n_draws, 1))
+    for _ in range(length):
+        log_probs = next_token_log_prob(stage, parameters, text[:, -block_size:])
+        text = np.column_stack([text, sample_tokens(log_probs, rng)])
+    return text[:, len(prompt) :]
+
+
+def next_tokens(
+    stage: Stage, parameters: Parameters, x: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """For every draw and place in some windows, one draw of the next token given the real context.
+
+    Parameters
+    ----------
+    stage : Stage
+    parameters : mapping of str to ndarray
+        Each ``(*batch, dims of that parameter)``.
+    x : ndarray of int, (sequence, position)
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of int, (*batch, sequence, position)
+    """
+
+    def draw(chunk):
+        return sample_tokens(forward(stage, chunk, x).logits, rng)
+
+    return over_draws(stage, parameters, x, draw)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_problem
+from scipy.special import log_softmax
+
+from gptbayes.forward import attention_weights, forward, over_draws, token_log_prob
+from gptbayes.simulate import prior_draws, sample_tokens, write_text
+
+
+@pytest.fixture
+def draws(problem, rng):
+    return prior_draws(problem, 13, rng)
+
+
+def test_shapes(problem, draws):
+    logits, attention = forward(problem.stage, draws, problem.training.x)
+    V = problem.design.vocab_size
+    assert logits.shape == (13, 11, 5, V)
+    if "attention" in problem.stage.features:
+        assert attention.shape == (13, 1, 3 if problem.stage.number == "05" else 1, 11, 5, 5)
+    else:
+        assert attention is None
+
+
+def test_the_future_is_not_read(problem, draws):
+    """Changing token t + 1 leaves the logits up to t as they were, and changes a later one."""
+    x = problem.training.x
+    before = forward(problem.stage, draws, x).logits
+    for t in range(4):
+        changed = x.copy()
+        changed[:, t + 1] = (changed[:, t + 1] + 1) % problem.design.vocab_size
+        after = forward(problem.stage, draws, changed).logits
+        np.testing.assert_array_equal(after[:, :, : t + 1], before[:, :, : t + 1])
+        assert np.abs(after[:, :, t + 1] - before[:, :, t + 1]).max() > 1e-3
+
+
+def test_attention_rows_sum_to_one_and_never_look_ahead(rng):
+    q, k = rng.normal(size=(2, 4, 3, 7, 2))
+    weights = attention_weights(q, k)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-14)
+    assert (weights[..., np.triu(np.ones((7, 7), dtype=bool), k=1)] == 0).all()
+    np.testing.assert_array_equal(weights[..., 0, 0], 1)
+
+
+def test_attention_survives_scores_that_overflow_a_naive_softmax():
+    weights = attention_weights(np.full((3, 1), 1e200), np.array([[1.0], [2.0], [3.0]]))
+    np.testing.assert_array_equal(weights, np.eye(3))
+
+
+def test_attention_with_equal_scores_is_uniform():
+    weights = attention_weights(np.zeros((4, 2)), np.ones((4, 2)))
+    np.testing.assert_allclose(weights, np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None])
+
+
+def test_batch_dims_and_one_by_one_agree(problem, draws):
+    together = forward(problem.stage, draws, problem.training.x).logits
+    for i in (0, 12):
+        alone = forward(problem.stage, {n: v[i] for n, v in draws.items()}, problem.training.x)
+        np.testing.assert_allclose(alone.logits, together[i], atol=1e-13)
+
+
+def test_every_draw_may_read_its_own_tokens(problem, draws, rng):
+    tokens = rng.integers(problem.design.vocab_size, size=(13, 2, 4))
+    together = forward(problem.stage, draws, tokens).logits
+    for i in (0, 12):
+        alone = forward(problem.stage, {n: v[i] for n, v in draws.items()}, tokens[i])
+        np.testing.assert_allclose(together[i], alone.logits, atol=1e-13)
+
+
+def test_chunks_change_nothing(problem, draws):
+    chains = {name: value.reshape(1, 13, *value.shape[1:]) for name, value in draws.items()}
+    whole = token_log_prob(problem.stage, chains, problem.training)
+    small = token_log_prob(problem.stage, chains, problem.training, max_bytes=1)
+    assert whole.shape == (1, 13, 11, 5)
+    np.testing.assert_allclose(whole, small, atol=1e-13)
+
+
+def test_chunks_bound_the_number_of_draws(problem, draws):
+    seen = []
+
+    def count(chunk):
+        seen.append(len(chunk["token_embedding"]))
+        return chunk["token_embedding"]
+
+    over_draws(problem.stage, draws, problem.training.x, count, max_bytes=1)
+    assert seen == [1] * 13
+
+
+def test_bigram_is_a_table_of_logits(rng):
+    problem = make_problem("01")
+    draws = prior_draws(problem, 3, rng)
+    expected = log_softmax(draws["token_embedding"], axis=-1)
+    x, y = problem.training
+    np.testing.assert_allclose(
+        token_log_prob(problem.stage, draws, problem.training), expected[:, x, y], atol=1e-14
+    )
+
+
+def test_too_long_a_context_says_so(draws, problem):
+    tokens = np.zeros((1, 6), dtype=int)
+    if "position" in problem.stage.features:
+        with pytest.raises(ValueError, match="at most 5 tokens, got 6"):
+            forward(problem.stage, draws, tokens)
+    else:
+        assert forward(problem.stage, draws, tokens).logits.shape[-2] == 6
+
+
+def test_sampled_tokens_follow_their_probabilities(rng):
+    """A chi-square of 20,000 draws from known probabilities; fails once in 10,000 seeds."""
+    p = np.array([0.5, 0.3, 0.15, 0.05])
+    counts = np.bincount(sample_tokens(np.tile(np.log(p), (20_000, 1)), rng), minlength=4)
+    assert ((counts - 20_000 * p) ** 2 / (20_000 * p)).sum() < 21.1
+
+
+def test_written_text_starts_after_the_prompt_and_repeats_with_its_seed(problem, draws):
+    def text():
+        rng = np.random.default_rng(3)
+        return write_text(problem.stage, draws, problem.prompt, 9, 5, rng)
+
+    assert text().shape == (13, 9)
+    np.testing.assert_array_equal(text(), text())

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import make_problem
+
+from gptbayes.forward import forward
+from gptbayes.simulate import prior_draws
+from gptbayes.stages import STAGES
+from gptbayes.standata import Design, Priors, from_stan_data, stan_data
+
+
+def test_tokens_are_one_based_for_stan_only():
+    problem = make_problem("05")
+    data = stan_data(problem)
+    assert np.min(data["x"]) == problem.training.x.min() + 1 == 1
+    assert np.max(data["x"]) == problem.design.vocab_size
+
+
+def test_there_and_back_through_json():
+    problem = make_problem("05", likelihood_weight=0.25)
+    back = from_stan_data(
+        json.loads(json.dumps(stan_data(problem))),
+        stage_number="05",
+        characters=problem.vocabulary.characters,
+        source=problem.source,
+    )
+    assert (back.stage, back.design, back.priors) == (problem.stage, problem.design, problem.priors)
+    assert back.likelihood_weight == 0.25
+    for name in ("training", "held_out"):
+        for ours, theirs in zip(getattr(problem, name), getattr(back, name), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(back.prompt, problem.prompt)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_embed": 6, "n_head": 4}, "n_embed must be divisible by n_head, got 6 and 4"),
+        ({"block_size": 0}, "block_size must be a positive integer, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be a positive integer, got 2.5"),
+    ],
+)
+def test_impossible_designs(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Design(**{"vocab_size": 7, **changes})
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_scales(scale):
+    with pytest.raises(ValueError, match="the prior scale attention must be positive"):
+        Priors(attention=scale)
+
+
+def test_unknown_scale_lists_the_valid_ones():
+    with pytest.raises(ValueError, match="unknown prior scale 'head', valid ones: token_embedding"):
+        Priors().replace(head=1.0)
+
+
+def test_negative_likelihood_weight():
+    with pytest.raises(ValueError, match="likelihood_weight must be 0 or more, got -1"):
+        make_problem("01", likelihood_weight=-1.0)
+
+
+@pytest.mark.parametrize("n_embed", [4, 8, 32])
+@pytest.mark.parametrize("number", ["01", "02", "03", "04", "05"])
+def test_default_priors_give_logits_of_order_one(number, n_embed, rng):
+    """Sd over draws and characters of the prior logits of a real context, between 0.5 and 2."""
+    problem = make_problem(number)
+    stage = STAGES[number]
+    design = Design(problem.design.vocab_size, 5, 11, n_embed=n_embed, n_head=2)
+    wide = make_problem(number, priors=Priors.default(stage, design))
+    draws = {
+        p.name: rng.normal(p.prior_mean, wide.priors.scale(p), size=(400, *stage.shape(p, design)))
+        for p in stage.parameters
+    }
+    logits = forward(stage, draws, problem.training.x).logits
+    assert 0.5 < logits.std() < 2
+
+
+def test_prior_draws_have_the_prior_scales(problem, rng):
+    draws = prior_draws(problem, 2000, rng)
+    for p in problem.stage.parameters:
+        scale = problem.priors.scale(p)
+        n = draws[p.name].size
+        assert abs(draws[p.name].std() / scale - 1) < 5 / np.sqrt(2 * n)
+        assert abs(draws[p.name].mean() / scale) < 5 / np.sqrt(n)
