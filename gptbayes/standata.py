@@ -7,11 +7,12 @@ into the data block of the Stan programs and is the only place where tokens beco
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 
-from gptbayes.corpus import Vocabulary, Windows
+from gptbayes.corpus import Vocabulary, Windows, split
 from gptbayes.stages import Parameter, Stage, stage
 
 
@@ -179,9 +180,7 @@ class Problem:
                 f"got {self.design.vocab_size}"
             )
         if not (math.isfinite(self.likelihood_weight) and self.likelihood_weight >= 0):
-            raise ValueError(
-                f"likelihood_weight must be 0 or more, got {self.likelihood_weight!r}"
-            )
+            raise ValueError(f"likelihood_weight must be 0 or more, got {self.likelihood_weight!r}")
         if len(self.prompt) < 1 or self.n_new_tokens < 0:
             raise ValueError(
                 "a prompt needs at least one character and n_new_tokens must be 0 or more, "
@@ -195,6 +194,76 @@ class Problem:
     def n_targets(self) -> int:
         """Number of characters that the likelihood counts, B·T."""
         return self.design.batch_size * self.design.block_size
+
+
+def pose(
+    stage: Stage,
+    text: str,
+    *,
+    source: str = "text",
+    block_size: int = 8,
+    batch_size: int | None = None,
+    stride: int | None = None,
+    held_out_fraction: float = 0.2,
+    n_embed: int = 8,
+    n_head: int = 2,
+    n_layer: int = 2,
+    scales: Mapping[str, float] | None = None,
+    likelihood_weight: float = 1.0,
+    n_new_tokens: int = 0,
+) -> Problem:
+    """Pose the problem of fitting a stage to a text.
+
+    Parameters
+    ----------
+    stage : Stage
+    text : str
+        Its characters are the vocabulary, those of the held-out part included.
+    source : str
+        Where the text came from, for the reader.
+    block_size, batch_size, stride, held_out_fraction
+        As in `gptbayes.corpus.split`.
+    n_embed, n_head, n_layer : int
+        As in `Design`.
+    scales : mapping of str to float, optional
+        Prior scales that differ from `Priors.default`.
+    likelihood_weight : float
+    n_new_tokens : int
+        How many characters Stan goes on from the first held-out context, per draw.
+
+    Returns
+    -------
+    Problem
+
+    Raises
+    ------
+    ValueError
+        If sizes, scales or text do not fit together.
+    """
+    vocabulary = Vocabulary.of(text)
+    tokens = vocabulary.encode(text)
+    training, held_out = split(
+        tokens,
+        block_size,
+        batch_size=batch_size,
+        held_out_fraction=held_out_fraction,
+        stride=stride,
+    )
+    if stride is not None and stride < block_size:
+        source = f"{source}, overlapping windows: characters count several times"
+    design = Design(len(vocabulary), block_size, len(training.x), n_embed, n_head, n_layer)
+    return Problem(
+        stage=stage,
+        design=design,
+        priors=Priors.default(stage, design).replace(**(scales or {})),
+        vocabulary=vocabulary,
+        training=training,
+        held_out=held_out,
+        likelihood_weight=likelihood_weight,
+        prompt=held_out.x[0],
+        n_new_tokens=n_new_tokens,
+        source=source,
+    )
 
 
 def stan_data(problem: Problem) -> dict:

@@ -31,3 +31,19 @@ def rng() -> np.random.Generator:
 @pytest.fixture(params=["01", "02", "03", "04", "05"])
 def problem(request) -> Problem:
     return make_problem(request.param)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Short real fits of stage 05, shared by all tests that only read them."""
+    from gptbayes import fit
+
+    folder = tmp_path_factory.mktemp("runs")
+    posed = make_problem("05")
+    return {
+        "nuts": fit.nuts(
+            posed, folder / "nuts", chains=2, iter_warmup=150, iter_sampling=100, seed=3
+        ),
+        "pathfinder": fit.pathfinder(posed, folder / "pathfinder", paths=3, draws=40, seed=3),
+        "optimize": fit.optimize(posed, folder / "optimize", starts=2, seed=3),
+    }

@@ -77,7 +77,9 @@ def test_stan_arrays_there_and_back(problem, rng):
 
 def test_wrong_shape_says_wanted_and_got():
     with pytest.raises(ValueError, match=r"lm_head_offset must have shape .*65.*got \(64,\)"):
-        values = {p.name: np.zeros(STAGES["02"].stan_shape(p, DESIGN)) for p in STAGES["02"].parameters}
+        values = {
+            p.name: np.zeros(STAGES["02"].stan_shape(p, DESIGN)) for p in STAGES["02"].parameters
+        }
         STAGES["02"].from_stan({**values, "lm_head_offset": np.zeros(64)}, DESIGN)
     with pytest.raises(ValueError, match="parameter token_embedding is missing"):
         STAGES["02"].from_stan({}, DESIGN)

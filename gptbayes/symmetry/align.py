@@ -45,7 +45,7 @@ class Alignment(NamedTuple):
 
 
 def align(
-    stage: Stage, parameters: Parameters, *, max_iterations: int = 100, tolerance: float = 1e-6
+    stage: Stage, parameters: Parameters, *, max_iterations: int = 100, tolerance: float = 1e-5
 ) -> Alignment:
     """Align draws to their own mean, starting from the most central draw.
 

@@ -1,0 +1,68 @@
+"""Where does the model look, and does the posterior know?
+
+    python analyses/03_where_it_looks.py [RUNS]
+
+Run 01 first. Attention maps are usually shown for one set of weights. With a posterior there is a
+map per draw, and an interval for each of its entries. Two things must come before the mean: heads
+have to be matched, for the posterior does not tell them apart; and the prior has to be looked at,
+for it already has patterns.
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from gptbayes import plots
+from gptbayes.attention import (
+    attention_draws,
+    match_heads,
+    previous_character,
+    summarise_attention,
+)
+from gptbayes.inference import open_run, problem_of
+from gptbayes.summary import summarise
+
+runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
+idata = open_run(runs / "05-nuts")
+problem = problem_of(idata)
+contexts = problem.held_out.x[:8]
+
+# ## The map, with its intervals
+
+summary = summarise_attention(idata, contexts)
+fig, axes = plots.figure(2, width=8.4, height=4.2, columns=2)
+for head, ax in enumerate(axes):
+    one = summary.isel(layer=0, head=head, sequence=0)
+    plots.plot_attention(one, text=str(summary.text.values[0]), ax=ax)
+    ax.set_title(f"head {head + 1}")
+fig.savefig(runs / "03-attention.png", dpi=150)
+plt.close(fig)
+
+later = summary.isel(query_position=slice(1, None))
+width = (later["upper"] - later["lower"]).where(later["mean"] > 0).mean()
+print(f"mean width of the 90 % intervals of attention weights: {float(width):.2f}")
+print(f"draws whose heads could as well be matched otherwise: {float(summary.ambiguous[0]):.0%}")
+
+# ## Does a head look at the previous character?
+#
+# That is the commonest role of a head in trained models. The measure is the attention to the
+# previous character minus what a uniform look at the context would give it.
+
+for group in ("prior", "posterior"):
+    weights = match_heads(attention_draws(idata, contexts, group=group)).weights
+    role = summarise(previous_character(weights).mean("sequence")).isel(layer=0)
+    for head in range(role.sizes["head"]):
+        at = role.isel(head=head)
+        print(
+            f"{group:<10} head {head + 1}: {float(at['mean']):+.2f}, "
+            f"90 % interval {float(at.lower):+.2f} to {float(at.upper):+.2f}"
+        )
+print(f"Figure: {runs / '03-attention.png'}")
+
+# ## The answer
+#
+# Read the intervals before the colours. Where they span most of the scale, the map of any one
+# draw, or of the mode, is one of very many that the text allows; what is narrower in the posterior
+# than in the prior has been learned, and the rest has not. Uncertain weights are no failure: a
+# prediction can be well known when the way to it is not.

@@ -1,0 +1,322 @@
+"""The gptbayes command: a thin layer over the library.
+
+Exit status: 0 done, 1 failed, 2 bad input. Bad input is answered in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeRemaining
+from rich.table import Table
+
+# ArviZ 0.2x announces its 1.0 once a day to every program that imports it.
+warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
+
+import gptbayes  # noqa: E402
+from gptbayes import corpus, fit, inference, report, stages, standata, toolchain  # noqa: E402
+from gptbayes.diagnostics import diagnose  # noqa: E402
+
+METHODS = ("nuts", "pathfinder", "optimize")
+
+_OUT = Console(highlight=False)
+_ERR = Console(stderr=True, highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=_ERR, show_time=False, show_level=False, show_path=False)],
+    )
+    logging.getLogger("gptbayes").setLevel(logging.INFO)
+    try:
+        arguments.run(arguments)
+    except ValueError as error:
+        return _fail(error, 2)
+    except (RuntimeError, OSError) as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail(
+            "interrupted; what was finished is kept, the same command goes on from there", 1
+        )
+    return 0
+
+
+def _fail(error, status):
+    text = " ".join(str(error).split()) or type(error).__name__
+    _ERR.print(f"gptbayes: {text}", soft_wrap=True, markup=False)
+    return status
+
+
+def _setup(arguments):
+    toolchain.ensure_cmdstan()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in toolchain.describe()._asdict().items():
+        table.add_row(name.replace("_", " "), str(value))
+    _OUT.print(table)
+    if arguments.check:
+        _OUT.print(str(toolchain.check()), markup=False)
+
+
+def _stages(_arguments):
+    table = Table("stage", "title", "parameters", box=None, padding=(0, 2, 0, 0))
+    for stage in stages.STAGES.values():
+        names = ", ".join(parameter.name for parameter in stage.parameters)
+        title = stage.title if stage.has_program else f"{stage.title} (no program yet)"
+        table.add_row(stage.number, title, names)
+    _OUT.print(table)
+
+
+def _fit(arguments):
+    problem = _problem(arguments)
+    options = {
+        "nuts": {
+            "chains": arguments.chains,
+            "iter_warmup": arguments.warmup,
+            "iter_sampling": arguments.draws or 500,
+            "init": arguments.init,
+            "metric": arguments.metric,
+            "adapt_delta": arguments.adapt_delta,
+            "max_treedepth": arguments.max_treedepth,
+        },
+        "pathfinder": {"paths": arguments.paths, "draws": arguments.draws or 250},
+        "optimize": {"starts": arguments.starts},
+    }[arguments.method]
+    out = arguments.out or Path("runs") / f"{problem.stage.number}-{arguments.method}"
+    method = getattr(fit, arguments.method)
+    with progress_bars() as on_progress:
+        folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
+    idata = inference.open_run(folder)
+    for finding in diagnose(idata).findings:
+        mark = "[green]fine[/]   " if finding.ok else "[yellow]warning[/]"
+        _OUT.print(f"{mark} ", end="")
+        _OUT.print(finding.text, markup=False)
+    _OUT.print(f"{folder}: done, see also: gptbayes report {folder}", markup=False)
+
+
+def _report(arguments):
+    path = report.write_report(arguments.run, arguments.beside)
+    _OUT.print(str(path), markup=False, soft_wrap=True)
+
+
+def _problem(arguments):
+    stage = stages.stage(arguments.stage)
+    if arguments.text is None:
+        text, source = corpus.zen_of_python(), "the Zen of Python"
+    else:
+        text, source = corpus.read_text(arguments.text), Path(arguments.text).name
+    if arguments.lower:
+        text, source = text.lower(), f"{source}, lower case"
+    if arguments.characters is not None:
+        text = corpus.keep_frequent(text, arguments.characters)
+        source = f"{source}, its {arguments.characters} most frequent characters"
+    return standata.pose(
+        stage,
+        text,
+        source=source,
+        block_size=arguments.block_size,
+        batch_size=arguments.batch_size,
+        stride=arguments.stride,
+        held_out_fraction=arguments.held_out,
+        n_embed=arguments.n_embed,
+        n_head=arguments.n_head,
+        n_layer=arguments.n_layer,
+        scales=dict(_scale(each) for each in arguments.prior),
+        likelihood_weight=arguments.likelihood_weight,
+        n_new_tokens=arguments.new_tokens,
+    )
+
+
+def _scale(text):
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"--prior must be FAMILY=SCALE, got {text!r}") from None
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[list[fit.Progress]], None]]:
+    """Progress bars on the terminal, one for each chain or path.
+
+    Yields
+    ------
+    callable
+        For ``on_progress`` of `gptbayes.fit.nuts`, `pathfinder` and `optimize`.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemaining(), console=_ERR) as bars:
+        tasks = {}
+
+        def on_progress(units):
+            for unit in units:
+                if unit.label not in tasks:
+                    tasks[unit.label] = bars.add_task(unit.label, total=unit.total)
+                bars.update(tasks[unit.label], completed=unit.done)
+
+        yield on_progress
+
+
+def _parser():
+    parser = _command(
+        argparse.ArgumentParser,
+        None,
+        prog="gptbayes",
+        description="Bayesian analysis of small GPTs: fit them with NUTS or Pathfinder and report.",
+        epilog="""
+            gptbayes fit --stage 05 --method nuts --out runs/05
+            gptbayes report runs/05
+        """,
+    )
+    parser.add_argument("--version", action="version", version=gptbayes.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_setup(commands)
+    _add_stages(commands)
+    _add_fit(commands)
+    _add_report(commands)
+    return parser
+
+
+def _add_setup(commands):
+    command = _command(
+        commands.add_parser,
+        _setup,
+        "setup",
+        help="find, download or build CmdStan",
+        description="Make sure that there is a CmdStan, and say which.",
+        epilog="gptbayes setup --check",
+    )
+    command.add_argument("--check", action="store_true", help="compile and sample a small model")
+
+
+def _add_stages(commands):
+    _command(
+        commands.add_parser,
+        _stages,
+        "stages",
+        help="list the stages of the ladder",
+        description="The twelve stages, and the parameters of each.",
+        epilog="gptbayes stages",
+    )
+
+
+def _add_fit(commands):
+    command = _command(
+        commands.add_parser,
+        _fit,
+        "fit",
+        help="fit a stage to a text",
+        description="Fit a stage to a text. A fit that was interrupted goes on where it was.",
+        epilog="""
+            gptbayes fit --stage 05 --method nuts --out runs/05
+            gptbayes fit --stage 03 --text hamlet.txt --lower --batch-size 64 --method pathfinder
+            gptbayes fit --stage 04 --n-embed 4 --prior attention=0.3 --init random
+        """,
+    )
+    add = command.add_argument
+    add("--stage", required=True, help="01 to 12, see: gptbayes stages")
+    add("--method", choices=METHODS, default="nuts")
+    add("--out", type=Path, help="run directory (runs/STAGE-METHOD)")
+    add("--seed", type=int, default=1, help="default 1")
+    _add_text_options(command.add_argument_group("text"))
+    _add_model_options(command.add_argument_group("model"))
+    _add_method_options(command.add_argument_group("method"))
+
+
+def _add_text_options(group):
+    add = group.add_argument
+    add("--text", metavar="FILE", help="UTF-8 text (the Zen of Python)")
+    add("--lower", action="store_true", help="lower-case the text")
+    add("--characters", type=int, metavar="K", help="keep the K most frequent, □ for the others")
+    add("--block-size", type=int, default=8, help="length of the context, T (8)")
+    add("--batch-size", type=int, help="training sequences, B (all but the held-out part)")
+    add("--stride", type=int, help="distance of windows; below T they overlap (T: disjoint)")
+    add("--held-out", type=float, default=0.2, metavar="SHARE", help="of the text, its end (0.2)")
+
+
+def _add_model_options(group):
+    add = group.add_argument
+    add("--n-embed", type=int, default=8, help="width of the model, C (8)")
+    add("--n-head", type=int, default=2, help="attention heads, H (2)")
+    add("--n-layer", type=int, default=2, help="blocks, L (2)")
+    add(
+        "--prior",
+        action="append",
+        default=[],
+        metavar="FAMILY=SCALE",
+        help="a prior sd: token_embedding, position_embedding, attention, attention_proj, "
+        "feed_forward, lm_head, offset or layer_norm; may be given several times",
+    )
+    add("--likelihood-weight", type=float, default=1.0, help="1 posterior, 0 prior (1)")
+    add("--new-tokens", type=int, default=0, help="characters that Stan writes per draw (0)")
+
+
+def _add_method_options(group):
+    add = group.add_argument
+    add("--chains", type=int, default=4, help="NUTS chains (4)")
+    add("--warmup", type=int, default=500, help="NUTS warm-up iterations (500)")
+    add("--draws", type=int, help="per chain (500) or per path (250)")
+    add("--init", choices=fit.INITS, default="pathfinder", help="where NUTS starts (pathfinder)")
+    add("--metric", choices=fit.METRICS, default="diag_e", help="NUTS metric (diag_e)")
+    add("--adapt-delta", type=float, default=0.8, help="NUTS target acceptance (0.8)")
+    add("--max-treedepth", type=int, default=10, help="NUTS (10)")
+    add("--paths", type=int, default=4, help="Pathfinder paths (4)")
+    add("--starts", type=int, default=4, help="starts of the optimiser (4)")
+
+
+def _add_report(commands):
+    command = _command(
+        commands.add_parser,
+        _report,
+        "report",
+        help="write the report of a fit",
+        description="Write one self-contained HTML page about a fit into its run directory.",
+        epilog="""
+            gptbayes report runs/05-nuts
+            gptbayes report runs/05-nuts runs/05-pathfinder runs/05-optimize
+        """,
+    )
+    command.add_argument("run", type=Path, metavar="RUN", help="the fit that the page is about")
+    help_text = "other fits of the same text, to compare its predictions with"
+    command.add_argument("beside", type=Path, nargs="*", metavar="RUN", help=help_text)
+
+
+def _command(make, run, *args, epilog, **kwargs):
+    """A parser whose help ends with examples, and what it runs."""
+    examples = textwrap.indent(textwrap.dedent(epilog).strip(), "  ")
+    parser = make(
+        *args,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **kwargs,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

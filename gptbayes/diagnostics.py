@@ -1,0 +1,346 @@
+"""Can these draws be believed? R-hat, ESS, divergences, E-BFMI, Pareto k, and words for them.
+
+Weights are diagnosed raw, aligned, and through what they predict, side by side: the posterior is
+invariant under a large group, raw weights measure the place on its orbits, and only predictions
+have an R-hat that means convergence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import arviz as az
+import numpy as np
+import xarray as xr
+from scipy.stats import norm
+
+from gptbayes.inference import parameters_of, problem_of
+from gptbayes.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, ess, r_hat, summarise
+from gptbayes.symmetry import align, symmetries
+
+E_BFMI_LIMIT = 0.3  # Betancourt 2016, section 6.1
+ALPHA = 0.01
+"""Family-wise error of the tests with known answers."""
+
+
+class Finding(NamedTuple):
+    """One sentence about a fit.
+
+    Attributes
+    ----------
+    ok : bool
+        False for a warning.
+    text : str
+        In the words of a statistician, with the number.
+    """
+
+    ok: bool
+    text: str
+
+
+class Diagnosis(NamedTuple):
+    """All that is to be known before believing a fit.
+
+    Attributes
+    ----------
+    findings : list of Finding
+        Warnings and good news alike.
+    known_answers : Dataset (direction), or None for a mode
+        See `known_answers`.
+    health : Dataset (chain), or None
+        See `sampler_health`; NUTS only.
+    r_hats : dict of str to DataArray (scalar), or None
+        R-hat of every scalar of each kind of quantity; NUTS of several chains only.
+    convergence : Dataset (quantity), or None
+        See `convergence`; NUTS of several chains only.
+    """
+
+    findings: list[Finding]
+    known_answers: xr.Dataset | None = None
+    health: xr.Dataset | None = None
+    r_hats: dict[str, xr.DataArray] | None = None
+    convergence: xr.Dataset | None = None
+
+
+def diagnose(idata: az.InferenceData) -> Diagnosis:
+    """Diagnose a fit of any method.
+
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    Diagnosis
+    """
+    method = idata.attrs["method"]
+    if method == "optimize":
+        words = "a single point, the best mode found: it has no uncertainty to show"
+        return Diagnosis([Finding(False, words)])
+    answers = known_answers(idata)
+    if method == "pathfinder":
+        return Diagnosis([_importance(idata), _agreement_with(answers)], answers)
+    health = sampler_health(idata)
+    found = _sampler_findings(idata, health)
+    if idata.posterior.sizes["chain"] < 2:
+        found.append(Finding(False, "one chain: nothing here says whether another would agree"))
+        return Diagnosis([*found, _agreement_with(answers)], answers, health)
+    kinds = quantities(idata)
+    r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
+    table = convergence(kinds, r_hats)
+    found += [_mixing(table, name) for name in ("log probabilities", "log posterior")]
+    return Diagnosis([*found, _agreement_with(answers)], answers, health, r_hats, table)
+
+
+def convergence(
+    kinds: Mapping[str, xr.DataArray], r_hats: Mapping[str, xr.DataArray] | None = None
+) -> xr.Dataset:
+    """R-hat and ESS of several kinds of quantity, one row each.
+
+    Parameters
+    ----------
+    kinds : mapping of str to DataArray (chain, draw, scalar)
+        As `quantities` returns them.
+    r_hats : mapping of str to DataArray (scalar), optional
+        Where they are known already.
+
+    Returns
+    -------
+    Dataset (quantity)
+        ``n`` scalars of each kind, ``r_hat_max``, ``r_hat_median``, ``share_above`` (of R-hats
+        above 1.01), ``ess_bulk_min``, ``ess_tail_min``.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two chains: their agreement is what this is about.
+    """
+    n_chain = next(iter(kinds.values())).sizes["chain"]
+    if n_chain < 2:
+        raise ValueError(f"convergence needs at least two chains, got {n_chain}")
+    if r_hats is None:
+        r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
+    names = xr.DataArray(list(kinds), dims="quantity", name="quantity")
+    return xr.concat([_row(draws, r_hats[name]) for name, draws in kinds.items()], names)
+
+
+def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
+    """What `convergence` looks at, each ``(chain, draw, scalar)``.
+
+    Returns
+    -------
+    dict of str to DataArray
+        "raw weights", "aligned weights" where the stage has symmetries, "log probabilities" of
+        every training character, "log posterior".
+    """
+    problem = problem_of(idata)
+    parameters = parameters_of(idata)
+    found = {"raw weights": _columns(parameters.values())}
+    if symmetries(problem.stage):
+        aligned = align(problem.stage, parameters).parameters
+        found["aligned weights"] = _columns(aligned.values())
+    found["log probabilities"] = _columns([idata.log_likelihood["log_lik"].values])
+    found["log posterior"] = _columns([idata.sample_stats["lp"].values[..., None]])
+    return found
+
+
+def sampler_health(idata: az.InferenceData) -> xr.Dataset:
+    """What the sampler says of itself, chain by chain.
+
+    Parameters
+    ----------
+    idata : InferenceData
+        Of NUTS.
+
+    Returns
+    -------
+    Dataset (chain)
+        ``divergences`` and ``max_treedepth_hits`` (numbers of draws), ``e_bfmi``,
+        ``step_size``, ``n_steps`` (mean gradients per draw), ``acceptance_rate``, ``lp`` (mean).
+    """
+    stats = idata.sample_stats
+    limit = json.loads(idata.attrs["settings"])["max_treedepth"]
+    return xr.Dataset(
+        {
+            "divergences": stats["diverging"].sum("draw"),
+            "max_treedepth_hits": (stats["tree_depth"] >= limit).sum("draw"),
+            "e_bfmi": ("chain", az.bfmi(idata)),
+            "step_size": stats["step_size"].mean("draw"),
+            "n_steps": stats["n_steps"].mean("draw"),
+            "acceptance_rate": stats["acceptance_rate"].mean("draw"),
+            "lp": stats["lp"].mean("draw"),
+        }
+    )
+
+
+def pareto_k(idata: az.InferenceData) -> tuple[float, float]:
+    """Pareto k of Pathfinder's importance ratios (Vehtari et al. 2024), over all paths.
+
+    Parameters
+    ----------
+    idata : InferenceData
+        Of Pathfinder.
+
+    Returns
+    -------
+    tuple of float
+        k, and the effective number of draws that the smoothed weights leave.
+    """
+    ratios = (idata.sample_stats["lp"] - idata.sample_stats["lp_approx"]).values.ravel()
+    if not np.isfinite(ratios).all():
+        return float("inf"), 0.0
+    log_weights, k = az.psislw(ratios)
+    weights = np.exp(log_weights - log_weights.max())
+    weights /= weights.sum()
+    return float(k), float(1 / (weights**2).sum())
+
+
+def known_answers(idata: az.InferenceData) -> xr.Dataset:
+    """Directions of weight space whose posterior is known exactly: it is their prior.
+
+    A translation of the weights that changes no prediction, under an independent normal prior,
+    leaves the prior marginal of its direction as it was. Draws are tested against it: first and
+    second moments, in Monte Carlo standard errors.
+
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    Dataset (direction)
+        ``n`` scalars of each kind, ``exact_sd``, ``sd`` (pooled), ``z_max`` (the largest of all
+        ``2 n`` standardised errors) and ``p_value`` (of the largest, Bonferroni over the ``2 n``).
+    """
+    problem = problem_of(idata)
+    priors = problem.priors
+    rows = {
+        name: _known_answer(draws, getattr(priors, family))
+        for name, (draws, family) in _invariant_directions(problem, idata.posterior).items()
+    }
+    names = xr.DataArray(list(rows), dims="direction", name="direction")
+    return xr.concat(list(rows.values()), names)
+
+
+def _invariant_directions(problem, posterior):
+    """Each ``(chain, draw, scalar)`` of unit weight, with the family of its prior scale."""
+
+    def scaled(total, n):
+        return _columns([(total / np.sqrt(n)).values])
+
+    n_token = problem.design.vocab_size
+    if "lm_head" not in problem.stage.features:
+        total = posterior["token_embedding"].sum("embed")
+        return {"sum of each row of logits": (scaled(total, n_token), "token_embedding")}
+    columns = posterior["lm_head_multiplier"].sum("token")
+    offset = posterior["lm_head_offset"].sum("token")
+    found = {
+        "column sums of lm_head_multiplier": (scaled(columns, n_token), "lm_head"),
+        "sum of lm_head_offset": (scaled(offset, n_token), "offset"),
+    }
+    same_scale = problem.priors.token_embedding == problem.priors.position_embedding
+    if "position" in problem.stage.features and same_scale:
+        shift = posterior["token_embedding"].sum("token")
+        shift = shift - posterior["position_embedding"].sum("position")
+        n = n_token + problem.design.block_size
+        found["token minus position embeddings"] = (scaled(shift, n), "token_embedding")
+    return found
+
+
+def _known_answer(draws, exact_sd):
+    moments = xr.concat([draws / exact_sd, (draws / exact_sd) ** 2 - 1], "moment")
+    summary = summarise(moments)
+    z = abs(summary["mean"] / summary["mcse_mean"])
+    n_tests = z.size
+    return xr.Dataset(
+        {
+            "n": draws.sizes["scalar"],
+            "exact_sd": exact_sd,
+            "sd": np.sqrt((draws**2).mean()),
+            "z_max": z.max(),
+            "p_value": np.minimum(1.0, n_tests * 2 * norm.sf(z.max())),
+        }
+    )
+
+
+def _sampler_findings(idata, health):
+    n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
+    divergences, hits = int(health["divergences"].sum()), int(health["max_treedepth_hits"].sum())
+    worst = float(health["e_bfmi"].min())
+    ok = worst >= E_BFMI_LIMIT
+    text = f"smallest E-BFMI {worst:.2f}"
+    return [
+        _count(divergences, n_draws, "divergent transitions", _DIVERGENT),
+        _count(hits, n_draws, "draws at maximum tree depth", _DEPTH),
+        Finding(ok, text if ok else f"{text}, below {E_BFMI_LIMIT}: {_ENERGY}"),
+    ]
+
+
+def _mixing(table, name):
+    row = table.sel(quantity=name)
+    worst = float(row["r_hat_max"])
+    smallest = min(float(row["ess_bulk_min"]), float(row["ess_tail_min"]))
+    doubts = [f"{name}: largest R-hat {worst:.3f}, smallest ESS {smallest:.0f}"]
+    if worst > R_HAT_LIMIT:
+        doubts.append(f"R-hat above {R_HAT_LIMIT}: chains have not mixed, run longer")
+    if smallest < ESS_LIMIT:
+        doubts.append(f"ESS below {ESS_LIMIT}: intervals and tail probabilities are rough")
+    return Finding(len(doubts) == 1, "; ".join(doubts))
+
+
+def _agreement_with(answers):
+    p = min(1.0, answers.sizes["direction"] * float(answers["p_value"].min()))
+    text = f"{int(answers['n'].sum())} directions of weight space whose posterior is known exactly"
+    if p >= ALPHA:
+        return Finding(True, f"{text} agree with it, family-wise p {p:.2g}")
+    worst = str(answers["direction"].values[int(answers["p_value"].argmin())])
+    row = answers.sel(direction=worst)
+    return Finding(
+        False,
+        f"{text} were tested and disagree, worst the {worst}: sd {float(row['sd']):.3f}, "
+        f"exactly {float(row['exact_sd']):.3f}, largest error {float(row['z_max']):.0f} Monte "
+        "Carlo standard errors",
+    )
+
+
+def _importance(idata):
+    k, effective = pareto_k(idata)
+    text = f"Pareto k {k:.2f} over {idata.posterior.sizes['draw']} draws"
+    if k <= PARETO_K_LIMIT:
+        return Finding(True, f"{text}; importance weights leave {effective:.0f} effective draws")
+    return Finding(
+        False,
+        f"{text}, above {PARETO_K_LIMIT}: importance weights cannot correct this approximation, "
+        "its spread is not the posterior's",
+    )
+
+
+_DIVERGENT = "parts of the posterior were not explored, raise adapt_delta"
+_DEPTH = "trajectories were cut short, mixing is slower than it could be"
+_ENERGY = "the sampler moves slowly between energy levels, tails are under-explored"
+
+
+def _count(count, n_draws, what, why):
+    text = f"{count} {what} of {n_draws}"
+    return Finding(count == 0, text if count == 0 else f"{text}: {why}")
+
+
+def _columns(arrays):
+    flat = [np.asarray(a).reshape(*np.shape(a)[:2], -1) for a in arrays]
+    return xr.DataArray(np.concatenate(flat, axis=-1), dims=("chain", "draw", "scalar"))
+
+
+def _row(draws, values):
+    sizes = ess(draws)
+    return xr.Dataset(
+        {
+            "n": draws.sizes["scalar"],
+            "r_hat_max": values.max(),
+            "r_hat_median": values.median(),
+            "share_above": (values > R_HAT_LIMIT).mean(),
+            "ess_bulk_min": sizes["ess_bulk"].min(),
+            "ess_tail_min": sizes["ess_tail"].min(),
+        }
+    )

@@ -1,0 +1,280 @@
+"""Fit a problem with NUTS, Pathfinder or by optimisation; the only importer of cmdstanpy.
+
+A fit is a directory. Its unit of work is one chain, one path or one start of the optimiser: each
+ends as one CSV file that is moved into place when it is complete. A fit that was interrupted goes
+on with the units that are missing, and a unit run again with its seed gives the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+
+from gptbayes.fit.directory import read_config, read_problem, run_directory, write_json
+from gptbayes.fit.draws import Draws, read_csv, read_draws
+from gptbayes.fit.units import Progress, Unit, run_unit, run_units, unit_of
+from gptbayes.simulate import prior_draws
+from gptbayes.standata import Problem
+
+__all__ = [
+    "INITS",
+    "METRICS",
+    "Draws",
+    "Progress",
+    "Unit",
+    "nuts",
+    "optimize",
+    "pathfinder",
+    "read_config",
+    "read_csv",
+    "read_draws",
+    "read_problem",
+    "run_unit",
+]
+
+INITS = ("pathfinder", "random")
+METRICS = ("diag_e", "dense_e", "unit_e")
+
+
+def nuts(
+    problem: Problem,
+    out: str | Path,
+    *,
+    chains: int = 4,
+    iter_warmup: int = 500,
+    iter_sampling: int = 500,
+    init: str = "pathfinder",
+    metric: str = "diag_e",
+    adapt_delta: float = 0.8,
+    max_treedepth: int = 10,
+    seed: int = 1,
+    executor: Executor | None = None,
+    on_progress: Callable[[list[Progress]], None] | None = None,
+) -> Path:
+    """Sample from the posterior with the No-U-Turn sampler (Hoffman & Gelman 2014).
+
+    Parameters
+    ----------
+    problem : Problem
+    out : path
+        The run directory; made if it is not there, continued if it is of the same configuration.
+    chains, iter_warmup, iter_sampling : int
+    init : {"pathfinder", "random"}
+        Start every chain from a draw of a Pathfinder path of its own, or from a random point with
+        twice the prior's sd. The latter is over-dispersed, the former is not.
+    metric : {"diag_e", "dense_e", "unit_e"}
+    adapt_delta : float
+        Target acceptance statistic of the step-size adaptation.
+    max_treedepth : int
+    seed : int
+    executor : concurrent.futures.Executor, optional
+        Runs the chains; a pool of this machine's cores by default.
+    on_progress : callable, optional
+        Called now and then with the progress of all chains.
+
+    Returns
+    -------
+    pathlib.Path
+        The run directory, for `gptbayes.inference.open_run`.
+
+    Raises
+    ------
+    ValueError
+        For unusable settings, or if ``out`` is a run of another configuration.
+    RuntimeError
+        If a chain fails; finished chains are kept.
+    """
+    _check_one_of("init", init, INITS)
+    _check_one_of("metric", metric, METRICS)
+    _check_positive(chains=chains, iter_warmup=iter_warmup, iter_sampling=iter_sampling)
+    _check_positive(max_treedepth=max_treedepth)
+    if not 0 < adapt_delta < 1:
+        raise ValueError(f"adapt_delta must be between 0 and 1, got {adapt_delta}")
+    settings = {
+        "chains": chains,
+        "iter_warmup": iter_warmup,
+        "iter_sampling": iter_sampling,
+        "init": init,
+        "metric": metric,
+        "adapt_delta": adapt_delta,
+        "max_treedepth": max_treedepth,
+    }
+    arguments = {
+        "chains": 1,
+        "iter_warmup": iter_warmup,
+        "iter_sampling": iter_sampling,
+        "metric": metric,
+        "adapt_delta": adapt_delta,
+        "max_treedepth": max_treedepth,
+        "refresh": 1,
+        "show_progress": False,
+    }
+    with run_directory(problem, out, "nuts", settings, seed, chains * iter_sampling) as run:
+        inits = _nuts_inits(run, problem, init, chains, executor, on_progress)
+        units = [
+            unit_of(
+                run,
+                f"chain {k}",
+                "sample",
+                {**arguments, "chain_ids": [k], "inits": str(inits[k - 1])},
+                total=iter_warmup + iter_sampling,
+                n_draws=iter_sampling,
+            )
+            for k in range(1, chains + 1)
+        ]
+        run_units(units, executor, on_progress)
+    return run.folder
+
+
+def pathfinder(
+    problem: Problem,
+    out: str | Path,
+    *,
+    paths: int = 4,
+    draws: int = 250,
+    max_lbfgs_iters: int = 1000,
+    seed: int = 1,
+    executor: Executor | None = None,
+    on_progress: Callable[[list[Progress]], None] | None = None,
+) -> Path:
+    """Approximate the posterior with Pathfinder (Zhang et al. 2022).
+
+    Every path is run and kept by itself, and its draws are neither weighted nor resampled: what
+    importance weights make of them, and whether they can be believed, is the analysis's to say.
+
+    Parameters
+    ----------
+    problem : Problem
+    out : path
+        The run directory; made if it is not there, continued if it is of the same configuration.
+    paths : int
+        Number of independent paths, each from a random point with twice the prior's sd.
+    draws : int
+        Approximate draws from each path.
+    max_lbfgs_iters : int
+    seed, executor, on_progress
+        As for `nuts`.
+
+    Returns
+    -------
+    pathlib.Path
+        The run directory, for `gptbayes.inference.open_run`.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As `nuts`.
+    """
+    _check_positive(paths=paths, draws=draws, max_lbfgs_iters=max_lbfgs_iters)
+    settings = {"paths": paths, "draws": draws, "max_lbfgs_iters": max_lbfgs_iters}
+    with run_directory(problem, out, "pathfinder", settings, seed, paths * draws) as run:
+        inits = _random_inits(run, problem, paths)
+        units = [
+            _path_unit(run, f"path {k}", inits[k - 1], k, draws, max_lbfgs_iters)
+            for k in range(1, paths + 1)
+        ]
+        run_units(units, executor, on_progress)
+    return run.folder
+
+
+def optimize(
+    problem: Problem,
+    out: str | Path,
+    *,
+    starts: int = 4,
+    max_iterations: int = 20_000,
+    seed: int = 1,
+    executor: Executor | None = None,
+    on_progress: Callable[[list[Progress]], None] | None = None,
+) -> Path:
+    """Find a posterior mode with L-BFGS, as the tutorial does; the baseline.
+
+    Parameters
+    ----------
+    problem : Problem
+    out : path
+        The run directory; made if it is not there, continued if it is of the same configuration.
+    starts : int
+        Random starting points; the best of the modes found is the one that is analysed.
+    max_iterations : int
+    seed, executor, on_progress
+        As for `nuts`.
+
+    Returns
+    -------
+    pathlib.Path
+        The run directory, for `gptbayes.inference.open_run`.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As `nuts`.
+    """
+    _check_positive(starts=starts, max_iterations=max_iterations)
+    settings = {"starts": starts, "max_iterations": max_iterations}
+    with run_directory(problem, out, "optimize", settings, seed, starts) as run:
+        inits = _random_inits(run, problem, starts)
+        arguments = {"algorithm": "lbfgs", "iter": max_iterations, "require_converged": False}
+        units = [
+            unit_of(run, f"start {k}", "optimize", {**arguments, "inits": str(inits[k - 1])})
+            for k in range(1, starts + 1)
+        ]
+        run_units(units, executor, on_progress)
+    return run.folder
+
+
+def _random_inits(run, problem, count):
+    rng = np.random.default_rng(run.seed)
+    draws = prior_draws(problem, count, rng, widen=2.0)
+    values = problem.stage.to_stan(draws, problem.design)
+    return [_write_init(run, k, {n: v[k - 1] for n, v in values.items()}) for k in _ids(count)]
+
+
+def _nuts_inits(run, problem, init, chains, executor, on_progress):
+    random = _random_inits(run, problem, chains)
+    if init == "random":
+        return random
+    units = [_path_unit(run, f"path {k}", random[k - 1], k, 1, 1000, "init") for k in _ids(chains)]
+    run_units(units, executor, on_progress)
+    names = [parameter.name for parameter in problem.stage.parameters]
+    inits = []
+    for k, unit in zip(_ids(chains), units, strict=True):
+        draws = read_csv(Path(unit.csv), 1).variables
+        inits.append(_write_init(run, k, {name: draws[name][0] for name in names}, "pathfinder"))
+    return inits
+
+
+def _path_unit(run, label, init, k, draws, max_lbfgs_iters, folder="csv"):
+    arguments = {
+        "num_paths": 1,
+        "draws": draws,
+        "psis_resample": False,
+        "max_lbfgs_iters": max_lbfgs_iters,
+        "inits": str(init),
+        "seed": (run.seed + k) % 2**32,
+    }
+    return unit_of(run, label, "pathfinder", arguments, n_draws=draws, folder=folder)
+
+
+def _write_init(run, k, values, kind="random"):
+    path = run.folder / "init" / f"{kind}-{k}.json"
+    write_json(path, {name: np.asarray(value).tolist() for name, value in values.items()})
+    return path
+
+
+def _ids(count):
+    return range(1, count + 1)
+
+
+def _check_one_of(name, value, valid):
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
+
+
+def _check_positive(**values):
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")

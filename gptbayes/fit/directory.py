@@ -1,0 +1,203 @@
+"""The run directory: its configuration, its lock, what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cmdstanpy
+import filelock
+
+from gptbayes import __version__
+from gptbayes.standata import Problem, from_stan_data, stan_data
+from gptbayes.toolchain import compile_program, ensure_cmdstan
+
+BYTES_PER_VALUE = 22
+"""Of a number in a CSV file, at 17 digits."""
+
+
+def read_config(folder: str | Path) -> dict:
+    """The configuration of a run directory.
+
+    Raises
+    ------
+    ValueError
+        If the folder is no run directory.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"a run directory has a config.json, {folder} has none") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def read_problem(folder: str | Path) -> Problem:
+    """The problem that a run directory is a fit of."""
+    config = read_config(folder)
+    try:
+        data = json.loads((Path(folder) / "data.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder}/data.json cannot be read: {error}") from None
+    return from_stan_data(
+        data,
+        stage_number=config["stage"],
+        characters=tuple(config["characters"]),
+        source=config["source"],
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run directory.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+    executable : pathlib.Path
+        The compiled Stan program.
+    seed : int
+    """
+
+    folder: Path
+    executable: Path
+    seed: int
+
+
+@contextmanager
+def run_directory(problem, out, method, settings, seed, n_draws) -> Iterator[Run]:
+    """Check, make and lock a run directory, and compile its program.
+
+    Parameters
+    ----------
+    problem : Problem
+    out : path
+    method : str
+    settings : dict
+        Of the method, JSON-ready.
+    seed : int
+    n_draws : int
+        How many draws there will be in all, to estimate what they need.
+
+    Yields
+    ------
+    Run
+
+    Raises
+    ------
+    ValueError
+        If the folder holds something else, or another process is working on it.
+    RuntimeError
+        If disk or memory are too small.
+    """
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer between 0 and 2**32 - 1, got {seed!r}")
+    folder, program = Path(out), problem.stage.program
+    config = _config(problem, method, settings, seed)
+    _refuse_other_configuration(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ValueError(f"another process is working on {folder}") from None
+    with lock:
+        _refuse_too_large(problem, folder, n_draws)
+        cmdstanpy.utils.get_logger().setLevel(logging.ERROR)
+        ensure_cmdstan()
+        if not (folder / "config.json").exists():
+            write_json(folder / "config.json", {**config, "versions": _versions()})
+        write_json(folder / "data.json", stan_data(problem))
+        for name in ("csv", "init"):
+            (folder / name).mkdir(exist_ok=True)
+            for leftover in (folder / name).glob(".*-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        executable = compile_program(program, include_paths=[program.parent / "functions"])
+        yield Run(folder, executable, seed)
+
+
+def _config(problem, method, settings, seed):
+    data = json.dumps(stan_data(problem), sort_keys=True).encode()
+    return {
+        "stage": problem.stage.number,
+        "method": method,
+        "settings": settings,
+        "seed": seed,
+        "source": problem.source,
+        "design": {name: int(size) for name, size in asdict(problem.design).items()},
+        "priors": asdict(problem.priors),
+        "likelihood_weight": problem.likelihood_weight,
+        "characters": list(problem.vocabulary.characters),
+        "data_sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+def _versions():
+    version = cmdstanpy.cmdstan_version() or ("?",)
+    return {
+        "gptbayes": __version__,
+        "cmdstanpy": cmdstanpy.__version__,
+        "cmdstan": ".".join(str(part) for part in version),
+    }
+
+
+def _refuse_other_configuration(folder, config):
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, a run needs a directory")
+    if not (folder / "config.json").exists():
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and no run directory, choose another")
+        return
+    there = _flat(read_config(folder))
+    wanted = _flat(config)
+    differing = [key for key in wanted if wanted[key] != there.get(key)]
+    if differing:
+        key = differing[0]
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise ValueError(
+            f"{folder} holds a run of another configuration: {key} is {there.get(key)!r} there, "
+            f"{wanted[key]!r} here{more}; choose another directory"
+        )
+
+
+def _flat(config):
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{name}": each for name, each in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _refuse_too_large(problem, folder, n_draws):
+    n_columns = problem.stage.n_parameters(problem.design) + problem.n_targets
+    n_values = n_draws * (n_columns + problem.n_new_tokens)
+    on_disk = n_values * (BYTES_PER_VALUE + 8)  # CSV and netCDF
+    in_memory = 4 * 8 * n_values  # read, converted, saved, analysed
+    free = shutil.disk_usage(folder).free
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for need, have, what in ((on_disk, free, "disk"), (in_memory, memory, "memory")):
+        if need > have:
+            raise RuntimeError(
+                f"{n_draws} draws of {n_columns} numbers need about {need / 1e9:.1f} GB of {what}, "
+                f"there are {have / 1e9:.1f} GB"
+            )
+
+
+def write_json(path: Path, value) -> None:
+    """Write a JSON file in one step, so that a reader never sees half of it."""
+    partial = path.with_name(f".{path.name}-{os.getpid()}-{time.monotonic_ns()}")
+    partial.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(partial, path)

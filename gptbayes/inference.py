@@ -1,0 +1,253 @@
+"""From a run directory to ArviZ InferenceData with named dims and coords.
+
+From here on nobody knows which method ran, except through ``idata.attrs``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import arviz as az
+import numpy as np
+import xarray as xr
+
+from gptbayes.fit import Draws, read_config, read_draws, read_problem
+from gptbayes.simulate import next_tokens, prior_draws
+from gptbayes.standata import Problem, from_stan_data, stan_data
+
+N_PRIOR_DRAWS = 500
+
+_NUTS_STATS = {
+    "lp": "lp",
+    "accept_stat": "acceptance_rate",
+    "stepsize": "step_size",
+    "treedepth": "tree_depth",
+    "n_leapfrog": "n_steps",
+    "divergent": "diverging",
+    "energy": "energy",
+}
+
+
+def open_run(folder: str | Path) -> az.InferenceData:
+    """The InferenceData of a run directory, made and saved at the first call.
+
+    Parameters
+    ----------
+    folder : path
+        A run directory that `gptbayes.fit` wrote.
+
+    Returns
+    -------
+    arviz.InferenceData
+        Groups ``posterior``, ``sample_stats``, ``log_likelihood`` (chain, draw, sequence,
+        position), ``observed_data``, ``constant_data``, ``prior``, ``prior_predictive`` and, if
+        Stan generated text, ``posterior_predictive``. Pathfinder's draws are one chain, with
+        ``lp``, ``lp_approx`` and ``path`` in ``sample_stats``; a mode is one draw. Values in nats.
+
+    Raises
+    ------
+    ValueError
+        If the folder is no finished run, or one of its files is corrupted.
+    """
+    path = Path(folder) / "posterior.nc"
+    if path.exists():
+        return _load(path)
+    idata = convert(read_config(folder), read_problem(folder), read_draws(folder))
+    _save(idata, path)
+    return idata
+
+
+def convert(config: dict, problem: Problem, draws: list[Draws]) -> az.InferenceData:
+    """Build InferenceData from what a run directory holds.
+
+    Parameters
+    ----------
+    config : dict
+        As `gptbayes.fit.read_config` returns it.
+    problem : Problem
+    draws : list of Draws
+        One per chain, path or start.
+
+    Returns
+    -------
+    arviz.InferenceData
+    """
+    draws, sample_stats, attrs = _METHODS[config["method"]](draws)
+    stage, design = problem.stage, problem.design
+    variables = _stacked([each.variables for each in draws])
+    groups = {
+        "posterior": _dataset(
+            stage.from_stan(variables, design),
+            {p.name: p.dims for p in stage.parameters},
+            _coords(problem),
+        ),
+        "sample_stats": _dataset(sample_stats, {}, {}),
+        "log_likelihood": _dataset(
+            {"log_lik": variables["log_lik"]},
+            {"log_lik": ("sequence", "position")},
+            _window_coords(problem, "training"),
+        ),
+        **_data_groups(problem),
+        **_prior_groups(problem, config["seed"]),
+    }
+    if problem.n_new_tokens:
+        groups["posterior_predictive"] = _dataset(
+            {"new_tokens": variables["new_tokens"].astype(np.int64) - 1},
+            {"new_tokens": ("new_position",)},
+            {},
+        )
+    idata = az.InferenceData(**groups)
+    idata.attrs = {**_attrs(config, problem), **attrs}
+    return idata
+
+
+def problem_of(idata: az.InferenceData) -> Problem:
+    """The problem that InferenceData is the answer to, rebuilt from what it carries."""
+    return from_stan_data(
+        json.loads(idata.attrs["stan_data"]),
+        stage_number=idata.attrs["stage"],
+        characters=tuple(json.loads(idata.attrs["characters"])),
+        source=idata.attrs["source"],
+    )
+
+
+def parameters_of(idata: az.InferenceData, group: str = "posterior") -> dict[str, np.ndarray]:
+    """The draws of a group as plain arrays ``(chain, draw, dims)``, for `gptbayes.forward`."""
+    return {
+        name: variable.transpose("chain", "draw", ...).values
+        for name, variable in idata[group].data_vars.items()
+    }
+
+
+def _nuts(draws):
+    stats = _stacked([each.method_variables for each in draws])
+    named = {_NUTS_STATS[name]: value for name, value in stats.items() if name in _NUTS_STATS}
+    named["tree_depth"] = named["tree_depth"].astype(np.int64)
+    named["n_steps"] = named["n_steps"].astype(np.int64)
+    named["diverging"] = named["diverging"].astype(bool)
+    return draws, named, {"seconds": json.dumps([each.seconds for each in draws])}
+
+
+def _pathfinder(draws):
+    joined = Draws(
+        {n: np.concatenate([d.variables[n] for d in draws]) for n in draws[0].variables},
+        {},
+        sum(each.seconds for each in draws),
+    )
+    path = np.repeat(np.arange(len(draws)), [len(d.method_variables["lp"]) for d in draws])
+    stats = {
+        name: np.concatenate([d.method_variables[name] for d in draws])[None]
+        for name in ("lp", "lp_approx")
+    }
+    seconds = {"seconds": json.dumps([each.seconds for each in draws])}
+    return [joined], {**stats, "path": path[None]}, seconds
+
+
+def _optimize(draws):
+    lps = [float(each.method_variables["lp"][0]) for each in draws]
+    best = int(np.argmax(lps))
+    attrs = {"lp_of_starts": json.dumps(lps), "seconds": json.dumps([d.seconds for d in draws])}
+    return [draws[best]], {"lp": np.array([[lps[best]]])}, attrs
+
+
+_METHODS = {"nuts": _nuts, "pathfinder": _pathfinder, "optimize": _optimize}
+
+
+def _data_groups(problem):
+    x, y = problem.training
+    dims = ("sequence", "position")
+    coords = _window_coords(problem, "training")
+    held_out = {
+        f"held_out_{name}": (("held_out_sequence", "position"), tokens)
+        for name, tokens in problem.held_out._asdict().items()
+    }
+    scales = {f"{p.name}_scale": ((), problem.priors.scale(p)) for p in problem.stage.parameters}
+    return {
+        "observed_data": xr.Dataset({"y": (dims, y)}, coords),
+        "constant_data": xr.Dataset({"x": (dims, x), **held_out, **scales}, coords),
+    }
+
+
+def _prior_groups(problem, seed):
+    rng = np.random.default_rng([seed, 1])
+    draws = {n: v[None] for n, v in prior_draws(problem, N_PRIOR_DRAWS, rng).items()}
+    dims = {p.name: p.dims for p in problem.stage.parameters}
+    window_dims = ("sequence", "position")
+    coords = _window_coords(problem, "training")
+    y = next_tokens(problem.stage, draws, problem.training.x, rng)
+    return {
+        "prior": _dataset(draws, dims, _coords(problem)),
+        "prior_predictive": _dataset({"y": y}, {"y": window_dims}, coords),
+    }
+
+
+def _attrs(config, problem):
+    weight = problem.likelihood_weight
+    kind = "posterior" if weight == 1 else f"power posterior, weight {weight:g}"
+    return {
+        "stage": config["stage"],
+        "stage_name": problem.stage.name,
+        "method": config["method"],
+        "target": "prior" if weight == 0 else kind,
+        "source": problem.source,
+        "likelihood_weight": weight,
+        "seed": config["seed"],
+        "settings": json.dumps(config["settings"]),
+        "versions": json.dumps(config.get("versions", {})),
+        "characters": json.dumps(list(problem.vocabulary.characters)),
+        "stan_data": json.dumps(stan_data(problem)),
+    }
+
+
+def _coords(problem):
+    sizes = problem.stage.sizes(problem.design)
+    coords = {dim: np.arange(size) for dim, size in sizes.items() if dim != "token"}
+    return {**coords, "token": np.array(problem.vocabulary.characters, dtype=object)}
+
+
+def _window_coords(problem, which):
+    windows = getattr(problem, which)
+    return {
+        dim: np.arange(n) for dim, n in zip(("sequence", "position"), windows.x.shape, strict=True)
+    }
+
+
+def _stacked(chains):
+    return {name: np.stack([chain[name] for chain in chains]) for name in chains[0]}
+
+
+def _dataset(values, dims, coords):
+    """A dataset of variables ``(chain, draw, *dims)``."""
+    variables = {n: (("chain", "draw", *dims.get(n, ())), v) for n, v in values.items()}
+    used = {dim for names, _ in variables.values() for dim in names}
+    n_chain, n_draw = next(iter(values.values())).shape[:2]
+    coords = {dim: values for dim, values in coords.items() if dim in used}
+    return xr.Dataset(variables, {"chain": range(n_chain), "draw": range(n_draw), **coords})
+
+
+def _save(idata, path):
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        idata.to_netcdf(str(partial), engine="h5netcdf")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _load(path):
+    try:
+        idata = az.from_netcdf(str(path), engine="h5netcdf")
+        for group in idata.groups():
+            idata[group].load()
+        idata.close()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} is truncated or corrupted ({reason}); delete it and it is made again "
+            "from the CSV files"
+        ) from None
+    if "posterior" not in idata.groups():
+        raise ValueError(f"{path} has no posterior group, got {', '.join(idata.groups())}")
+    return idata

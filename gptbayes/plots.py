@@ -1,0 +1,227 @@
+"""Figures. Each function draws a summary that was computed elsewhere and returns the axes.
+
+Colours are told apart by the colour-blind and in grey; what they say is also in words.
+"""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = sns.color_palette("colorblind")
+_VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
+
+
+def visible(character: str) -> str:
+    """A character as it can be seen on an axis."""
+    return _VISIBLE.get(character, character)
+
+
+def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns: int | None = None):
+    """A figure with one or several axes in the house style.
+
+    Returns
+    -------
+    tuple of Figure and ndarray of Axes
+    """
+    sns.set_theme(style="ticks", palette=COLOURS, font="DejaVu Sans", font_scale=0.85)
+    columns = n_axes if columns is None else min(columns, n_axes)
+    rows = -(-n_axes // columns)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(width, height * rows), squeeze=False, layout="constrained"
+    )
+    for unused in axes.ravel()[n_axes:]:
+        unused.set_visible(False)
+    return fig, axes.ravel()[:n_axes]
+
+
+def close(fig: Figure) -> None:
+    """Free a figure's memory."""
+    plt.close(fig)
+
+
+def plot_r_hat(r_hats: dict[str, xr.DataArray], *, limit: float, ax: Axes | None = None) -> Axes:
+    """R-hats of several kinds of quantity, one row each.
+
+    Parameters
+    ----------
+    r_hats : dict of str to DataArray (scalar)
+    limit : float
+        Where a line says what is too large.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    rng = np.random.default_rng(0)
+    for row, values in enumerate(r_hats.values()):
+        finite = values.values[np.isfinite(values.values)]
+        jitter = rng.uniform(-0.3, 0.3, size=finite.size) if finite.size > 1 else np.zeros(1)
+        ax.plot(finite, row + jitter, "o", ms=3, alpha=0.35, mew=0, color=COLOURS[row % 10])
+        ax.plot(np.median(finite), row, "|", ms=22, mew=2, color="black")
+    ax.axvline(limit, color="black", lw=1, ls="--")
+    ax.text(limit, -0.55, f" {limit}", va="bottom", ha="left", fontsize="small")
+    ax.set_yticks(range(len(r_hats)), [f"{name}\n({v.size})" for name, v in r_hats.items()])
+    ax.set(ylim=(len(r_hats) - 0.4, -0.6), xlabel="R-hat (dot: one scalar, bar: median)")
+    sns.despine(ax=ax)
+    return ax
+
+
+def plot_trace(draws: xr.DataArray, *, label: str, ax: Axes | None = None) -> Axes:
+    """A scalar over the draws of each chain.
+
+    Parameters
+    ----------
+    draws : DataArray (chain, draw)
+    label : str
+        What it is, with its unit.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    for k, chain in enumerate(draws.values):
+        ax.plot(chain, lw=0.7, alpha=0.85, color=COLOURS[k % 10], label=f"chain {k + 1}")
+    ax.set(xlabel="draw", ylabel=label, xlim=(0, draws.sizes["draw"]))
+    if draws.sizes["chain"] <= 8:
+        ax.legend(ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    sns.despine(ax=ax)
+    return ax
+
+
+def plot_next_character(
+    summary: xr.Dataset,
+    *,
+    prior: xr.Dataset | None = None,
+    n_characters: int = 12,
+    ax: Axes | None = None,
+) -> Axes:
+    """Probabilities of the next character: posterior mean and interval, prior beside it.
+
+    Parameters
+    ----------
+    summary, prior : Dataset (token)
+        As `gptbayes.predict.next_character` returns it.
+    n_characters : int
+        How many of the most probable characters to show.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    shown = summary.sortby("mean", ascending=False).isel(token=slice(n_characters))
+    y = np.arange(shown.sizes["token"])
+    if prior is not None:
+        _intervals(ax, y + 0.22, prior.sel(token=shown["token"]), "0.6", "prior", marker="s")
+    _intervals(ax, y, shown, COLOURS[0], "posterior", marker="o")
+    ax.set_yticks(y, [visible(str(c)) for c in shown["token"].values])
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlim=(0, 1), xlabel="probability")
+    if prior is not None:
+        ax.legend(frameon=False, loc="lower right")
+    sns.despine(ax=ax)
+    return ax
+
+
+def plot_attention(summary: xr.Dataset, *, text: str, ax: Axes | None = None) -> Axes:
+    """Mean attention weights of one head at one context, each with its interval in figures.
+
+    Parameters
+    ----------
+    summary : Dataset (query_position, key_position)
+        ``mean``, ``lower`` and ``upper``.
+    text : str
+        The context.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    n = len(text)
+    future = np.triu(np.ones((n, n), dtype=bool), k=1)
+    mean = summary["mean"].values
+    sns.heatmap(
+        np.where(future, np.nan, mean),
+        vmin=0,
+        vmax=1,
+        cmap="cividis",
+        square=True,
+        cbar=False,
+        linewidths=0.5,
+        ax=ax,
+    )
+    for t in range(1, n if n <= 12 else 0):  # the first row is 1 by construction
+        for s in range(t + 1):
+            low, high = (summary[side].values[t, s] for side in ("lower", "upper"))
+            colour = "black" if mean[t, s] > 0.55 else "white"
+            interval = f"{_percent(low)}–{_percent(high)}"
+            ax.text(
+                s + 0.5, t + 0.5, interval, ha="center", va="center", color=colour, fontsize=5.5
+            )
+    labels = [visible(character) for character in text]
+    ax.set_xticks(np.arange(n) + 0.5, labels, rotation=0)
+    ax.set_yticks(np.arange(n) + 0.5, labels, rotation=0)
+    ax.set(xlabel="looks at", ylabel="position")
+    return ax
+
+
+def plot_held_out(
+    table: xr.Dataset, *, yardsticks: dict[str, float] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Held-out log predictive density per character of several fits, with two standard errors.
+
+    Parameters
+    ----------
+    table : Dataset (fit)
+        As in `gptbayes.predict.Comparison`.
+    yardsticks : dict of str to float, optional
+        Vertical lines, for example of a uniform guess, in nats per character.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    y = np.arange(table.sizes["fit"])
+    for style, (name, value) in zip(("--", ":", "-."), (yardsticks or {}).items(), strict=False):
+        ax.axvline(value, color="0.4", ls=style, lw=1, label=name)
+    ax.errorbar(
+        table["per_character"],
+        y,
+        xerr=2 * table["per_character_se"],
+        fmt="o",
+        ms=5,
+        capsize=3,
+        color=COLOURS[0],
+    )
+    ax.set_yticks(y, [str(name) for name in table["fit"].values])
+    ax.set(ylim=(len(y) - 0.5, -0.5), xlabel="held-out log density, nats per character")
+    if yardsticks:
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    sns.despine(ax=ax)
+    return ax
+
+
+def _intervals(ax, y, summary, colour, label, marker):
+    ax.hlines(y, summary["lower"], summary["upper"], color=colour, lw=2)
+    ax.plot(summary["mean"], y, marker, color=colour, ms=5, label=label)
+
+
+def _percent(value):
+    return f"{100 * value:.0f}"

@@ -1,0 +1,279 @@
+"""Prediction, attention and diagnostics: mathematics on constructed draws, and on real fits."""
+
+from __future__ import annotations
+
+import arviz as az
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import make_problem
+from scipy.special import logsumexp
+
+from gptbayes.attention import (
+    attention_draws,
+    match_heads,
+    previous_character,
+    summarise_attention,
+)
+from gptbayes.diagnostics import (
+    convergence,
+    diagnose,
+    known_answers,
+    pareto_k,
+    quantities,
+    sampler_health,
+)
+from gptbayes.forward import token_log_prob
+from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.predict import (
+    compare_held_out,
+    held_out_log_prob,
+    loo,
+    n_bad_pareto_k,
+    next_character,
+    unigram_log_density,
+    write,
+)
+from gptbayes.summary import ess, log_mean_exp, r_hat, summarise
+
+
+@pytest.fixture(scope="module")
+def nuts(runs):
+    return open_run(runs["nuts"])
+
+
+@pytest.fixture(scope="module")
+def mode(runs):
+    return open_run(runs["optimize"])
+
+
+def noise(*shape, seed=1):
+    values = np.random.default_rng(seed).normal(size=shape)
+    return xr.DataArray(values, dims=("chain", "draw", "scalar")[: len(shape)])
+
+
+# Summaries
+
+
+def test_summary_of_independent_normals():
+    summary = summarise(noise(4, 1000, 3), prob=0.8)
+    assert (abs(summary["mean"]) < 4 * summary["mcse_mean"]).all()
+    np.testing.assert_allclose(summary["mcse_mean"], 1 / np.sqrt(4000), rtol=0.2)
+    np.testing.assert_allclose(summary["upper"], 1.2816, atol=0.12)
+    assert (summary["r_hat"] < 1.01).all()
+
+
+def test_r_hat_sees_a_chain_elsewhere_and_ess_a_slow_one():
+    chains = noise(4, 500, 1)
+    assert r_hat(chains + xr.DataArray([0.0, 0, 0, 3], dims="chain")).item() > 1.3
+    assert ess(chains.cumsum("draw"))["ess_bulk"].item() < 50
+
+
+def test_a_single_chain_has_no_r_hat_and_a_point_no_spread():
+    assert np.isnan(summarise(noise(1, 100))["r_hat"])
+    point = summarise(noise(1, 1))
+    assert np.isfinite(point["mean"])
+    assert np.isnan(point["sd"])
+
+
+def test_log_mean_exp_does_not_overflow():
+    values = xr.DataArray([[1000.0, 1000.0 + np.log(3)]], dims=("chain", "draw"))
+    assert log_mean_exp(values).item() == pytest.approx(1000 + np.log(2))
+
+
+# What comes next
+
+
+def test_next_character_is_a_distribution(nuts):
+    summary = next_character(nuts, "the cat")
+    assert summary["mean"].sum().item() == pytest.approx(1)
+    assert (summary["lower"] <= summary["mean"]).all()
+    assert (summary["mean"] <= summary["upper"]).all()
+
+
+def test_only_the_context_counts(nuts):
+    xr.testing.assert_allclose(next_character(nuts, "xxthe c"[2:]), next_character(nuts, "the c"))
+    xr.testing.assert_allclose(
+        next_character(nuts, "mat, the c"), next_character(nuts, "n the c"[2:])
+    )
+
+
+@pytest.mark.parametrize("kind", ["coherent", "marginal"])
+def test_text_repeats_with_its_seed(nuts, kind):
+    first, second, other = (
+        write(nuts, "the", 12, np.random.default_rng(seed), kind=kind) for seed in (1, 1, 2)
+    )
+    assert first.attrs["text"] == second.attrs["text"] != other.attrs["text"]
+    assert len(first.attrs["text"]) == 12
+    assert "".join(first["character"].values) == first.attrs["text"]
+
+
+def test_probabilities_of_a_text_are_those_of_its_characters(nuts):
+    """The first character's summary is the one that `next_character` gives it."""
+    text = write(nuts, "the", 2, np.random.default_rng(4), kind="marginal")
+    character = str(text["character"].values[0])
+    alone = next_character(nuts, "the").sel(token=character)
+    for name in ("mean", "lower", "upper"):
+        assert text[name][0].item() == pytest.approx(alone[name].item())
+
+
+def test_coherent_and_marginal_agree_for_a_point(mode):
+    """With one draw there is one model: both kinds are the same process."""
+    texts = {
+        kind: write(mode, "the", 30, np.random.default_rng(8), kind=kind).attrs["text"]
+        for kind in ("coherent", "marginal")
+    }
+    assert texts["coherent"] == texts["marginal"]
+
+
+def test_prompts_that_cannot_be_read(nuts):
+    with pytest.raises(ValueError, match="at least one character"):
+        next_character(nuts, "")
+    with pytest.raises(ValueError, match=r"'!' not in the vocabulary"):
+        write(nuts, "hi!", 3, np.random.default_rng(1))
+    with pytest.raises(ValueError, match="kind must be one of coherent, marginal, got 'greedy'"):
+        write(nuts, "the", 3, np.random.default_rng(1), kind="greedy")
+
+
+def test_held_out_density_against_a_loop(nuts, mode):
+    """elpd by hand for one sequence, and a mode's elpd is its log likelihood."""
+    comparison = compare_held_out({"nuts": nuts, "mode": mode})
+    log_prob = held_out_log_prob(nuts).values.reshape(-1, *problem_of(nuts).held_out.y.shape)
+    by_hand = logsumexp(log_prob.sum(axis=-1), axis=0) - np.log(len(log_prob))
+    np.testing.assert_allclose(comparison.pointwise.sel(fit="nuts"), by_hand)
+    problem = problem_of(mode)
+    plug_in = token_log_prob(problem.stage, parameters_of(mode), problem.held_out).sum()
+    assert comparison.table["elpd"].sel(fit="mode").item() == pytest.approx(plug_in)
+    assert comparison.table["difference"].sel(fit="nuts").item() == 0
+
+
+def test_fits_of_different_texts_are_not_compared(nuts, tmp_path):
+    from gptbayes import fit
+
+    other = make_problem("05", text="a cat sat there, the cat that. " * 5)
+    mode = open_run(fit.optimize(other, tmp_path / "run", starts=1))
+    with pytest.raises(ValueError, match="same held-out text"):
+        compare_held_out({"nuts": nuts, "mode": mode})
+
+
+def test_unigram_yardstick_by_hand(nuts):
+    problem = problem_of(nuts)
+    counts = np.bincount(problem.training.y.ravel(), minlength=problem.design.vocab_size) + 1
+    expected = np.log(counts[problem.held_out.y] / counts.sum()).mean()
+    assert unigram_log_density(nuts)[0] == pytest.approx(expected)
+
+
+def test_loo_leaves_out_sequences(nuts):
+    result = loo(nuts)
+    assert result.n_data_points == 11
+    assert 0 <= n_bad_pareto_k(result) <= 11
+    in_sample = log_mean_exp(nuts.log_likelihood["log_lik"].sum("position")).sum().item()
+    assert result.elpd_loo < in_sample
+
+
+# Attention
+
+
+def weights(seed=0, n_draws=60, n_head=3):
+    """Heads with patterns of their own and a little noise, each draw's in random order."""
+    rng = np.random.default_rng(seed)
+    base = rng.dirichlet(np.ones(5), size=(n_head, 2, 5))
+    noisy = base + 0.02 * rng.normal(size=(n_draws, *base.shape))
+    order = rng.permuted(np.tile(np.arange(n_head), (n_draws, 1)), axis=1)
+    shuffled = np.take_along_axis(noisy, order[..., None, None, None], axis=1)
+    dims = ("chain", "draw", "layer", "head", "sequence", "query_position", "key_position")
+    coords = {"chain": [0, 1], "draw": range(n_draws // 2)}
+    shaped = shuffled.reshape(2, n_draws // 2, 1, *base.shape)
+    return xr.DataArray(shaped, dims=dims, coords=coords)
+
+
+def test_matching_undoes_any_order_of_heads():
+    shuffled = weights()
+    matched = match_heads(shuffled)
+    assert shuffled.std(("chain", "draw")).max() > 0.1
+    assert matched.weights.std(("chain", "draw")).max() < 0.05
+    assert matched.ambiguous.item() == 0
+
+
+def test_equal_heads_have_no_names():
+    """All heads from one distribution: the matching of nearly all draws is ambiguous."""
+    rng = np.random.default_rng(1)
+    values = rng.dirichlet(np.ones(5), size=(2, 50, 1, 3, 40, 5))
+    dims = ("chain", "draw", "layer", "head", "sequence", "query_position", "key_position")
+    same = xr.DataArray(values, dims=dims, coords={"chain": [0, 1], "draw": range(50)})
+    assert match_heads(same).ambiguous.item() > 0.9
+
+
+def test_previous_character_head():
+    look_back = np.eye(4, k=-1)
+    look_back[0, 0] = 1
+    uniform = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
+    both = xr.DataArray([look_back, uniform], dims=("head", "query_position", "key_position"))
+    role = previous_character(both)
+    assert role[0].item() == pytest.approx(1 - np.mean([1 / 2, 1 / 3, 1 / 4]))
+    assert role[1].item() == pytest.approx(0)
+
+
+def test_attention_of_a_fit(nuts):
+    contexts = problem_of(nuts).held_out.x[:2]
+    summary = summarise_attention(nuts, contexts)
+    rows = summary["mean"].sum("key_position")
+    np.testing.assert_allclose(rows, 1)
+    first = summary.isel(query_position=0, key_position=0)
+    np.testing.assert_array_equal(first["lower"], 1)
+    assert [len(str(text)) for text in summary["text"].values] == [5, 5]
+    raw = attention_draws(nuts, contexts)
+    np.testing.assert_allclose(raw.mean("head"), match_heads(raw).weights.mean("head"))
+
+
+# Diagnostics
+
+
+def test_convergence_table(nuts):
+    table = diagnose(nuts).convergence
+    kinds = ["raw weights", "aligned weights", "log probabilities", "log posterior"]
+    assert list(table["quantity"].values) == kinds
+    assert table["n"].values.tolist() == [
+        problem_of(nuts).stage.n_parameters(problem_of(nuts).design),
+    ] * 2 + [55, 1]
+    lp = float(az.rhat(nuts.sample_stats[["lp"]])["lp"])
+    assert table["r_hat_max"].sel(quantity="log posterior").item() == pytest.approx(lp)
+
+
+def test_health_counts_what_the_sampler_says(nuts):
+    health = sampler_health(nuts)
+    assert health["divergences"].sum() == nuts.sample_stats["diverging"].sum()
+    np.testing.assert_allclose(health["e_bfmi"], az.bfmi(nuts))
+
+
+def test_known_answers_catch_a_wrong_scale(nuts):
+    """The same draws against a prior that is off by two must fail."""
+    assert known_answers(nuts)["p_value"].min() > 1e-4
+    wrong = nuts.copy()
+    wrong.posterior["lm_head_multiplier"] = 2 * wrong.posterior["lm_head_multiplier"]
+    assert known_answers(wrong)["p_value"].sel(direction="column sums of lm_head_multiplier") < 1e-6
+
+
+def test_pareto_k_of_exact_and_of_hopeless_approximations(runs):
+    idata = open_run(runs["pathfinder"]).copy()
+    rng = np.random.default_rng(1)
+    lp = idata.sample_stats["lp"]
+    idata.sample_stats["lp_approx"] = lp + 0.1 * rng.normal(size=lp.shape)
+    k, effective = pareto_k(idata)
+    assert k < 0.7
+    assert effective > 100
+    idata.sample_stats["lp_approx"] = lp - 3 * rng.standard_cauchy(size=lp.shape)
+    assert pareto_k(idata)[0] > 0.7
+
+
+def test_shaky_fits_are_called_shaky(runs, nuts, mode):
+    """200 draws in all: the ESS limit of 400 is out of reach, and it says so."""
+    texts = [finding.text for finding in diagnose(nuts).findings if not finding.ok]
+    assert any("ESS below 400" in text for text in texts)
+    assert "no uncertainty" in diagnose(mode).findings[0].text
+    assert any("Pareto k" in f.text for f in diagnose(open_run(runs["pathfinder"])).findings)
+    one = nuts.isel(chain=[0])
+    one.attrs = nuts.attrs
+    assert any("one chain" in finding.text for finding in diagnose(one).findings)
+    with pytest.raises(ValueError, match="at least two chains, got 1"):
+        convergence(quantities(one))

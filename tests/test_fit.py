@@ -1,0 +1,255 @@
+"""Fits through the real CmdStan: the programs, the run directory, resuming."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import cmdstanpy
+import numpy as np
+import pytest
+from conftest import make_problem
+from scipy.integrate import dblquad
+from scipy.special import expit, log_expit
+
+from gptbayes import fit
+from gptbayes.corpus import Vocabulary, Windows
+from gptbayes.fit.units import unit_of
+from gptbayes.forward import token_log_prob
+from gptbayes.inference import open_run
+from gptbayes.simulate import prior_draws
+from gptbayes.stages import STAGES
+from gptbayes.standata import Design, Priors, Problem, stan_data
+from gptbayes.summary import summarise
+from gptbayes.toolchain import compile_program, ensure_cmdstan
+
+
+def compiled(problem) -> cmdstanpy.CmdStanModel:
+    program = problem.stage.program
+    ensure_cmdstan()
+    exe = compile_program(program, include_paths=[program.parent / "functions"])
+    return cmdstanpy.CmdStanModel(exe_file=str(exe))
+
+
+def log_density(problem, parameters):
+    """The log posterior of one draw, by numpy, up to constants: as Stan defines it."""
+    log_lik = token_log_prob(
+        problem.stage, {name: value[None] for name, value in parameters.items()}, problem.training
+    )
+    prior = sum(
+        -0.5 * ((parameters[p.name] / problem.priors.scale(p)) ** 2).sum()
+        for p in problem.stage.parameters
+    )
+    return problem.likelihood_weight * log_lik.sum() + prior
+
+
+def test_program_and_numpy_define_the_same_posterior(problem, rng, tmp_path):
+    """Value, gradient (against central differences) and log_lik at draws from the prior."""
+    problem = replace(problem, likelihood_weight=0.7)
+    model, n_draws = compiled(problem), 3
+    draws = prior_draws(problem, n_draws, rng)
+    stan = problem.stage.to_stan(draws, problem.design)
+    names = list(stan)
+    for i in range(n_draws):
+        here = {name: stan[name][i] for name in names}
+        table = model.log_prob(here, data=stan_data(problem), sig_figs=17)
+        ours = {name: value[i] for name, value in draws.items()}
+        assert table["lp__"][0] == pytest.approx(log_density(problem, ours), abs=1e-10, rel=1e-12)
+        gradient = {
+            name: np.array([table[c][0] for c in table.columns if c.split(".")[0] == f"g_{name}"])
+            for name in names
+        }
+        for name in names:  # one element of each parameter, Stan's order is column-major
+            index = tuple(rng.integers(n) for n in here[name].shape)
+            flat = np.ravel_multi_index(index, here[name].shape, order="F")
+            slopes = []
+            for step in (1e-5, -1e-5):
+                moved = {n: v.copy() for n, v in here.items()}
+                moved[name][index] += step
+                slopes.append(log_density(problem, problem.stage.from_stan(moved, problem.design)))
+            slope = (slopes[0] - slopes[1]) / 2e-5
+            assert gradient[name][flat] == pytest.approx(slope, abs=1e-6, rel=1e-6), name
+
+
+def test_log_lik_of_draws_agrees_with_numpy(problem, tmp_path):
+    folder = fit.pathfinder(problem, tmp_path / "run", paths=1, draws=20, seed=2)
+    (draws,) = fit.read_draws(folder)
+    ours = problem.stage.from_stan(draws.variables, problem.design)
+    log_lik = token_log_prob(problem.stage, ours, problem.training)
+    np.testing.assert_allclose(draws.variables["log_lik"], log_lik, atol=1e-10)
+    new_tokens = draws.variables["new_tokens"]
+    assert new_tokens.shape == (20, 4)
+    assert 1 <= new_tokens.min() <= new_tokens.max() <= problem.design.vocab_size
+    lp = [log_density(problem, {n: v[i] for n, v in ours.items()}) for i in range(20)]
+    np.testing.assert_allclose(draws.method_variables["lp"], lp, atol=1e-9)
+
+
+def test_bigram_of_two_characters_agrees_with_quadrature(tmp_path):
+    """The posterior mean of p(b | a) is a two-dimensional integral over a row of logits."""
+    vocabulary = Vocabulary(("a", "b"))
+    tokens = vocabulary.encode("aababaabbbaabaaaabab")
+    windows = Windows(tokens[None, :-1], tokens[None, 1:])
+    problem = Problem(
+        STAGES["01"], Design(2, 19, 1), Priors(token_embedding=1.3), vocabulary, windows, windows
+    )
+    counts = [((windows.x == 0) & (windows.y == k)).sum() for k in (0, 1)]
+
+    def weight(v, u):
+        log_lik = counts[0] * log_expit(u - v) + counts[1] * log_expit(v - u)
+        return np.exp(log_lik - (u**2 + v**2) / (2 * 1.3**2))
+
+    norm, _ = dblquad(weight, -9, 9, -9, 9)
+    top, _ = dblquad(lambda v, u: weight(v, u) * expit(v - u), -9, 9, -9, 9)
+    folder = fit.nuts(problem, tmp_path / "run", chains=4, iter_sampling=1000, seed=1)
+    theta = open_run(folder).posterior["token_embedding"].isel(token=0)
+    p = 1 / (1 + np.exp(theta.isel(embed=0) - theta.isel(embed=1)))
+    summary = summarise(p)
+    assert abs(summary["mean"] - top / norm) < 4 * summary["mcse_mean"]
+    assert summary["mcse_mean"] < 0.004
+
+
+def test_without_likelihood_the_posterior_is_the_prior(tmp_path):
+    problem = make_problem("03", likelihood_weight=0.0)
+    folder = fit.nuts(problem, tmp_path / "run", chains=2, iter_sampling=500, seed=1)
+    idata = open_run(folder)
+    assert idata.attrs["target"] == "prior"
+    for p in problem.stage.parameters:
+        squares = summarise((idata.posterior[p.name] / problem.priors.scale(p)) ** 2)
+        z = (squares["mean"] - 1) / squares["mcse_mean"]
+        assert abs(z).max() < 5
+
+
+def test_a_fit_continues_with_what_is_missing(runs, tmp_path):
+    """A missing chain is run again to the same draws; the other chain is not touched."""
+    folder = tmp_path / "copy"
+    shutil.copytree(runs["nuts"], folder)
+    whole = fit.read_draws(folder)
+    kept, lost = folder / "csv" / "chain-1.csv", folder / "csv" / "chain-2.csv"
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    with pytest.raises(ValueError, match=r"not finished, chain-2\.csv missing"):
+        fit.read_draws(folder)
+    again = make_problem("05")
+    fit.nuts(again, folder, chains=2, iter_warmup=150, iter_sampling=100, seed=3)
+    assert kept.stat().st_mtime_ns == before
+    for ours, theirs in zip(fit.read_draws(folder), whole, strict=True):
+        for name, value in theirs.variables.items():
+            np.testing.assert_array_equal(ours.variables[name], value)
+
+
+def test_seeds_and_chains_differ(runs, tmp_path):
+    first, second = fit.read_draws(runs["nuts"])
+    assert not np.array_equal(first.variables["key"], second.variables["key"])
+    other = fit.pathfinder(make_problem("05"), tmp_path / "run", paths=1, draws=5, seed=4)
+    same = fit.read_draws(runs["pathfinder"])[0].variables["key"][:5]
+    assert not np.array_equal(fit.read_draws(other)[0].variables["key"], same)
+
+
+def test_chains_start_from_different_paths(runs):
+    starts = [
+        json.loads((runs["nuts"] / "init" / f"pathfinder-{k}.json").read_text()) for k in (1, 2)
+    ]
+    assert starts[0] != starts[1]
+
+
+def test_any_executor_does(tmp_path):
+    """Units are plain values: a pool of processes takes them as a pool of threads does."""
+    problem = make_problem("02")
+    with ProcessPoolExecutor(max_workers=1) as pool:
+        folder = fit.pathfinder(problem, tmp_path / "a", paths=2, draws=5, executor=pool)
+    own = fit.pathfinder(problem, tmp_path / "b", paths=2, draws=5)
+    for ours, theirs in zip(fit.read_draws(folder), fit.read_draws(own), strict=True):
+        np.testing.assert_array_equal(ours.variables["log_lik"], theirs.variables["log_lik"])
+
+
+def test_units_can_be_pickled(tmp_path):
+    run = fit.directory.Run(tmp_path, tmp_path / "exe", 1)
+    unit = unit_of(run, "chain 1", "sample", {"chains": 1})
+    assert pickle.loads(pickle.dumps(unit)) == unit
+
+
+def test_progress_reaches_the_end(tmp_path):
+    seen = []
+    problem = make_problem("02")
+    fit.nuts(
+        problem,
+        tmp_path / "run",
+        chains=1,
+        iter_warmup=50,
+        iter_sampling=50,
+        on_progress=seen.append,
+    )
+    assert seen[-1] == [fit.Progress("chain 1", 100, 100)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 4}, "seed is 3 there, 4 here"),
+        ({"iter_sampling": 101}, "settings.iter_sampling is 100 there, 101 here"),
+    ],
+)
+def test_another_configuration_is_refused(runs, changes, message):
+    settings = {"chains": 2, "iter_warmup": 150, "iter_sampling": 100, "seed": 3, **changes}
+    with pytest.raises(ValueError, match=message):
+        fit.nuts(make_problem("05"), runs["nuts"], **settings)
+    with pytest.raises(ValueError, match="another configuration"):
+        fit.optimize(make_problem("05"), runs["nuts"])
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="not empty and no run directory"):
+        fit.optimize(make_problem("01"), tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_too_large_a_fit_is_refused_before_it_starts(tmp_path):
+    with pytest.raises(RuntimeError, match=r"need about .* GB of .*, there are"):
+        fit.nuts(make_problem("05"), tmp_path / "run", iter_sampling=10**9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chains": 0}, "chains must be a positive integer, got 0"),
+        ({"init": "zero"}, "init must be one of pathfinder, random, got 'zero'"),
+        ({"metric": "full"}, "metric must be one of diag_e, dense_e, unit_e, got 'full'"),
+        ({"adapt_delta": 1.0}, "adapt_delta must be between 0 and 1, got 1.0"),
+        ({"seed": -1}, "seed must be an integer between 0"),
+    ],
+)
+def test_unusable_settings(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit.nuts(make_problem("01"), tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_without_a_program_lists_those_that_have_one(tmp_path):
+    with pytest.raises(ValueError, match="available: 01, 02, 03, 04, 05"):
+        fit.optimize(replace(make_problem("05"), stage=STAGES["12"]), tmp_path / "run")
+
+
+def test_truncated_and_corrupted_csv_are_named(runs, tmp_path):
+    text = (runs["nuts"] / "csv" / "chain-1.csv").read_text()
+    path = tmp_path / "chain-1.csv"
+    for damaged in (text[: len(text) // 2], text.replace("0.", "zero.", 50), "", "not a csv\n"):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=r"chain-1\.csv is (truncated|corrupted)"):
+            fit.read_csv(path, 100)
+
+
+def test_a_chain_that_fails_says_what_stan_said(tmp_path):
+    """A data file that lacks a variable, as Stan reports it; nothing is moved into place."""
+    program = STAGES["01"].program
+    exe = compile_program(program, include_paths=[program.parent / "functions"])
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "data.json").write_text("{}")
+    unit = unit_of(fit.directory.Run(tmp_path, Path(exe), 1), "start 1", "optimize", {})
+    with pytest.raises(RuntimeError, match=r"start 1 failed: .*vocab_size"):
+        fit.run_unit(unit)
+    assert list((tmp_path / "csv").iterdir()) == []

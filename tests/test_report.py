@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from conftest import make_problem
+
+from gptbayes import fit
+from gptbayes.inference import open_run
+from gptbayes.report import render, write_report
+
+
+class Page(HTMLParser):
+    """Tags and their attributes, and the words between them."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    path = write_report(runs["nuts"], [runs["pathfinder"], runs["optimize"]])
+    assert path == runs["nuts"] / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_five_questions(page):
+    assert [a["id"] for tag, a in page.tags if tag == "section"] == [
+        "fit",
+        "believed",
+        "says",
+        "looks",
+        "disagree",
+    ]
+
+
+def test_one_file_and_no_network(page):
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
+    sources = [a["src"] for tag, a in page.tags if tag == "img"]
+    assert len(sources) >= 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert all(link.startswith("#") for link in links)
+
+
+def test_pictures_have_words_for_those_who_do_not_see_them(page):
+    assert all(a.get("alt") for tag, a in page.tags if tag == "img")
+
+
+def test_numbers_agree_with_the_draws(page, runs):
+    words = " ".join(page.words)
+    idata = open_run(runs["nuts"])
+    assert f"{int(idata.sample_stats['diverging'].sum())} divergent transitions" in words
+    assert "ESS below 400" in words
+    assert "nan" not in re.findall(r"[a-z]+", words)
+
+
+def test_all_fits_are_named(page):
+    words = " ".join(page.words)
+    for name in ("NUTS (nuts)", "Pathfinder (pathfinder)", "posterior mode (optimize)"):
+        assert name in words
+
+
+def test_the_same_twice(runs, page):
+    path = runs["nuts"] / "report.html"
+    before = path.read_text(encoding="utf-8")
+    write_report(runs["nuts"], [runs["pathfinder"], runs["optimize"]])
+    assert path.read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("method", ["pathfinder", "optimize"])
+def test_every_method_has_a_report(runs, method):
+    words = " ".join(Page(render({method: open_run(runs[method])})).words)
+    assert "What do the chains disagree about?" in words
+
+
+def test_the_text_is_escaped(tmp_path):
+    text = "<script>alert('&amp;')</script>" * 6
+    problem = make_problem("01", text=text, source="<b>bold</b>")
+    folder = fit.nuts(problem, tmp_path / "run", chains=2, iter_warmup=50, iter_sampling=50)
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert not [tag for tag, _ in page.tags if tag in ("script", "b") and tag != "b"]
+    assert "<b>bold</b>" in " ".join(page.words)
+    assert "stage 01 has no attention" in " ".join(page.words)
+
+
+def test_a_power_posterior_is_named(tmp_path):
+    problem = make_problem("02", likelihood_weight=0.25)
+    folder = fit.pathfinder(problem, tmp_path / "run", paths=1, draws=30)
+    words = " ".join(Page(write_report(folder).read_text(encoding="utf-8")).words)
+    assert "the target is not the posterior: power posterior, weight 0.25" in words
+
+
+def test_a_run_is_given_once(runs, tmp_path):
+    shutil.copytree(runs["optimize"], tmp_path / "optimize")
+    with pytest.raises(ValueError, match="each run can be given once"):
+        write_report(runs["optimize"], [runs["optimize"]])
