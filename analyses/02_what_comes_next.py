@@ -36,7 +36,7 @@ for prompt, ax in zip(prompts, axes, strict=True):
     prior = next_character(idata, prompt, group="prior")
     plots.plot_next_character(posterior, prior=prior, ax=ax)
     ax.set_title(f"after “{prompt}”")
-    top = posterior.isel(token=int(posterior["mean"].argmax()))
+    top = posterior.isel(token=int(posterior["mean"].values.argmax()))
     print(
         f"after {prompt!r}: {str(top.token.values)!r} with probability {float(top['mean']):.2f}, "
         f"90 % interval {float(top.lower):.2f} to {float(top.upper):.2f}, "

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("gptbayes").setLevel(logging.INFO)
     try:
-        arguments.run(arguments)
+        arguments.act(arguments)
     except ValueError as error:
         return _fail(error, 2)
     except (RuntimeError, OSError) as error:
@@ -305,8 +305,8 @@ def _add_report(commands):
     command.add_argument("beside", type=Path, nargs="*", metavar="RUN", help=help_text)
 
 
-def _command(make, run, *args, epilog, **kwargs):
-    """A parser whose help ends with examples, and what it runs."""
+def _command(make, act, *args, epilog, **kwargs):
+    """A parser whose help ends with examples, and the function that it leads to."""
     examples = textwrap.indent(textwrap.dedent(epilog).strip(), "  ")
     parser = make(
         *args,
@@ -314,7 +314,7 @@ def _command(make, run, *args, epilog, **kwargs):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **kwargs,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(act=act)
     return parser
 
 

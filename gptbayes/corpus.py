@@ -199,6 +199,8 @@ def split(
     ValueError
         If the text is shorter than two windows, or has fewer windows than asked for.
     """
+    if block_size < 1:
+        raise ValueError(f"block_size must be a positive integer, got {block_size}")
     if not 0 < held_out_fraction < 1:
         raise ValueError(f"held_out_fraction must be between 0 and 1, got {held_out_fraction}")
     n_windows = (len(tokens) - 1) // block_size

@@ -295,7 +295,7 @@ def _agreement_with(answers):
     text = f"{int(answers['n'].sum())} directions of weight space whose posterior is known exactly"
     if p >= ALPHA:
         return Finding(True, f"{text} agree with it, family-wise p {p:.2g}")
-    worst = str(answers["direction"].values[int(answers["p_value"].argmin())])
+    worst = str(answers["direction"].values[int(answers["p_value"].values.argmin())])
     row = answers.sel(direction=worst)
     return Finding(
         False,

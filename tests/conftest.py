@@ -1,26 +1,18 @@
-"""Small real problems, with sizes that are all different so that a transposed axis fails."""
+"""Fixtures that every test may use."""
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
+from problems import make_problem
 
-from gptbayes.corpus import Vocabulary, split
+from gptbayes import fit
 from gptbayes.stages import STAGES
-from gptbayes.standata import Design, Priors, Problem
-
-TEXT = "the cat sat on the mat, that cat. " * 4
-
-
-def make_problem(number: str, text: str = TEXT, batch_size: int = 11, **changes) -> Problem:
-    """Stage ``number`` on a small text: T=5, B=11, C=6 as 3 heads of 2."""
-    vocabulary = Vocabulary.of(text)
-    windows = split(vocabulary.encode(text), 5, batch_size=batch_size)
-    design = Design(len(vocabulary), 5, batch_size, n_embed=6, n_head=3)
-    settings = {"prompt": vocabulary.encode("the"), "n_new_tokens": 4, **changes}
-    stage = STAGES[number]
-    priors = settings.pop("priors", Priors.default(stage, design))
-    return Problem(stage, design, priors, vocabulary, *windows, **settings)
+from gptbayes.standata import Problem
+from gptbayes.toolchain import compile_program, ensure_cmdstan
 
 
 @pytest.fixture
@@ -34,10 +26,17 @@ def problem(request) -> Problem:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    """Short real fits of stage 05, shared by all tests that only read them."""
-    from gptbayes import fit
+def programs():
+    """All Stan programs compiled, two at a time."""
+    ensure_cmdstan()
+    numbers = [stage.number for stage in STAGES.values() if stage.has_program]
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_compiled, numbers))
 
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, programs):
+    """Short real fits of stage 05, shared by all tests that only read them."""
     folder = tmp_path_factory.mktemp("runs")
     posed = make_problem("05")
     return {
@@ -47,3 +46,8 @@ def runs(tmp_path_factory):
         "pathfinder": fit.pathfinder(posed, folder / "pathfinder", paths=3, draws=40, seed=3),
         "optimize": fit.optimize(posed, folder / "optimize", starts=2, seed=3),
     }
+
+
+def _compiled(number):
+    program = STAGES[number].program
+    return compile_program(program, include_paths=[program.parent / "functions"])

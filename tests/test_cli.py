@@ -10,9 +10,11 @@ import sys
 import time
 
 import pytest
-from conftest import TEXT
+from problems import TEXT
 
 from gptbayes.fit import read_draws
+
+pytestmark = pytest.mark.usefixtures("programs")
 
 COMMAND = [sys.executable, "-m", "gptbayes"]
 

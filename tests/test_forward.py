@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import make_problem
+from problems import make_problem
 from scipy.special import log_softmax
 
 from gptbayes.forward import attention_weights, forward, over_draws, token_log_prob

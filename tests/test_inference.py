@@ -4,7 +4,7 @@ import arviz as az
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import make_problem
+from problems import make_problem
 
 from gptbayes.fit import read_draws
 from gptbayes.forward import token_log_prob
@@ -71,9 +71,10 @@ def test_pathfinder_keeps_what_its_weights_need(runs):
 
 def test_mode_is_the_best_start(runs):
     lps = [each.method_variables["lp"][0] for each in read_draws(runs["optimize"])]
-    assert float(open_run(runs["optimize"]).sample_stats["lp"]) == max(lps)
+    assert open_run(runs["optimize"]).sample_stats["lp"].item() == max(lps)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside ArviZ
 def test_arviz_works_on_it(runs):
     idata = open_run(runs["nuts"])
     table = az.summary(idata, var_names=["lm_head_offset"])
@@ -84,6 +85,7 @@ def test_arviz_works_on_it(runs):
     plt.close("all")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside ArviZ
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pareto k, as it should be here
 def test_arviz_loo_and_compare_work_on_it(runs):
     fits = {name: open_run(runs[name]) for name in ("nuts", "pathfinder")}

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_problem
+from problems import make_problem
 
 from gptbayes.forward import forward
 from gptbayes.simulate import prior_draws

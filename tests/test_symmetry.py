@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import make_problem
+from problems import make_problem
 from scipy.stats import ortho_group
 
 from gptbayes.forward import forward

@@ -91,10 +91,12 @@ def run_unit(unit: Unit) -> None:
         model.progress_file = csv.with_suffix(".progress")
         run = getattr(model, unit.method)
         try:
-            run(data=unit.data, output_dir=str(work), sig_figs=SIG_FIGS, **unit.arguments)
+            # CmdStan writes the profile somewhere in any case: here, not where the user stands.
+            files = {"data": unit.data, "output_dir": str(work), "save_profile": True}
+            run(**files, sig_figs=SIG_FIGS, **unit.arguments)
         except RuntimeError as error:
             raise RuntimeError(f"{unit.label} failed: {_reason(work, error)}") from None
-        (result,) = work.glob("*.csv")
+        (result,) = (path for path in work.glob("*.csv") if "profile" not in path.name)
         try:
             read_csv(result, unit.n_draws)
         except ValueError as error:

@@ -1,0 +1,2 @@
+// What every Stan program includes: the header that makefile precompiles.
+#include <stan/model/model_header.hpp>

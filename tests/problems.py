@@ -1,0 +1,20 @@
+"""Small real problems, with sizes that are all different so that a transposed axis fails."""
+
+from __future__ import annotations
+
+from gptbayes.corpus import Vocabulary, split
+from gptbayes.stages import STAGES
+from gptbayes.standata import Design, Priors, Problem
+
+TEXT = "the cat sat on the mat, that cat. " * 4
+
+
+def make_problem(number: str, text: str = TEXT, batch_size: int = 11, **changes) -> Problem:
+    """Stage ``number`` on a small text: T=5, B=11, C=6 as 3 heads of 2."""
+    vocabulary = Vocabulary.of(text)
+    windows = split(vocabulary.encode(text), 5, batch_size=batch_size)
+    design = Design(len(vocabulary), 5, batch_size, n_embed=6, n_head=3)
+    settings = {"prompt": vocabulary.encode(text[:3]), "n_new_tokens": 4, **changes}
+    stage = STAGES[number]
+    priors = settings.pop("priors", Priors.default(stage, design))
+    return Problem(stage, design, priors, vocabulary, *windows, **settings)

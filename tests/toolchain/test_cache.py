@@ -1,0 +1,215 @@
+"""The cache: once, whole, whoever asks; and routes to a CmdStan."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gptbayes import toolchain
+from gptbayes.toolchain import ToolchainError, build, cache, find, install, programs
+
+from .conftest import PROGRAMS
+
+FILL = """
+import os, signal, sys, time
+from pathlib import Path
+from gptbayes.toolchain import cache
+
+def fill(folder):
+    with open(sys.argv[2], "a") as journal:
+        journal.write("filled\\n")
+    (folder / "half").write_text("half")
+    if sys.argv[3] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.5)
+    (folder / "whole").write_text("whole")
+
+cache.folder_once(Path(sys.argv[1]), fill)
+"""
+
+COMPILE = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s", stream=sys.stdout)
+from gptbayes import toolchain
+print(toolchain.compile_program(sys.argv[1]))
+"""
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_fill_a_folder_once(tmp_path):
+    target, journal = tmp_path / "cache" / "thing", tmp_path / "journal"
+    processes = [start(FILL, target, journal, "live") for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    for process in processes:
+        process.stdout.close()
+    assert journal.read_text() == "filled\n"
+    assert (target / "whole").read_text() == "whole"
+
+
+def test_a_killed_process_leaves_nothing_that_looks_finished(tmp_path):
+    target, journal = tmp_path / "cache" / "thing", tmp_path / "journal"
+    with start(FILL, target, journal, "die") as process:
+        assert process.wait() == -signal.SIGKILL
+    assert not target.exists()
+    assert len(list(target.parent.glob(".thing.part-*"))) == 1
+    with start(FILL, target, journal, "live") as process:
+        assert process.wait() == 0
+    assert (target / "whole").read_text() == "whole"
+    assert not list(target.parent.glob(".thing.part-*"))
+
+
+def test_a_failing_fill_leaves_nothing(tmp_path):
+    def fail(folder: Path) -> None:
+        raise ToolchainError("no")
+
+    with pytest.raises(ToolchainError, match="no"):
+        cache.folder_once(tmp_path / "cache" / "thing", fail)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_two_processes_compile_a_program_once(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTBAYES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GPTBAYES_CMDSTAN", "installed")
+    monkeypatch.setenv("CMDSTAN", str(engine))
+    program = tmp_path / "tiny.stan"
+    program.write_text("parameters { real x; } model { x ~ std_normal(); }")
+    processes = [start(COMPILE, program) for _ in range(2)]
+    spoken = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "".join(spoken).count("gptbayes compiling tiny.stan") == 1
+    paths = {text.splitlines()[-1] for text in spoken}
+    assert len(paths) == 1
+    executable = Path(paths.pop())
+    assert executable.parent.parent == tmp_path / "cache" / "models"
+    done = subprocess.run([executable, "sample"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+def test_the_key_follows_content_not_place(engine, tmp_path):
+    def key(program: Path, header: Path | None = None, **cpp: object) -> str:
+        return cache.key(programs._content(engine, program, [str(program.parent)], header, {}, cpp))
+
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        for source in PROGRAMS.iterdir():
+            (tmp_path / folder / source.name).write_text(source.read_text())
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert key(one / "known.stan") == key(other / "known.stan")
+    assert key(one / "known.stan") != key(one / "known.stan", O=1)
+    functions = other / "centered.stanfunctions"
+    functions.write_text(functions.read_text().replace("y - mu", "y - (mu)"))
+    assert key(one / "known.stan") != key(other / "known.stan")
+    before = key(other / "external.stan", other / "twice.hpp")
+    (other / "factor.hpp").write_text("constexpr double factor = 3;")
+    assert key(other / "external.stan", other / "twice.hpp") != before
+
+
+def test_a_program_that_is_none(engine, tmp_path):
+    bad = tmp_path / "bad.stan"
+    bad.write_text("parameters { real x }")
+    with pytest.raises(ToolchainError, match=r"bad\.stan is no valid Stan program"):
+        toolchain.compile_program(bad)
+    with pytest.raises(ToolchainError, match="no Stan program"):
+        toolchain.compile_program(tmp_path / "missing.stan")
+
+
+def test_missing_compiler_is_named(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("GPTBAYES_CACHE", str(tmp_path))
+    with pytest.raises(ToolchainError, match=r"missing a C\+\+ compiler .*apt-get install g\+\+"):
+        toolchain.ensure_cmdstan()
+
+
+def test_cache_with_spaces_is_refused(monkeypatch):
+    monkeypatch.setenv("GPTBAYES_CACHE", "/tmp/a b")
+    with pytest.raises(ToolchainError, match="has spaces"):
+        cache.cache_folder()
+
+
+def test_unwritable_cache_is_named(engine, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GPTBAYES_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(ToolchainError, match="cannot write to the cache folder"):
+        toolchain.ensure_cmdstan()
+
+
+def fake_cmdstan(folder: Path, version: str, *, built: bool = True) -> Path:
+    (folder / "bin").mkdir(parents=True)
+    (folder / "makefile").write_text(f"CMDSTAN_VERSION := {version}\n")
+    if built:
+        (folder / "bin" / "stanc").write_text("")
+    return folder
+
+
+def test_an_old_or_broken_cmdstan_is_named_and_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    old = fake_cmdstan(tmp_path / "old", "2.30.1")
+    monkeypatch.setenv("CMDSTAN", str(old))
+    monkeypatch.setenv("GPTBAYES_CMDSTAN", "installed")
+    with pytest.raises(ToolchainError, match=rf"{old} is version 2\.30\.1, wanted 2\.33"):
+        toolchain.ensure_cmdstan()
+    unbuilt = fake_cmdstan(tmp_path / "unbuilt", "2.36.0", built=False)
+    monkeypatch.setenv("CMDSTAN", str(unbuilt))
+    with pytest.raises(ToolchainError, match="is not built"):
+        toolchain.ensure_cmdstan()
+    monkeypatch.setenv("CMDSTAN", str(tmp_path / "nowhere"))
+    with pytest.raises(ToolchainError, match="no makefile"):
+        toolchain.ensure_cmdstan()
+    # one that cmdstanpy installed serves, when CMDSTAN is no good
+    good = fake_cmdstan(tmp_path / ".cmdstan" / "cmdstan-2.36.0", "2.36.0")
+    assert toolchain.ensure_cmdstan() == good
+    assert os.environ["CMDSTAN"] == str(good)
+
+
+def test_unknown_route(monkeypatch):
+    monkeypatch.setenv("GPTBAYES_CMDSTAN", "magic")
+    with pytest.raises(ToolchainError, match="must be one of auto, installed, official, httpstan"):
+        toolchain.ensure_cmdstan()
+
+
+def test_failed_download_falls_back_to_httpstan(engine, tmp_path, monkeypatch):
+    def fail() -> tuple[Path, str]:
+        raise ToolchainError("no luck")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CMDSTAN", "")
+    monkeypatch.setenv("GPTBAYES_CMDSTAN", "auto")
+    monkeypatch.setattr(install, "_worth_downloading", lambda: True)
+    monkeypatch.setattr(install, "_download", fail)
+    monkeypatch.setattr(build, "build_from_httpstan", lambda: engine)
+    assert toolchain.ensure_cmdstan() == engine
+
+
+def test_the_connection_test_does_not_hang(monkeypatch):
+    over = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        over.wait()
+        raise OSError("too late")
+
+    monkeypatch.setattr(find.urllib.request, "urlopen", hang)
+    began = time.perf_counter()
+    assert not find.release_reachable(timeout=0.2)
+    assert time.perf_counter() - began < 2
+    over.set()
+
+
+def test_describe_and_check(engine):
+    found = toolchain.describe()
+    assert found.route == "httpstan"
+    assert found.folder == engine
+    assert "stanc" in found.stanc
+    done = toolchain.check()
+    assert abs(done.mean) < 5 / 1000**0.5  # of 4000 draws, 1000 effective ones at the least
+    assert 0.9 < done.sd < 1.1

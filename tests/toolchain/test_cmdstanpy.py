@@ -1,0 +1,111 @@
+"""cmdstanpy drives the engine as it drives CmdStan."""
+
+from __future__ import annotations
+
+import os
+
+import cmdstanpy
+import numpy as np
+import pytest
+
+from gptbayes import toolchain
+
+from .conftest import DATA, PROGRAMS
+
+
+@pytest.fixture
+def data():
+    return {"N": len(DATA.y), "y": DATA.y, "prior_sd": DATA.prior_sd}
+
+
+@pytest.fixture(scope="session")
+def model(known_executable):
+    return cmdstanpy.CmdStanModel(exe_file=str(known_executable))
+
+
+def test_sample_and_generate_quantities(model, data):
+    fit = model.sample(data, chains=2, iter_sampling=500, seed=1, sig_figs=12, show_progress=False)
+    assert fit.draws().shape == (500, 2, len(fit.column_names))
+    assert fit.metric_type == "diag_e"
+    assert fit.inv_metric.shape == (2, 10)
+    assert fit.stan_variable("z").shape == (1000, 2, 3)
+    assert abs(fit.stan_variable("mu").mean() - DATA.mean) < 5 * DATA.sd / 400**0.5
+    again = model.generate_quantities(data, fit, seed=1, sig_figs=12)
+    np.testing.assert_allclose(
+        again.stan_variable("log_lik"), fit.stan_variable("log_lik"), atol=1e-6
+    )
+
+
+def test_sample_takes_a_metric_and_starts(model, data):
+    metric = {"inv_metric": [0.5] * 10}
+    fit = model.sample(
+        data,
+        chains=2,
+        iter_warmup=10,
+        iter_sampling=5,
+        inv_metric=metric,
+        inits={"mu": 1.0},
+        step_size=0.1,
+        max_treedepth=5,
+        adapt_delta=0.9,
+        seed=1,
+        show_progress=False,
+    )
+    np.testing.assert_array_equal(fit.inv_metric, np.full((2, 10), 0.5))
+
+
+def test_optimize_laplace_pathfinder_variational(model, data):
+    mode = model.optimize(data, seed=1, jacobian=True)
+    assert mode.stan_variable("mu") == pytest.approx(DATA.mean, abs=1e-3)
+    laplace = model.laplace_sample(data, mode=mode, seed=1, draws=100)
+    assert laplace.draws().shape[0] == 100
+    paths = model.pathfinder(data, seed=1, num_paths=2, draws=100)
+    assert paths.stan_variable("weight").shape == (100, 3)
+    normal = model.variational(data, seed=1, draws=100, require_converged=False)
+    assert normal.variational_sample.shape[0] == 100
+
+
+def test_log_prob_and_diagnose(model, data):
+    point = {"mu": 0.4, "tau": 1.7, "weight": [0.2, 0.3, 0.5], "z": np.zeros((2, 3)).tolist()}
+    at = model.log_prob(point, data, sig_figs=12)
+    in_mu = sum(y - 0.4 for y in DATA.y) - 0.4 / DATA.prior_sd**2
+    assert at["g_mu"][0] == pytest.approx(in_mu, rel=1e-9)
+    table = model.diagnose(point, data)
+    assert len(table) == 10
+    assert (table["error"].abs() < 1e-6).all()
+
+
+def test_info_of_source_and_executable(known_executable):
+    source = str(PROGRAMS / "known.stan")
+    options = {"include-paths": [str(PROGRAMS)]}
+    model = cmdstanpy.CmdStanModel(
+        stan_file=source, exe_file=str(known_executable), stanc_options=options
+    )
+    assert set(model.src_info()["parameters"]) == {"mu", "tau", "weight", "z"}
+    assert model.exe_info()["STAN_THREADS"] == "false"
+
+
+def test_user_header_defines_a_declared_function(external_executable):
+    model = cmdstanpy.CmdStanModel(exe_file=str(external_executable))
+    fit = model.sample({"x": 1.25}, chains=1, fixed_param=True, iter_sampling=9, seed=1)
+    assert (fit.stan_variable("doubled") == 2.5).all()
+
+
+@pytest.mark.skipif(
+    not os.environ.get("GPTBAYES_SLOW_TESTS"),
+    reason="builds a second, threaded command line (two minutes): set GPTBAYES_SLOW_TESTS=1",
+)
+def test_threads_give_the_same_draws(model, data):
+    executable = toolchain.compile_program(
+        PROGRAMS / "known.stan", [PROGRAMS], cpp_options={"STAN_THREADS": True}
+    )
+    threaded = cmdstanpy.CmdStanModel(exe_file=str(executable))
+    assert threaded.exe_info()["STAN_THREADS"] == "true"
+    options = {"chains": 2, "iter_sampling": 50, "seed": 3, "show_progress": False}
+    together = threaded.sample(data, parallel_chains=2, **options)
+    alone = model.sample(data, **options)
+    np.testing.assert_array_equal(together.draws(), alone.draws())
+    paths = threaded.pathfinder(data, seed=3, num_paths=4, num_threads=2, psis_resample=False)
+    np.testing.assert_array_equal(
+        paths.draws(), model.pathfinder(data, seed=3, num_paths=4, psis_resample=False).draws()
+    )
