@@ -3,23 +3,38 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RUNS   ?= runs/demo
-BIN    := $(VENV)/bin
+
+BIN     := $(VENV)/bin
+SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html')
+FIRST   := $(RUNS)/01_first_fit.txt
+OTHERS  := $(RUNS)/02_what_comes_next.txt $(RUNS)/03_where_it_looks.txt \
+           $(RUNS)/04_what_chains_disagree_about.txt
+REPORT  := $(RUNS)/05-nuts/report.html
 
 .PHONY: demo test setup clean
+.DELETE_ON_ERROR:
 
-demo: setup
-	$(BIN)/python analyses/01_first_fit.py $(RUNS)
-	$(BIN)/python analyses/02_what_comes_next.py $(RUNS)
-	$(BIN)/python analyses/03_where_it_looks.py $(RUNS)
-	$(BIN)/python analyses/04_what_chains_disagree_about.py $(RUNS)
-	@echo "The report:"
-	@$(BIN)/gptbayes report $(RUNS)/05-nuts $(RUNS)/05-pathfinder $(RUNS)/05-optimize
+demo: setup $(FIRST) $(OTHERS) $(REPORT)
+	@for each in $(FIRST) $(OTHERS); do echo; echo "== $$each"; cat $$each; done
+	@echo; echo "The report: $(abspath $(REPORT))"
 
 test: setup
 	$(BIN)/python -m pytest
 
 setup: $(VENV)/ready
 	$(BIN)/gptbayes setup
+
+# What an essay says is kept; progress goes to the terminal.
+$(RUNS)/%.txt: analyses/%.py $(SOURCES) | setup
+	@mkdir -p $(RUNS)
+	$(BIN)/python $< $(RUNS) > $@.partial
+	@mv $@.partial $@
+
+$(OTHERS): $(FIRST)
+
+$(REPORT): $(FIRST) $(SOURCES)
+	$(BIN)/gptbayes report $(RUNS)/05-nuts $(RUNS)/05-pathfinder $(RUNS)/05-optimize
+	@touch $@
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

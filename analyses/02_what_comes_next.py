@@ -77,7 +77,7 @@ print(f"Figures: {runs / '02-next-character.png'}, {runs / '02-held-out.png'}")
 
 # ## The answer
 #
-# After a context that the text knows, the interval of the likeliest character's probability is
-# what a referee would want to see beside it, and it is wide: five hundred characters teach little.
-# After one that it never saw, the model falls back on what the prior and the frequencies of
-# characters say. The mode claims otherwise, and loses hundreds of nats for it.
+# Even after a context that is all over the text, the probability of the likeliest character is
+# known only within a factor of several: five hundred characters teach little. After one that it
+# never saw, the interval is wider still, and a space leads because spaces are common. The mode
+# claims to know these probabilities, and loses some four hundred nats of held-out density for it.

@@ -135,22 +135,33 @@ def summarise_attention(
     return summary.assign(ambiguous=matched.ambiguous).assign_coords(text=("sequence", text))
 
 
-def previous_character(weights: xr.DataArray) -> xr.DataArray:
-    """Attention to the previous character, minus what uniform attention would give it.
+def attention_back(weights: xr.DataArray, distance: int) -> xr.DataArray:
+    """Attention to the character some positions back, beyond what uniform attention gives it.
 
     Parameters
     ----------
     weights : DataArray (..., query_position, key_position)
+    distance : int
+        0 for the position itself, 1 for the previous character.
 
     Returns
     -------
     DataArray (...)
-        Mean over query positions from the second on; 0 for a head that looks everywhere alike.
+        Mean over the query positions, from the second on, that have such a character; 0 for a
+        head that looks everywhere alike.
+
+    Raises
+    ------
+    ValueError
+        If no position has one.
     """
     n = weights.sizes["query_position"]
-    later = xr.DataArray(np.arange(1, n), dims="query_position")
-    attended = weights.isel(query_position=later, key_position=later - 1)
-    return (attended - 1 / (later + 1)).mean("query_position")
+    first = max(1, distance)
+    if not 0 <= distance < n or first >= n:
+        raise ValueError(f"distance must be between 0 and {n - 1}, got {distance}")
+    query = xr.DataArray(np.arange(first, n), dims="query_position")
+    attended = weights.isel(query_position=query, key_position=query - distance)
+    return (attended - 1 / (query + 1)).mean("query_position")
 
 
 def _match_layer(patterns, max_iterations):

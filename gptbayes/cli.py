@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeRemaining
 from rich.table import Table
@@ -47,11 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status.
     """
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=_ERR, show_time=False, show_level=False, show_path=False)],
-    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("gptbayes").setLevel(logging.INFO)
     try:
         arguments.act(arguments)
@@ -74,12 +69,16 @@ def _fail(error, status):
 
 def _setup(arguments):
     toolchain.ensure_cmdstan()
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in toolchain.describe()._asdict().items():
-        table.add_row(name.replace("_", " "), str(value))
-    _OUT.print(table)
+        if value:
+            _OUT.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
     if arguments.check:
-        _OUT.print(str(toolchain.check()), markup=False)
+        check = toolchain.check()
+        _OUT.print(
+            f"check     a normal distribution, compiled and sampled in {check.seconds:.1f} s: mean "
+            f"{check.mean:.3f} (exactly 0), sd {check.sd:.3f} (exactly 1)",
+            soft_wrap=True,
+        )
 
 
 def _stages(_arguments):
@@ -175,7 +174,9 @@ def progress_bars() -> Iterator[Callable[[list[fit.Progress]], None]]:
         def on_progress(units):
             for unit in units:
                 if unit.label not in tasks:
-                    tasks[unit.label] = bars.add_task(unit.label, total=unit.total)
+                    tasks[unit.label] = bars.add_task(unit.label, total=unit.total, start=False)
+                if unit.done:
+                    bars.start_task(tasks[unit.label])
                 bars.update(tasks[unit.label], completed=unit.done)
 
         yield on_progress
@@ -253,7 +254,7 @@ def _add_text_options(group):
     add("--lower", action="store_true", help="lower-case the text")
     add("--characters", type=int, metavar="K", help="keep the K most frequent, □ for the others")
     add("--block-size", type=int, default=8, help="length of the context, T (8)")
-    add("--batch-size", type=int, help="training sequences, B (all but the held-out part)")
+    add("--batch-size", type=int, help="training sequences, B (at most 64)")
     add("--stride", type=int, help="distance of windows; below T they overlap (T: disjoint)")
     add("--held-out", type=float, default=0.2, metavar="SHARE", help="of the text, its end (0.2)")
 

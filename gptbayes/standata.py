@@ -15,6 +15,8 @@ import numpy as np
 from gptbayes.corpus import Vocabulary, Windows, split
 from gptbayes.stages import Parameter, Stage, stage
 
+USUAL_BATCH_SIZE = 64
+
 
 @dataclass(frozen=True)
 class Design:
@@ -221,8 +223,11 @@ def pose(
         Its characters are the vocabulary, those of the held-out part included.
     source : str
         Where the text came from, for the reader.
-    block_size, batch_size, stride, held_out_fraction
+    block_size, stride, held_out_fraction
         As in `gptbayes.corpus.split`.
+    batch_size : int, optional
+        Number of training sequences; by default all there are, but no more than 64, which is
+        what NUTS does in minutes.
     n_embed, n_head, n_layer : int
         As in `Design`.
     scales : mapping of str to float, optional
@@ -249,6 +254,8 @@ def pose(
         held_out_fraction=held_out_fraction,
         stride=stride,
     )
+    if batch_size is None:
+        training = Windows(*(part[:USUAL_BATCH_SIZE] for part in training))
     if stride is not None and stride < block_size:
         source = f"{source}, overlapping windows: characters count several times"
     design = Design(len(vocabulary), block_size, len(training.x), n_embed, n_head, n_layer)

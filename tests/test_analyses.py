@@ -10,9 +10,9 @@ from problems import make_problem
 from scipy.special import logsumexp
 
 from gptbayes.attention import (
+    attention_back,
     attention_draws,
     match_heads,
-    previous_character,
     summarise_attention,
 )
 from gptbayes.diagnostics import (
@@ -209,9 +209,13 @@ def test_previous_character_head():
     look_back[0, 0] = 1
     uniform = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
     both = xr.DataArray([look_back, uniform], dims=("head", "query_position", "key_position"))
-    role = previous_character(both)
+    role = attention_back(both, 1)
     assert role[0].item() == pytest.approx(1 - np.mean([1 / 2, 1 / 3, 1 / 4]))
-    assert role[1].item() == pytest.approx(0)
+    np.testing.assert_allclose(attention_back(both, 0)[0], -np.mean([1 / 2, 1 / 3, 1 / 4]))
+    for distance in (0, 1, 2):
+        assert attention_back(both, distance)[1].item() == pytest.approx(0)
+    with pytest.raises(ValueError, match="distance must be between 0 and 3, got 4"):
+        attention_back(both, 4)
 
 
 def test_attention_of_a_fit(nuts):

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes import plots
-from gptbayes.attention import attention_draws, match_heads, previous_character, summarise_attention
+from gptbayes.attention import attention_back, attention_draws, match_heads, summarise_attention
 from gptbayes.diagnostics import (
     ALPHA,
     Diagnosis,
@@ -49,7 +49,7 @@ def fitted(idata: az.InferenceData) -> Section:
         [
             "fitted to",
             f"{sizes.batch_size} sequences of {sizes.block_size} characters, "
-            f"{problem.n_targets} next characters in all",
+            f"{problem.n_targets} next characters in all, from the beginning of the text",
         ],
         ["held out", f"{len(problem.held_out.x)} sequences from the end of the text"],
         ["model", f"stage {problem.stage.number}, {problem.stage.title.lower()}"],
@@ -395,23 +395,28 @@ def _attention_picture(summary):
 
 def _roles(idata, contexts):
     rows = []
-    for group, weights in (("posterior", attention_draws(idata, contexts)), ("prior", None)):
-        if weights is None:
-            weights = attention_draws(idata, contexts, group="prior")
-        extra = previous_character(match_heads(weights).weights).mean("sequence")
-        one = summarise(extra)
-        for layer in range(one.sizes["layer"]):
-            for head in range(one.sizes["head"]):
-                at = one.isel(layer=layer, head=head)
-                interval = f"{float(at['lower']):+.2f} to {float(at['upper']):+.2f}"
-                mean = f"{float(at['mean']):+.2f}"
-                rows.append([group, f"{layer + 1}", f"{head + 1}", mean, interval])
+    for group in ("posterior", "prior"):
+        weights = match_heads(attention_draws(idata, contexts, group=group)).weights
+        roles = {
+            name: summarise(attention_back(weights, distance).mean("sequence"))
+            for distance, name in enumerate(("itself", "the previous character"))
+        }
+        for layer in range(weights.sizes["layer"]):
+            for head in range(weights.sizes["head"]):
+                at = {"layer": layer, "head": head}
+                cells = [_mean_interval(role.isel(at)) for role in roles.values()]
+                rows.append([group, f"{layer + 1}", f"{head + 1}", *cells])
     caption = (
-        "Attention to the previous character, minus what uniform attention gives it, averaged "
-        f"over contexts and positions: mean and {_percent(0.9)} interval. What the prior already "
-        "does has not been learned."
+        "Attention of a position to itself and to the previous character, minus what a uniform "
+        f"look at the context gives them, averaged over contexts and positions: mean and "
+        f"{_percent(0.9)} interval. What the prior already does has not been learned."
     )
-    return [Table(caption, ["", "layer", "head", "mean", "interval"], rows)]
+    return [Table(caption, ["", "layer", "head", *roles], rows)]
+
+
+def _mean_interval(one: xr.Dataset):
+    mean, lower, upper = (float(one[name]) for name in ("mean", "lower", "upper"))
+    return f"{mean:+.2f} ({lower:+.2f} to {upper:+.2f})"
 
 
 def _convergence_table(table):
