@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeRemaining
 from rich.table import Table
+from rich.text import Text
 
 # ArviZ 0.2x announces its 1.0 once a day to every program that imports it.
 warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
@@ -111,10 +112,9 @@ def _fit(arguments):
         folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
     idata = inference.open_run(folder)
     for finding in diagnose(idata).findings:
-        mark = "[green]fine[/]   " if finding.ok else "[yellow]warning[/]"
-        _OUT.print(f"{mark} ", end="")
-        _OUT.print(finding.text, markup=False)
-    _OUT.print(f"{folder}: done, see also: gptbayes report {folder}", markup=False)
+        mark = Text("fine    ", "green") if finding.ok else Text("warning ", "yellow")
+        _OUT.print(mark + finding.text, soft_wrap=True)
+    _OUT.print(f"{folder}: done, now: gptbayes report {folder}", markup=False, soft_wrap=True)
 
 
 def _report(arguments):

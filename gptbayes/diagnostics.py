@@ -246,6 +246,10 @@ def _invariant_directions(problem, posterior):
         shift = shift - posterior["position_embedding"].sum("position")
         n = n_token + problem.design.block_size
         found["token minus position embeddings"] = (scaled(shift, n), "token_embedding")
+    if "blocks" in problem.stage.features:  # a layer norm is before everything that reads
+        for family in ("token_embedding", "position_embedding"):
+            total = posterior[family].sum("embed")
+            found[f"sum of each {family}"] = (scaled(total, problem.design.n_embed), family)
     return found
 
 

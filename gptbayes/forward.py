@@ -58,7 +58,7 @@ def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activat
     ValueError
         If the dims of the tokens do not fit or the context is longer than the model can read.
     NotImplementedError
-        For a stage beyond 05.
+        For stages 11 and 12.
     """
     tokens = _checked(stage, parameters, tokens)
     stream = _embed_tokens(parameters["token_embedding"], tokens)  # (..., B, T, C)
@@ -67,9 +67,16 @@ def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activat
         n_positions = tokens.shape[-1]
         stream = stream + parameters["position_embedding"][..., None, :n_positions, :]
     if "attention" in stage.features:
-        stream, weights = _self_attention(stream, parameters, layer=0)
-        attention = weights[..., None, :, :, :, :]  # (..., L, H, B, T, T)
-    logits = _lm_head(stream, parameters) if "lm_head" in stage.features else stream
+        weights = []
+        for layer in range(parameters["key"].shape[-4]):
+            stream, looked = _block(stage, _of_layer(stage, parameters, layer), stream)
+            weights.append(looked)
+        attention = np.stack(weights, axis=-5)  # (..., L, H, B, T, T)
+    if "blocks" in stage.features:
+        stream = _layer_norm(stream, parameters["ln_f_weight"], parameters["ln_f_bias"])
+    logits = stream
+    if "lm_head" in stage.features:
+        logits = _linear(stream, parameters["lm_head_multiplier"], parameters["lm_head_offset"])
     return Activations(logits, attention)
 
 
@@ -162,26 +169,55 @@ def _embed_tokens(embedding, tokens):
     return rows.reshape(*tokens.shape, embedding.shape[-1])
 
 
-def _self_attention(stream, parameters, layer):
-    def project(name):
-        weight = parameters[name][..., layer, :, :, :]  # (..., H, C, h)
+def _block(stage, p, stream):
+    """One block: look around, then think; ``p`` are the parameters of its layer."""
+    read = _layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
+    attended, weights = _self_attention(read, p)
+    stream = stream + attended if "residual" in stage.features else attended
+    if "feed_forward" not in stage.features:
+        return stream, weights
+    read = _layer_norm(stream, p["ln2_weight"], p["ln2_bias"]) if "ln2_weight" in p else stream
+    thought = np.maximum(_linear(read, p["feed_forward_multiplier"], p["feed_forward_offset"]), 0)
+    if "wide_feed_forward" in stage.features:
+        projection = p["feed_forward_proj_multiplier"], p["feed_forward_proj_offset"]
+        thought = _linear(thought, *projection)
+    return stream + thought if "residual" in stage.features else thought, weights
+
+
+def _self_attention(stream, p):
+    def project(weight):  # (..., H, C, h)
         return stream[..., None, :, :, :] @ weight[..., None, :, :]  # (..., H, B, T, h)
 
-    weights = attention_weights(project("query"), project("key"))  # (..., H, B, T, T)
-    heads = weights @ project("value")  # (..., H, B, T, h)
+    weights = attention_weights(project(p["query"]), project(p["key"]))  # (..., H, B, T, T)
+    heads = weights @ project(p["value"])  # (..., H, B, T, h)
     side_by_side = np.moveaxis(heads, -4, -2)  # (..., B, T, H, h)
     return side_by_side.reshape(*side_by_side.shape[:-2], -1), weights
 
 
-def _lm_head(stream, parameters):
-    multiplier = np.swapaxes(parameters["lm_head_multiplier"], -1, -2)  # (..., C, V)
-    return stream @ multiplier[..., None, :, :] + parameters["lm_head_offset"][..., None, None, :]
+def _layer_norm(stream, weight, bias):
+    centred = stream - stream.mean(axis=-1, keepdims=True)
+    unit = centred / stream.std(axis=-1, ddof=1, keepdims=True)  # the sample's sd, no epsilon
+    return unit * weight[..., None, None, :] + bias[..., None, None, :]
+
+
+def _linear(stream, multiplier, offset):
+    transposed = np.swapaxes(multiplier, -1, -2)  # (..., C, D)
+    return stream @ transposed[..., None, :, :] + offset[..., None, None, :]
+
+
+def _of_layer(stage, parameters, layer):
+    """The parameters of one layer, without their layer axis."""
+    return {
+        p.name: np.take(parameters[p.name], layer, axis=-len(p.dims))
+        for p in stage.parameters
+        if p.dims[0] == "layer"
+    }
 
 
 def _checked(stage, parameters, tokens):
     tokens = np.asarray(tokens)
-    if stage.number > "05":
-        raise NotImplementedError(f"forward covers stages 01 to 05, got {stage.number}")
+    if "dropout" in stage.features:
+        raise NotImplementedError(f"forward covers stages 01 to 10, got {stage.number}")
     batch = parameters["token_embedding"].shape[:-2]
     if tokens.ndim != 2 and tokens.shape[:-2] != batch:
         raise ValueError(
@@ -197,9 +233,10 @@ def _checked(stage, parameters, tokens):
 
 def _draws_per_chunk(parameters, tokens, max_bytes):
     n_token, n_embed = parameters["token_embedding"].shape[-2:]
-    per_token = 2 * n_token + 6 * n_embed
+    per_token = 2 * n_token + 14 * n_embed
     if "key" in parameters:
-        per_token += 3 * parameters["key"].shape[-3] * tokens.shape[-1]
+        n_layer, n_head = parameters["key"].shape[-4:-2]
+        per_token += (2 * n_layer + 3) * n_head * tokens.shape[-1]
     return max(1, int(max_bytes // (8 * max(tokens.size, 1) * per_token)))
 
 

@@ -94,8 +94,9 @@ class Priors:
 
         A sum over C products of unit-scale terms has sd √C, so that weights have scale 1/√C
         (Neal 1996, section 2.1). Token and position embeddings share the unit variance of the
-        residual stream. Averaging over the context shrinks what attention passes on, which
-        the value and head scales make up for.
+        stream. Averaging over the context shrinks what attention passes on, which the scale of
+        the head makes up for; with skip connections the stream grows instead. The two maps of
+        the larger feed-forward layer share one scale, between those of fan-in C and 4C.
         """
         n_embed = stage.sizes(design)["embed"]
         embedding = math.sqrt(0.5) if "position" in stage.features else 1.0
@@ -105,8 +106,8 @@ class Priors:
             position_embedding=embedding,
             attention=fan_in,
             attention_proj=fan_in,
-            feed_forward=fan_in,
-            lm_head=1.5 * fan_in,
+            feed_forward=fan_in * (math.sqrt(0.5) if "wide_feed_forward" in stage.features else 1),
+            lm_head=fan_in * (0.75 if "residual" in stage.features else 1.5),
             offset=1.0,
             layer_norm=0.5,
         )

@@ -3,7 +3,7 @@
 
 functions {
   #include embedding.stanfunctions
-  #include lm_head.stanfunctions  // 02
+  #include linear.stanfunctions  // 02
   #include token_log_likelihood.stanfunctions
   #include generate.stanfunctions
 
@@ -15,7 +15,7 @@ functions {
                     matrix lm_head_multiplier, vector lm_head_offset) {
     int C = size(token_embedding[1]);  // 02
     matrix[num_elements(x), C] stream = embed_tokens(x, token_embedding);
-    return lm_head(stream, lm_head_multiplier, lm_head_offset);  // 02: (B T, V)
+    return linear(stream, lm_head_multiplier, lm_head_offset);  // 02: (B T, V)
   }
 }
 data {

@@ -4,7 +4,7 @@
 functions {
   #include embedding.stanfunctions
   #include position.stanfunctions  // 03
-  #include lm_head.stanfunctions
+  #include linear.stanfunctions
   #include token_log_likelihood.stanfunctions
   #include generate.stanfunctions
 
@@ -18,7 +18,7 @@ functions {
     int C = size(token_embedding[1]);
     matrix[num_elements(x), C] stream = embed_tokens(x, token_embedding);
     stream += embed_positions(x, position_embedding);  // 03: (B T, C)
-    return lm_head(stream, lm_head_multiplier, lm_head_offset);  // (B T, V)
+    return linear(stream, lm_head_multiplier, lm_head_offset);  // (B T, V)
   }
 }
 data {

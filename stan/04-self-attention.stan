@@ -5,7 +5,7 @@ functions {
   #include embedding.stanfunctions
   #include position.stanfunctions
   #include attention.stanfunctions  // 04
-  #include lm_head.stanfunctions
+  #include linear.stanfunctions
   #include token_log_likelihood.stanfunctions
   #include generate.stanfunctions
 
@@ -22,7 +22,7 @@ functions {
     matrix[num_elements(x), C] stream = embed_tokens(x, token_embedding);
     stream += embed_positions(x, position_embedding);  // (B T, C)
     stream = attention(stream, T, key, query, value);  // 04
-    return lm_head(stream, lm_head_multiplier, lm_head_offset);  // (B T, V)
+    return linear(stream, lm_head_multiplier, lm_head_offset);  // (B T, V)
   }
 }
 data {

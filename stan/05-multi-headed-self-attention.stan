@@ -6,7 +6,7 @@ functions {
   #include position.stanfunctions
   #include attention.stanfunctions
   #include multi_head_attention.stanfunctions  // 05
-  #include lm_head.stanfunctions
+  #include linear.stanfunctions
   #include token_log_likelihood.stanfunctions
   #include generate.stanfunctions
 
@@ -24,7 +24,7 @@ functions {
     matrix[num_elements(x), C] stream = embed_tokens(x, token_embedding);
     stream += embed_positions(x, position_embedding);  // (B T, C)
     stream = multi_head_attention(stream, T, key, query, value);  // 05
-    return lm_head(stream, lm_head_multiplier, lm_head_offset);  // (B T, V)
+    return linear(stream, lm_head_multiplier, lm_head_offset);  // (B T, V)
   }
 }
 data {

@@ -19,7 +19,8 @@ def test_shapes(problem, draws):
     V = problem.design.vocab_size
     assert logits.shape == (13, 11, 5, V)
     if "attention" in problem.stage.features:
-        assert attention.shape == (13, 1, 3 if problem.stage.number == "05" else 1, 11, 5, 5)
+        sizes = problem.stage.sizes(problem.design)
+        assert attention.shape == (13, sizes["layer"], sizes["head"], 11, 5, 5)
     else:
         assert attention is None
 

@@ -58,7 +58,7 @@ def test_unknown_stage_lists_the_valid_ones(given):
 def test_programs_declare_the_parameters_of_the_table(problem):
     """The table and the text of the Stan program name the same parameters in the same order."""
     block = re.search(r"\nparameters \{\n(.*?)\n\}", problem.stage.program.read_text(), re.S)[1]
-    declared = [re.search(r"(\w+);", line)[1] for line in block.splitlines()]
+    declared = re.findall(r"(\w+);", block)
     assert declared == [parameter.name for parameter in problem.stage.parameters]
 
 

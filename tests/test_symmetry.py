@@ -29,8 +29,8 @@ def elements(problem, draws, seed=0):
     rng = np.random.default_rng(seed)
     found = {"rotate_stream": lambda d: rotate_stream(problem.stage, d, rotations(6, (N,), seed))}
     if "attention" in problem.stage.features:
-        n_head, head_dim = draws["key"].shape[-3], draws["key"].shape[-1]
-        per_head = rotations(head_dim, (2, N, 1, n_head), seed)
+        n_layer, n_head, _, head_dim = draws["key"].shape[-4:]
+        per_head = rotations(head_dim, (2, N, n_layer, n_head), seed)
         found["rotate_query_key"] = lambda d: rotate_query_key(d, per_head[0])
         found["rotate_value"] = lambda d: rotate_value(d, per_head[1])
         order = rng.permuted(np.tile(np.arange(n_head), (N, 1)), axis=1)
@@ -46,7 +46,8 @@ def scrambled(problem, draws, seed):
 
 def log_prior(problem, draws):
     return sum(
-        -0.5 * ((draws[p.name] / problem.priors.scale(p)) ** 2).reshape(N, -1).sum(axis=1)
+        -0.5
+        * (((draws[p.name] - p.prior_mean) / problem.priors.scale(p)) ** 2).reshape(N, -1).sum(1)
         for p in problem.stage.parameters
     )
 

@@ -29,10 +29,18 @@ from gptbayes.predict import (
 )
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Section, Table, picture, text
 from gptbayes.summary import R_HAT_LIMIT, summarise
+from gptbayes.symmetry import symmetries
 
 METHOD_NAMES = {"nuts": "NUTS", "pathfinder": "Pathfinder", "optimize": "posterior mode"}
 N_CONTEXTS = 3
 TEXT_LENGTH = 120
+
+_SYMMETRIES = {
+    "rotate_stream": "rotations of the stream",
+    "rotate_query_key": "rotations of queries with their keys",
+    "rotate_value": "rotations of values with what reads them",
+    "permute_heads": "the order of the heads",
+}
 
 
 def fitted(idata: az.InferenceData) -> Section:
@@ -155,16 +163,10 @@ def disagree(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
     fig, (ax,) = plots.figure(height=1.1 * len(diagnosis.r_hats) + 0.8)
     plots.plot_r_hat(diagnosis.r_hats, limit=R_HAT_LIMIT, ax=ax)
     blocks = [
-        Paragraph(
-            "Rotations and permutations of the weights leave every prediction and the prior as "
-            "they are, so that chains may sit at different places of the same orbit. R-hat of raw "
-            "weights measures that place; a large one is no fault and a small one no proof. "
-            "Aligned weights have those symmetries taken out as far as one local alignment can. "
-            "Only log probabilities and the log posterior are free of them altogether."
-        ),
+        Paragraph(_about_symmetry(problem_of(idata).stage)),
         picture(
             fig,
-            alt="R-hat of raw weights, aligned weights, log probabilities and log posterior",
+            alt=f"R-hat of {', '.join(diagnosis.r_hats)}",
             caption=f"R-hat of every scalar of each kind; the line is at {R_HAT_LIMIT}.",
         ),
         _convergence_table(table),
@@ -437,6 +439,27 @@ def _convergence_table(table):
     caption = "Convergence of weights and of what they predict."
     columns = ["quantity", "scalars", "median R-hat", "largest R-hat", f"above {R_HAT_LIMIT}"]
     return Table(caption, [*columns, "smallest bulk ESS", "smallest tail ESS"], rows)
+
+
+def _about_symmetry(stage):
+    known = [_SYMMETRIES[name] for name in symmetries(stage)]
+    if not known:
+        return (
+            f"No rotation or permutation of stage {stage.number}'s weights leaves all predictions "
+            "as they are: R-hat of its weights means what it always does."
+        )
+    others = (
+        " This stage has more of them, which are not taken out yet."
+        if "feed_forward" in stage.features
+        else ""
+    )
+    return (
+        "Rotations and permutations of the weights leave every prediction and the prior as they "
+        "are, so that chains may sit at different places of the same orbit. R-hat of raw weights "
+        "measures that place; a large one is no fault and a small one no proof. In aligned "
+        f"weights {', '.join(known)} are taken out, as far as one local alignment can.{others} "
+        "Only log probabilities and the log posterior are free of symmetries altogether."
+    )
 
 
 def _verdict(table):

@@ -1,10 +1,11 @@
 """The part of the symmetry group that likelihood and prior both keep, as functions of draws.
 
-Stages 02 to 05. Each action maps parameters to parameters with the same logits at every context,
-and, being orthogonal or a permutation within families of one prior scale, the same prior density:
-the posterior itself is invariant. Conventions are those of `gptbayes.forward`: vectors are rows,
-so that a rotation of the stream acts from the right on embeddings and from the left, transposed,
-on what reads them. Batch dims ``(...)`` of parameters and group elements broadcast.
+Complete for stages 01 to 05; from 06 on the ReLU ties the stream to its basis, and only query-key
+rotations are here yet. Each action maps parameters to parameters with the same logits at every
+context and, being orthogonal or a permutation within families of one prior scale, the same prior
+density: the posterior itself is invariant. Conventions are those of `gptbayes.forward`: vectors
+are rows, so that a rotation of the stream acts from the right on embeddings and from the left,
+transposed, on what reads them. Batch dims ``(...)`` of parameters and group elements broadcast.
 """
 
 from __future__ import annotations
@@ -16,15 +17,9 @@ from gptbayes.stages import Stage
 
 
 def symmetries(stage: Stage) -> tuple[str, ...]:
-    """Which actions a stage has, by name.
-
-    Raises
-    ------
-    NotImplementedError
-        For a stage beyond 05: there the stream is tied to its basis by the ReLU.
-    """
-    if stage.number > "05":
-        raise NotImplementedError(f"symmetries cover stages 01 to 05, got {stage.number}")
+    """Which of the actions below are symmetries of a stage, by name."""
+    if "feed_forward" in stage.features:
+        return ("rotate_query_key",)
     names = []
     if "lm_head" in stage.features:
         names.append("rotate_stream")

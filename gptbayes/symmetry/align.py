@@ -92,7 +92,7 @@ def _step(stage, draws, reference):
         draws = permute_heads(draws, _head_order(draws, reference))
     if "rotate_query_key" in actions:
         rotation = _procrustes(_query_key(draws), _query_key(reference))
-        draws = rotate_query_key(draws, rotation[:, None])
+        draws = rotate_query_key(draws, rotation)
     if "rotate_value" in actions:
         rotation = _procrustes(_value_readout(draws), _value_readout(reference))
         draws = rotate_value(draws, rotation[:, None])
@@ -116,7 +116,7 @@ def _head_order(draws, reference):
     """
     gain = sum(
         np.linalg.svd(_cross(pair(reference), pair(draws)), compute_uv=False).sum(axis=-1)
-        for pair in (_query_key, _value_readout)
+        for pair in (_first_query_key, _value_readout)
     )  # (draw, reference head, head)
     return np.array([linear_sum_assignment(each, maximize=True)[1] for each in gain])
 
@@ -126,9 +126,12 @@ def _cross(reference, draws):
 
 
 def _query_key(parameters):
-    """What turns with a head's query-key rotation, (..., head, 2 embed, head_dim)."""
-    pair = [parameters["query"][..., 0, :, :, :], parameters["key"][..., 0, :, :, :]]
-    return np.concatenate(pair, axis=-2)
+    """What turns with a head's query-key rotation, (..., layer, head, 2 embed, head_dim)."""
+    return np.concatenate([parameters["query"], parameters["key"]], axis=-2)
+
+
+def _first_query_key(parameters):
+    return _query_key(parameters)[..., 0, :, :, :]
 
 
 def _value_readout(parameters):
