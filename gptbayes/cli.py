@@ -175,7 +175,7 @@ def progress_bars() -> Iterator[Callable[[list[fit.Progress]], None]]:
             for unit in units:
                 if unit.label not in tasks:
                     tasks[unit.label] = bars.add_task(unit.label, total=unit.total, start=False)
-                if unit.done:
+                if unit.begun:
                     bars.start_task(tasks[unit.label])
                 bars.update(tasks[unit.label], completed=unit.done)
 

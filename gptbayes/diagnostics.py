@@ -286,7 +286,7 @@ def _mixing(table, name):
     row = table.sel(quantity=name)
     worst = float(row["r_hat_max"])
     smallest = min(float(row["ess_bulk_min"]), float(row["ess_tail_min"]))
-    doubts = [f"{name}: largest R-hat {worst:.3f}, smallest ESS {smallest:.0f}"]
+    doubts = [f"{name}: largest R-hat {worst:.3f}, smallest ESS {int(smallest)}"]
     if worst > R_HAT_LIMIT:
         doubts.append(f"R-hat above {R_HAT_LIMIT}: chains have not mixed, run longer")
     if smallest < ESS_LIMIT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -144,6 +145,22 @@ def test_without_a_compiler_or_make(text, tmp_path):
     assert done.returncode == 1
     assert "install" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_room_for_the_draws(text, tmp_path):
+    """Files may grow to 300 kB, as on a disk that is nearly full: one line, and no half a path."""
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    out, more = tmp_path / "run", ["--method", "pathfinder", "--paths", 1, "--draws", 400]
+    done = run(*fit_arguments(text, out, *more), preexec_fn=small_files)
+    assert done.returncode == 1
+    assert "path 1 failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((out / "csv").iterdir()) == []
+    done = run(*fit_arguments(text, out, *more))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

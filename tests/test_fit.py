@@ -211,7 +211,7 @@ def test_progress_reaches_the_end(tmp_path):
         iter_sampling=50,
         on_progress=seen.append,
     )
-    assert seen[-1] == [fit.Progress("chain 1", 100, 100)]
+    assert seen[-1] == [fit.Progress("chain 1", 100, 100, True)]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_too_large_a_fit_is_refused_before_it_starts(tmp_path):
-    with pytest.raises(RuntimeError, match=r"need about .* GB of .*, there are"):
+    with pytest.raises(RuntimeError, match=r"need about .* MB of .*, there are"):
         fit.nuts(make_problem("05"), tmp_path / "run", iter_sampling=10**9)
 
 

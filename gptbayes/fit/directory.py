@@ -184,16 +184,21 @@ def _flat(config):
 def _refuse_too_large(problem, folder, n_draws):
     n_columns = problem.stage.n_parameters(problem.design) + problem.n_targets
     n_values = n_draws * (n_columns + problem.n_new_tokens)
-    on_disk = n_values * (BYTES_PER_VALUE + 8)  # CSV and netCDF
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    on_disk = n_values * (BYTES_PER_VALUE + 8) - there  # CSV and netCDF, less what is done
     in_memory = 4 * 8 * n_values  # read, converted, saved, analysed
     free = shutil.disk_usage(folder).free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for need, have, what in ((on_disk, free, "disk"), (in_memory, memory, "memory")):
         if need > have:
             raise RuntimeError(
-                f"{n_draws} draws of {n_columns} numbers need about {need / 1e9:.1f} GB of {what}, "
-                f"there are {have / 1e9:.1f} GB"
+                f"{n_draws} draws of {n_columns} numbers need about {_megabytes(need)} of {what}, "
+                f"there are {_megabytes(have)}"
             )
+
+
+def _megabytes(n_bytes):
+    return f"{n_bytes / 1e6:,.0f} MB"
 
 
 def write_json(path: Path, value) -> None:

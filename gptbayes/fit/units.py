@@ -29,11 +29,14 @@ class Progress(NamedTuple):
         For example "chain 2".
     done, total : int
         Iterations of NUTS; 0 or 1 of 1 for a path or a start of the optimiser.
+    begun : bool
+        False while it waits for a free worker.
     """
 
     label: str
     done: int
     total: int
+    begun: bool
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def run_unit(unit: Unit) -> None:
     try:
         model = _ObservedModel(exe_file=unit.executable)
         model.progress_file = csv.with_suffix(".progress")
+        model.progress_file.write_text("0")
         run = getattr(model, unit.method)
         try:
             # CmdStan writes the profile somewhere in any case: here, not where the user stands.
@@ -171,11 +175,12 @@ def _wait(futures: list[Future], units, on_progress) -> None:
 def _progress(unit):
     csv = Path(unit.csv)
     if csv.exists():
-        return Progress(unit.label, unit.total, unit.total)
+        return Progress(unit.label, unit.total, unit.total, True)
+    file = csv.with_suffix(".progress")
     try:
-        return Progress(unit.label, int(csv.with_suffix(".progress").read_text()), unit.total)
+        return Progress(unit.label, int(file.read_text()), unit.total, True)
     except (OSError, ValueError):  # not begun, or being written at this moment
-        return Progress(unit.label, 0, unit.total)
+        return Progress(unit.label, 0, unit.total, file.exists())
 
 
 def _reason(work, error):
