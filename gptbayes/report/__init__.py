@@ -13,7 +13,12 @@ import numpy as np
 from gptbayes import __version__
 from gptbayes.diagnostics import diagnose
 from gptbayes.inference import open_run, problem_of
-from gptbayes.report import sections
+from gptbayes.report.believed import believed, headline
+from gptbayes.report.disagree import disagree
+from gptbayes.report.fitted import fitted
+from gptbayes.report.looks import looks
+from gptbayes.report.says import says
+from gptbayes.report.words import METHOD_NAMES
 
 __all__ = ["render", "write_report"]
 
@@ -75,14 +80,14 @@ def render(fits: Mapping[str, az.InferenceData]) -> str:
     return environment.get_template("template.html").render(
         title=f"The posterior of a small GPT: {problem.stage.title.lower()}",
         subtitle=f"Stage {problem.stage.number} on {problem.source}, "
-        f"{sections.METHOD_NAMES[idata.attrs['method']]}, {idata.attrs['target']}.",
-        headline=sections.headline(idata, diagnosis),
+        f"{METHOD_NAMES[idata.attrs['method']]}, {idata.attrs['target']}.",
+        headline=headline(idata, diagnosis),
         sections=[
-            sections.fitted(idata),
-            sections.believed(idata, diagnosis),
-            sections.says(idata, named, rng),
-            sections.looks(idata),
-            sections.disagree(idata, diagnosis),
+            fitted(idata),
+            believed(idata, diagnosis),
+            says(idata, named, rng),
+            looks(idata),
+            disagree(idata, diagnosis),
         ],
         footer=f"Written by gptbayes {__version__} from {label}; text is written with seed "
         f"{idata.attrs['seed']}. Every figure here can be recomputed from posterior.nc beside it.",
@@ -94,4 +99,4 @@ def _label(folder):
 
 
 def _name(label, idata):
-    return f"{sections.METHOD_NAMES[idata.attrs['method']]} ({label})"
+    return f"{METHOD_NAMES[idata.attrs['method']]} ({label})"

@@ -1,0 +1,134 @@
+"""Can these draws be believed?"""
+
+from __future__ import annotations
+
+import arviz as az
+import numpy as np
+
+from gptbayes import plots
+from gptbayes.diagnostics import ALPHA, Diagnosis, Finding
+from gptbayes.predict import loo, n_bad_pareto_k
+from gptbayes.report.blocks import Findings, Paragraph, Section, Table, picture
+
+
+def headline(idata: az.InferenceData, diagnosis: Diagnosis) -> list[Finding]:
+    """The warnings of a fit, or the one sentence that there are none."""
+    warnings = [finding for finding in diagnosis.findings if not finding.ok]
+    if idata.attrs["target"] != "posterior":
+        warnings.insert(
+            0, Finding(False, f"the target is not the posterior: {idata.attrs['target']}")
+        )
+    if warnings:
+        return warnings
+    return [Finding(True, "no diagnostic of these draws is out of its limits")]
+
+
+def believed(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
+    """Can these draws be believed?"""
+    blocks = [Findings(diagnosis.findings)]
+    method = idata.attrs["method"]
+    if method == "nuts":
+        blocks += _nuts_checks(idata, diagnosis.health)
+    elif method == "pathfinder":
+        blocks += _pathfinder_checks(idata)
+    if method != "optimize":
+        blocks += [_known_answers_table(diagnosis.known_answers), *_loo_paragraph(idata)]
+    return Section("believed", "Can these draws be believed?", blocks)
+
+
+def _nuts_checks(idata, health):
+    fig, (ax,) = plots.figure(height=2.6)
+    plots.plot_trace(idata.sample_stats["lp"], label="log posterior, nats", ax=ax)
+    rows = [
+        [
+            str(k + 1),
+            f"{int(health['divergences'][k])}",
+            f"{int(health['max_treedepth_hits'][k])}",
+            f"{float(health['e_bfmi'][k]):.2f}",
+            f"{float(health['step_size'][k]):.3f}",
+            f"{float(health['n_steps'][k]):.0f}",
+            f"{float(health['acceptance_rate'][k]):.2f}",
+        ]
+        for k in range(health.sizes["chain"])
+    ]
+    columns = ["chain", "divergences", "at max tree depth", "E-BFMI", "step size"]
+    return [
+        picture(
+            fig,
+            alt="log posterior over the draws of each chain",
+            caption="The log posterior, up to a constant, over the draws after warm-up.",
+        ),
+        Table("The sampler, chain by chain.", [*columns, "gradients per draw", "acceptance"], rows),
+    ]
+
+
+def _pathfinder_checks(idata):
+    stats = idata.sample_stats
+    ratios = (stats["lp"] - stats["lp_approx"]).values[0]
+    path, lp = stats["path"].values[0], stats["lp"].values[0]
+    rows = [
+        [
+            str(k + 1),
+            f"{(path == k).sum()}",
+            f"{lp[path == k].mean():.1f}",
+            f"{lp[path == k].std():.1f}",
+            f"{ratios[path == k].std():.1f}",
+        ]
+        for k in np.unique(path)
+    ]
+    caption = (
+        "Paths: the log posterior of their draws, and the spread of the log importance ratio, "
+        "which would be 0 were the approximation exact; nats."
+    )
+    columns = ["path", "draws", "mean log posterior", "sd", "sd of log ratio"]
+    return [
+        Table(caption, columns, rows),
+        Paragraph(
+            "The draws below are raw and equally weighted. Each path ends in one mode of many; "
+            "draws of one path are independent, and R-hat means nothing for them."
+        ),
+    ]
+
+
+def _known_answers_table(answers):
+    rows = []
+    for name in answers["direction"].values:
+        row = answers.sel(direction=name)
+        p = float(row["p_value"])
+        rows.append(
+            [
+                str(name),
+                f"{int(row['n'])}",
+                f"{float(row['exact_sd']):.3f}",
+                f"{float(row['sd']):.3f}",
+                f"{float(row['z_max']):.1f}",
+                _p_value(p) + (" (fails)" if p < ALPHA else ""),
+            ]
+        )
+    caption = (
+        "Tests with known answers: directions of weight space that no prediction depends on keep "
+        "their prior exactly. Largest error of means and variances in Monte Carlo standard "
+        "errors, and its p-value over all of them (Bonferroni)."
+    )
+    columns = ["direction", "how many", "exact sd", "sd of draws", "largest z", "p"]
+    return Table(caption, columns, rows)
+
+
+def _p_value(p):
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def _loo_paragraph(idata):
+    result = loo(idata)
+    bad, n = n_bad_pareto_k(result), len(result.pareto_k)
+    text_ = (
+        f"Leave-one-sequence-out by PSIS: elpd {result.elpd_loo:.1f}, standard error "
+        f"{result.se:.1f} nats, effective parameters {result.p_loo:.1f}."
+    )
+    if not bad:
+        return [Paragraph(f"{text_} Pareto k is at most 0.7 for all {n} sequences.")]
+    warning = (
+        f"{text_} Pareto k is above 0.7 for {bad} of {n} sequences, the figure is not reliable: "
+        "use the held-out density below"
+    )
+    return [Findings([Finding(False, warning)])]
