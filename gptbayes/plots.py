@@ -5,6 +5,8 @@ Colours are told apart by the colour-blind and in grey; what they say is also in
 
 from __future__ import annotations
 
+import functools
+
 import matplotlib
 
 matplotlib.use("Agg", force=False)
@@ -13,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import xarray as xr
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,9 +23,14 @@ COLOURS = sns.color_palette("colorblind")
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
-def visible(character: str) -> str:
-    """A character as it can be seen on an axis."""
-    return _VISIBLE.get(character, character)
+def visible(text: str) -> str:
+    """A text in which white space can be seen."""
+    return "".join(_VISIBLE.get(character, character) for character in text)
+
+
+def drawable(text: str) -> str:
+    """A text as it can be drawn: its visible characters, or their code points without a glyph."""
+    return "".join(c if _has_glyph(c) else f"U+{ord(c):04X} " for c in visible(text)).rstrip()
 
 
 def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns: int | None = None):
@@ -32,7 +40,7 @@ def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns:
     -------
     tuple of Figure and ndarray of Axes
     """
-    sns.set_theme(style="ticks", palette=COLOURS, font="DejaVu Sans", font_scale=0.85)
+    sns.set_theme(style="ticks", palette=COLOURS, font=_families(), font_scale=0.85)
     columns = n_axes if columns is None else min(columns, n_axes)
     rows = -(-n_axes // columns)
     fig, axes = plt.subplots(
@@ -128,7 +136,7 @@ def plot_next_character(
     if prior is not None:
         _intervals(ax, y + 0.22, prior.sel(token=shown["token"]), "0.6", "prior", marker="s")
     _intervals(ax, y, shown, COLOURS[0], "posterior", marker="o")
-    ax.set_yticks(y, [visible(str(c)) for c in shown["token"].values])
+    ax.set_yticks(y, [drawable(str(c)) for c in shown["token"].values])
     ax.set(ylim=(len(y) - 0.4, -0.6), xlim=(0, 1), xlabel="probability")
     if prior is not None:
         ax.legend(frameon=False, loc="lower right")
@@ -173,7 +181,7 @@ def plot_attention(summary: xr.Dataset, *, text: str, ax: Axes | None = None) ->
             ax.text(
                 s + 0.5, t + 0.5, interval, ha="center", va="center", color=colour, fontsize=5.5
             )
-    labels = [visible(character) for character in text]
+    labels = [drawable(character) for character in text]
     ax.set_xticks(np.arange(n) + 0.5, labels, rotation=0)
     ax.set_yticks(np.arange(n) + 0.5, labels, rotation=0)
     ax.set(xlabel="looks at", ylabel="position")
@@ -216,6 +224,19 @@ def plot_held_out(
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     sns.despine(ax=ax)
     return ax
+
+
+@functools.cache
+def _families():
+    """The font that matplotlib brings, and what this machine has for other scripts."""
+    installed = sorted({font.name for font in font_manager.fontManager.ttflist})
+    return ["DejaVu Sans", *(name for name in installed if "CJK" in name)]
+
+
+@functools.cache
+def _has_glyph(character):
+    paths = (font_manager.findfont(name) for name in _families())
+    return any(font_manager.get_font(path).get_char_index(ord(character)) for path in paths)
 
 
 def _intervals(ax, y, summary, colour, label, marker):

@@ -110,8 +110,9 @@ def _verdict(table):
     share = float(table.sel(quantity="log probabilities")["share_above"])
     return (
         f"The chains do not yet agree about every prediction: largest R-hat {functions:.3f}, and "
-        f"{percent(share)} of those of log probabilities above {limit}. Slow mixing and separate modes both look like this; longer chains tell them "
-        "apart. Do not read the disagreement of raw weights before this is mended."
+        f"{percent(share)} of those of log probabilities above {limit}. Slow mixing and separate "
+        "modes both look like this; longer chains tell them apart. Do not read the disagreement "
+        "of raw weights before this is mended."
     )
 
 

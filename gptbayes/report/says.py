@@ -48,17 +48,19 @@ def _next_character_picture(idata, problem):
     contexts = [problem.vocabulary.decode(problem.held_out.x[i]) for i in at]
     truth = [problem.vocabulary.decode(problem.held_out.y[i, -1:]) for i in at]
     fig, axes = plots.figure(len(contexts), width=9, height=3.6, columns=N_CONTEXTS)
-    for ax, context, character in zip(axes, contexts, truth, strict=True):
+    for k, (ax, context, character) in enumerate(zip(axes, contexts, truth, strict=True)):
         prior = next_character(idata, context, group="prior")
         plots.plot_next_character(next_character(idata, context), prior=prior, ax=ax)
-        shown = "".join(plots.visible(c) for c in context)
-        ax.set_title(
-            f"after “{shown}”\nthe text has “{plots.visible(character)}”", fontsize="medium"
-        )
+        title = f"after “{plots.drawable(context)}”\nthe text has “{plots.drawable(character)}”"
+        ax.set_title(title if len(title) < 60 else f"place {k + 1}", fontsize="medium")
+    places = "; ".join(
+        f"after “{plots.visible(context)}” the text has “{plots.visible(character)}”"
+        for context, character in zip(contexts, truth, strict=True)
+    )
     return picture(
         fig,
         alt="probabilities of the next character at three held-out contexts",
-        caption="What comes next at three held-out contexts, posterior and prior. "
+        caption=f"What comes next at held-out places of the text, posterior and prior: {places}. "
         "␣ is a space, ↵ a new line.",
     )
 

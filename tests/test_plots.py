@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.axes import Axes
+
+from gptbayes import plots
+
+
+@pytest.fixture
+def ax():
+    fig, (ax,) = plots.figure()
+    yield ax
+    fig.canvas.draw()  # a glyph that is missing warns here, and warnings are errors
+    plt.close(fig)
+
+
+def interval(**dims):
+    shape = tuple(dims.values())
+    mean = xr.DataArray(np.linspace(0.2, 0.6, int(np.prod(shape))).reshape(shape), dims=list(dims))
+    return xr.Dataset({"mean": mean, "lower": mean - 0.1, "upper": mean + 0.1})
+
+
+def test_white_space_is_visible_and_any_script_can_be_drawn():
+    assert plots.drawable("a b\n") == "a␣b↵"
+    assert plots.drawable("ψ") == "ψ"
+    assert plots.drawable("\U000e0041") == "U+E0041"  # a tag character: no font has a glyph
+
+
+def test_next_character(ax):
+    summary = interval(token=4).assign_coords(token=[" ", "\n", "道", "a"])
+    assert plots.plot_next_character(summary, prior=summary, n_characters=3, ax=ax) is ax
+    assert len(ax.get_yticklabels()) == 3
+    assert ax.get_yticklabels()[0].get_text() == "a"  # the most probable comes first
+
+
+def test_attention_shows_intervals_of_the_past_only(ax):
+    summary = interval(query_position=3, key_position=3)
+    assert isinstance(plots.plot_attention(summary, text="道 b", ax=ax), Axes)
+    assert len(ax.texts) == 2 + 3  # rows two and three; the first is certain
+
+
+def test_r_hats_and_traces_and_densities(ax):
+    values = xr.DataArray([1.0, 1.02, np.nan], dims="scalar")
+    plots.plot_r_hat({"weights": values, "log posterior": values[:1]}, limit=1.01, ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "weights\n(3)",
+        "log posterior\n(1)",
+    ]
+    fig, (other, third) = plots.figure(2)
+    plots.plot_trace(xr.DataArray(np.zeros((2, 5)), dims=("chain", "draw")), label="x", ax=other)
+    assert len(other.lines) == 2
+    table = xr.Dataset(
+        {"per_character": ("fit", [-2.0, -3.0]), "per_character_se": ("fit", [0.1, 0.2])},
+        {"fit": ["a", "b"]},
+    )
+    plots.plot_held_out(table, yardsticks={"uniform": -3.5}, ax=third)
+    assert [label.get_text() for label in third.get_yticklabels()] == ["a", "b"]
+    plots.close(fig)
