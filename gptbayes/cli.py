@@ -86,8 +86,7 @@ def _stages(_arguments):
     table = Table("stage", "title", "parameters", box=None, padding=(0, 2, 0, 0))
     for stage in stages.STAGES.values():
         names = ", ".join(parameter.name for parameter in stage.parameters)
-        title = stage.title if stage.has_program else f"{stage.title} (no program yet)"
-        table.add_row(stage.number, title, names)
+        table.add_row(stage.number, stage.title, names)
     _OUT.print(table)
 
 
@@ -147,6 +146,8 @@ def _problem(arguments):
         scales=dict(_scale(each) for each in arguments.prior),
         likelihood_weight=arguments.likelihood_weight,
         n_new_tokens=arguments.new_tokens,
+        dropout=arguments.dropout,
+        mask_seed=arguments.seed,
     )
 
 
@@ -272,6 +273,7 @@ def _add_model_options(group):
         help="a prior sd: token_embedding, position_embedding, attention, attention_proj, "
         "feed_forward, lm_head, offset or layer_norm; may be given several times",
     )
+    add("--dropout", type=float, default=0.1, help="of stages 11 and 12 (0.1)")
     add("--likelihood-weight", type=float, default=1.0, help="1 posterior, 0 prior (1)")
     add("--new-tokens", type=int, default=0, help="characters that Stan writes per draw (0)")
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from gptbayes.corpus import Windows
-from gptbayes.stages import Stage
+from gptbayes.stages import Masks, Stage
 
 Parameters = Mapping[str, np.ndarray]
 
@@ -30,7 +30,8 @@ class Activations(NamedTuple):
         Unnormalised log probabilities of the next token.
     attention : ndarray, (..., layer, head, sequence, query_position, key_position), or None
         Attention weights: rows sum to one over ``key_position`` and are zero where it lies after
-        ``query_position``. None for stages without attention.
+        ``query_position``. With dropout, what its mask leaves of them. None for stages without
+        attention.
     """
 
     logits: np.ndarray
@@ -56,9 +57,8 @@ def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activat
     Raises
     ------
     ValueError
-        If the dims of the tokens do not fit or the context is longer than the model can read.
-    NotImplementedError
-        For stages 11 and 12.
+        If the dims of the tokens do not fit, the context is longer than the model can read, or a
+        stage with dropout has no masks.
     """
     tokens = _checked(stage, parameters, tokens)
     stream = _embed_tokens(parameters["token_embedding"], tokens)  # (..., B, T, C)
@@ -69,7 +69,7 @@ def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activat
     if "attention" in stage.features:
         weights = []
         for layer in range(parameters["key"].shape[-4]):
-            stream, looked = _block(stage, _of_layer(stage, parameters, layer), stream)
+            stream, looked = _block(stage, _of_layer(stage, parameters, layer), stream, layer)
             weights.append(looked)
         attention = np.stack(weights, axis=-5)  # (..., L, H, B, T, T)
     if "blocks" in stage.features:
@@ -169,29 +169,43 @@ def _embed_tokens(embedding, tokens):
     return rows.reshape(*tokens.shape, embedding.shape[-1])
 
 
-def _block(stage, p, stream):
+def _block(stage, p, stream, layer):
     """One block: look around, then think; ``p`` are the parameters of its layer."""
+    masks = stage.masks and Masks(*(mask[layer] for mask in stage.masks))
     read = _layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
-    attended, weights = _self_attention(read, p)
+    attended, weights = _self_attention(read, p, masks)
     stream = stream + attended if "residual" in stage.features else attended
     if "feed_forward" not in stage.features:
         return stream, weights
     read = _layer_norm(stream, p["ln2_weight"], p["ln2_bias"]) if "ln2_weight" in p else stream
-    thought = np.maximum(_linear(read, p["feed_forward_multiplier"], p["feed_forward_offset"]), 0)
-    if "wide_feed_forward" in stage.features:
-        projection = p["feed_forward_proj_multiplier"], p["feed_forward_proj_offset"]
-        thought = _linear(thought, *projection)
+    thought = _feed_forward(read, p, masks)
     return stream + thought if "residual" in stage.features else thought, weights
 
 
-def _self_attention(stream, p):
+def _self_attention(stream, p, masks):
     def project(weight):  # (..., H, C, h)
         return stream[..., None, :, :, :] @ weight[..., None, :, :]  # (..., H, B, T, h)
 
     weights = attention_weights(project(p["query"]), project(p["key"]))  # (..., H, B, T, T)
+    if masks:
+        n = weights.shape[-1]
+        weights = weights * masks.attention[:, None, :n, :n]
     heads = weights @ project(p["value"])  # (..., H, B, T, h)
     side_by_side = np.moveaxis(heads, -4, -2)  # (..., B, T, H, h)
-    return side_by_side.reshape(*side_by_side.shape[:-2], -1), weights
+    out = side_by_side.reshape(*side_by_side.shape[:-2], -1)  # (..., B, T, C)
+    if "sa_proj_multiplier" in p:
+        multiplier = p["sa_proj_multiplier"]  # (..., C, H, h)
+        multiplier = multiplier.reshape(*multiplier.shape[:-2], -1)
+        out = _linear(out, multiplier, p["sa_proj_offset"])
+    return out * masks.attention_output if masks else out, weights
+
+
+def _feed_forward(stream, p, masks):
+    hidden = _linear(stream, p["feed_forward_multiplier"], p["feed_forward_offset"])
+    out = np.maximum(hidden, 0)
+    if "feed_forward_proj_multiplier" in p:
+        out = _linear(out, p["feed_forward_proj_multiplier"], p["feed_forward_proj_offset"])
+    return out * masks.feed_forward if masks else out
 
 
 def _layer_norm(stream, weight, bias):
@@ -216,8 +230,8 @@ def _of_layer(stage, parameters, layer):
 
 def _checked(stage, parameters, tokens):
     tokens = np.asarray(tokens)
-    if "dropout" in stage.features:
-        raise NotImplementedError(f"forward covers stages 01 to 10, got {stage.number}")
+    if "dropout" in stage.features and stage.masks is None:
+        raise ValueError(f"stage {stage.number} needs masks, see gptbayes.standata.draw_masks")
     batch = parameters["token_embedding"].shape[:-2]
     if tokens.ndim != 2 and tokens.shape[:-2] != batch:
         raise ValueError(

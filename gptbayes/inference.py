@@ -30,6 +30,13 @@ _NUTS_STATS = {
 }
 
 
+_MASK_DIMS = {
+    "attention": ("layer", "head", "query_position", "key_position"),
+    "attention_output": ("layer", "embed"),
+    "feed_forward": ("layer", "embed"),
+}
+
+
 def open_run(folder: str | Path) -> az.InferenceData:
     """The InferenceData of a run directory, made and saved at the first call.
 
@@ -164,9 +171,11 @@ def _data_groups(problem):
         for name, tokens in problem.held_out._asdict().items()
     }
     scales = {f"{p.name}_scale": ((), problem.priors.scale(p)) for p in problem.stage.parameters}
+    masks = problem.stage.masks._asdict() if problem.stage.masks else {}
+    masked = {f"{name}_mask": (_MASK_DIMS[name], mask) for name, mask in masks.items()}
     return {
         "observed_data": xr.Dataset({"y": (dims, y)}, coords),
-        "constant_data": xr.Dataset({"x": (dims, x), **held_out, **scales}, coords),
+        "constant_data": xr.Dataset({"x": (dims, x), **held_out, **scales, **masked}, coords),
     }
 
 

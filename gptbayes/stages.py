@@ -10,8 +10,9 @@ several heads has axes of length one, so that one forward pass and one alignment
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,22 @@ class Parameter:
         return 1.0 if self.family == "layer_norm" and self.name.endswith("weight") else 0.0
 
 
+class Masks(NamedTuple):
+    """Fixed dropout masks: entries are 0 or 1 / (1 - dropout), the same for all sequences.
+
+    Attributes
+    ----------
+    attention : ndarray, (layer, head, query_position, key_position)
+        Of the attention weights, after the softmax.
+    attention_output, feed_forward : ndarray, (layer, embed)
+        Of what attention and feed-forward add to the stream.
+    """
+
+    attention: np.ndarray
+    attention_output: np.ndarray
+    feed_forward: np.ndarray
+
+
 @dataclass(frozen=True)
 class Stage:
     """One rung of the ladder.
@@ -58,12 +75,15 @@ class Stage:
         In the order of the Stan program.
     features : frozenset of str
         What the forward pass does: a subset of `FEATURES`.
+    masks : Masks, optional
+        Of stages 11 and 12, once they have been drawn: see `gptbayes.standata.draw_masks`.
     """
 
     number: str
     title: str
     parameters: tuple[Parameter, ...]
     features: frozenset[str]
+    masks: Masks | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -72,22 +92,8 @@ class Stage:
 
     @property
     def program(self) -> Path:
-        """The Stan program of this stage.
-
-        Raises
-        ------
-        ValueError
-            If this stage's program is not part of this version of gptbayes.
-        """
-        path = stan_folder() / f"{self.name}.stan"
-        if not path.is_file():
-            have = ", ".join(s.number for s in STAGES.values() if s.has_program)
-            raise ValueError(f"stage {self.number} has no Stan program yet, available: {have}")
-        return path
-
-    @property
-    def has_program(self) -> bool:
-        return (stan_folder() / f"{self.name}.stan").is_file()
+        """The Stan program of this stage."""
+        return stan_folder() / f"{self.name}.stan"
 
     def parameter(self, name: str) -> Parameter:
         for parameter in self.parameters:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 import numpy as np
 
 from gptbayes.corpus import Vocabulary, Windows, split
-from gptbayes.stages import Parameter, Stage, stage
+from gptbayes.stages import Masks, Parameter, Stage, stage
 
 USUAL_BATCH_SIZE = 64
 
@@ -131,6 +131,33 @@ class Priors:
         return replace(self, **scales)
 
 
+def draw_masks(stage: Stage, design: Design, dropout: float, rng: np.random.Generator) -> Masks:
+    """Draw the masks of a stage with dropout, once and for all.
+
+    Parameters
+    ----------
+    stage : Stage
+    design : Design
+    dropout : float
+        Probability that an entry is 0; the others are 1 / (1 - dropout).
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Masks
+
+    Raises
+    ------
+    ValueError
+        If ``dropout`` is not in [0, 1).
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout}")
+    return Masks(
+        *((rng.random(shape) >= dropout) / (1 - dropout) for shape in _mask_shapes(stage, design))
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A stage, its sizes and priors, and the text that it is fitted to.
@@ -189,9 +216,22 @@ class Problem:
                 "a prompt needs at least one character and n_new_tokens must be 0 or more, "
                 f"got {len(self.prompt)} and {self.n_new_tokens}"
             )
+        self._check_masks()
         for tokens in (*self.training, *self.held_out, self.prompt):
             if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.design.vocab_size:
                 raise ValueError(f"tokens must be in 0..{self.design.vocab_size - 1}")
+
+    def _check_masks(self):
+        if "dropout" not in self.stage.features:
+            return
+        if self.stage.masks is None:
+            raise ValueError(f"stage {self.stage.number} needs masks, see draw_masks")
+        shapes = _mask_shapes(self.stage, self.design)
+        for name, mask, wanted in zip(Masks._fields, self.stage.masks, shapes, strict=True):
+            if np.shape(mask) != wanted:
+                raise ValueError(f"the {name} mask must have shape {wanted}, got {np.shape(mask)}")
+            if not (np.isfinite(mask) & (np.asarray(mask) >= 0)).all():
+                raise ValueError(f"the {name} mask must have entries of 0 or more")
 
     @property
     def n_targets(self) -> int:
@@ -214,6 +254,8 @@ def pose(
     scales: Mapping[str, float] | None = None,
     likelihood_weight: float = 1.0,
     n_new_tokens: int = 0,
+    dropout: float = 0.1,
+    mask_seed: int = 1,
 ) -> Problem:
     """Pose the problem of fitting a stage to a text.
 
@@ -236,6 +278,10 @@ def pose(
     likelihood_weight : float
     n_new_tokens : int
         How many characters Stan goes on from the first held-out context, per draw.
+    dropout : float
+        Of stages 11 and 12, in [0, 1).
+    mask_seed : int
+        Of their masks.
 
     Returns
     -------
@@ -260,6 +306,9 @@ def pose(
     if stride is not None and stride < block_size:
         source = f"{source}, overlapping windows: characters count several times"
     design = Design(len(vocabulary), block_size, len(training.x), n_embed, n_head, n_layer)
+    if "dropout" in stage.features:
+        masks = draw_masks(stage, design, dropout, np.random.default_rng(mask_seed))
+        stage = replace(stage, masks=masks)
     return Problem(
         stage=stage,
         design=design,
@@ -283,7 +332,9 @@ def stan_data(problem: Problem) -> dict:
     windows = {"x": problem.training.x, "y": problem.training.y}
     held_out = {"held_out_x": problem.held_out.x, "held_out_y": problem.held_out.y}
     tokens = {**windows, **held_out, "prompt": problem.prompt}
+    masks = problem.stage.masks._asdict() if problem.stage.masks else {}
     return {
+        **{f"{name}_mask": np.asarray(mask).tolist() for name, mask in masks.items()},
         **{name: int(size) for name, size in asdict(problem.design).items()},
         **{f"{family}_scale": scale for family, scale in asdict(problem.priors).items()},
         **{name: (np.asarray(value) + 1).tolist() for name, value in tokens.items()},
@@ -302,8 +353,12 @@ def from_stan_data(
         value = np.asarray(data[name], dtype=np.int64) - 1
         return value if value.size else value.reshape((0,) * (ndim - 1) + (data["block_size"],))
 
+    climbed = stage(stage_number)
+    if "dropout" in climbed.features:
+        masks = Masks(*(np.asarray(data[f"{name}_mask"]) for name in Masks._fields))
+        climbed = replace(climbed, masks=masks)
     return Problem(
-        stage=stage(stage_number),
+        stage=climbed,
         design=Design(**{each.name: data[each.name] for each in fields(Design)}),
         priors=Priors(**{each.name: data[f"{each.name}_scale"] for each in fields(Priors)}),
         vocabulary=Vocabulary(tuple(characters)),
@@ -314,3 +369,9 @@ def from_stan_data(
         n_new_tokens=data["n_new_tokens"],
         source=source,
     )
+
+
+def _mask_shapes(stage, design):
+    sizes = stage.sizes(design)
+    layer, head, position, embed = (sizes[dim] for dim in ("layer", "head", "position", "embed"))
+    return (layer, head, position, position), (layer, embed), (layer, embed)

@@ -20,7 +20,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20261122)
 
 
-@pytest.fixture(params=[stage.number for stage in STAGES.values() if stage.has_program])
+@pytest.fixture(params=list(STAGES))
 def problem(request) -> Problem:
     return make_problem(request.param)
 
@@ -29,9 +29,8 @@ def problem(request) -> Problem:
 def programs():
     """All Stan programs compiled, two at a time."""
     ensure_cmdstan()
-    numbers = [stage.number for stage in STAGES.values() if stage.has_program]
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_compiled, numbers))
+        return list(pool.map(_compiled, STAGES))
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def test_fit_and_report(text, tmp_path):
         (["--stage", "05", "--chains", "0"], "chains must be a positive integer, got 0"),
         (["--stage", "05", "--held-out", "1.5"], "held_out_fraction must be between 0 and 1"),
         (["--stage", "05", "--characters", "0"], "at least 1, got 0"),
-        (["--stage", "12"], "stage 12 has no Stan program yet"),
+        (["--stage", "11", "--dropout", "1.5"], "dropout must be at least 0 and less than 1"),
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(tmp_path, arguments, message):

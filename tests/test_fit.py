@@ -257,11 +257,6 @@ def test_unusable_settings(tmp_path, settings, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stage_without_a_program_lists_those_that_have_one(tmp_path):
-    with pytest.raises(ValueError, match=r"available: 01, 02, .*, 10"):
-        fit.optimize(replace(make_problem("05"), stage=STAGES["12"]), tmp_path / "run")
-
-
 def test_truncated_and_corrupted_csv_are_named(runs, tmp_path):
     text = (runs["nuts"] / "csv" / "chain-1.csv").read_text()
     path = tmp_path / "chain-1.csv"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from problems import make_problem
@@ -7,6 +9,8 @@ from scipy.special import log_softmax
 
 from gptbayes.forward import attention_weights, forward, over_draws, token_log_prob
 from gptbayes.simulate import prior_draws, sample_tokens, write_text
+from gptbayes.stages import STAGES
+from gptbayes.standata import draw_masks
 
 
 @pytest.fixture
@@ -97,6 +101,25 @@ def test_bigram_is_a_table_of_logits(rng):
     np.testing.assert_allclose(
         token_log_prob(problem.stage, draws, problem.training), expected[:, x, y], atol=1e-14
     )
+
+
+def test_without_dropout_stage_11_is_stage_10(rng):
+    ten, eleven = make_problem("10"), make_problem("11")
+    draws = prior_draws(ten, 3, rng)
+    none = draw_masks(eleven.stage, eleven.design, 0.0, rng)
+    open_stage = replace(eleven.stage, masks=none)
+    x = ten.training.x
+    np.testing.assert_allclose(
+        forward(open_stage, draws, x).logits, forward(ten.stage, draws, x).logits, atol=1e-12
+    )
+    masked = forward(eleven.stage, draws, x)
+    assert np.abs(masked.logits - forward(ten.stage, draws, x).logits).max() > 0.1
+    zeros = np.broadcast_to(
+        (eleven.stage.masks.attention == 0)[:, :, None], masked.attention[0].shape
+    )
+    assert (masked.attention[:, zeros] == 0).all()
+    with pytest.raises(ValueError, match="stage 11 needs masks"):
+        forward(STAGES["11"], draws, x)
 
 
 def test_too_long_a_context_says_so(draws, problem):

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import make_problem
+from problems import TEXT, make_problem
 
 from gptbayes.forward import forward
 from gptbayes.simulate import prior_draws
 from gptbayes.stages import STAGES
-from gptbayes.standata import Design, Priors, from_stan_data, stan_data
+from gptbayes.standata import Design, Priors, from_stan_data, pose, stan_data
 
 
 def test_tokens_are_one_based_for_stan_only():
@@ -65,19 +66,52 @@ def test_negative_likelihood_weight():
 
 
 @pytest.mark.parametrize("n_embed", [4, 8, 32])
-@pytest.mark.parametrize("number", [s.number for s in STAGES.values() if s.has_program])
+@pytest.mark.parametrize("number", STAGES)
 def test_default_priors_give_logits_of_order_one(number, n_embed, rng):
     """Sd over draws and characters of the prior logits of a real context, between 0.5 and 2."""
-    problem = make_problem(number)
-    stage = STAGES[number]
-    design = Design(problem.design.vocab_size, 5, 11, n_embed=n_embed, n_head=2)
-    wide = make_problem(number, priors=Priors.default(stage, design))
-    draws = {
-        p.name: rng.normal(p.prior_mean, wide.priors.scale(p), size=(400, *stage.shape(p, design)))
-        for p in stage.parameters
-    }
-    logits = forward(stage, draws, problem.training.x).logits
+    problem = pose(STAGES[number], TEXT, block_size=5, batch_size=11, n_embed=n_embed)
+    draws = prior_draws(problem, 400, rng)
+    logits = forward(problem.stage, draws, problem.training.x).logits
     assert 0.5 < logits.std() < 2
+
+
+def test_masks_are_drawn_once_and_come_back():
+    first, second, other = (
+        pose(STAGES["12"], TEXT, block_size=5, dropout=0.4, mask_seed=seed) for seed in (1, 1, 2)
+    )
+    back = from_stan_data(
+        json.loads(json.dumps(stan_data(first))),
+        stage_number="12",
+        characters=first.vocabulary.characters,
+        source="text",
+    )
+    for ours, same, differs, read in zip(
+        first.stage.masks, second.stage.masks, other.stage.masks, back.stage.masks, strict=True
+    ):
+        np.testing.assert_array_equal(ours, same)
+        np.testing.assert_array_equal(ours, read)
+        assert set(np.unique(ours)) <= {0, 1 / 0.6}
+        assert ours.shape == differs.shape
+    assert not np.array_equal(first.stage.masks.attention, other.stage.masks.attention)
+
+
+def test_impossible_masks():
+    for dropout in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="dropout must be at least 0 and less than 1"):
+            pose(STAGES["11"], TEXT, dropout=dropout)
+    problem = make_problem("11")
+    masks = problem.stage.masks
+    with pytest.raises(
+        ValueError, match=r"feed_forward mask must have shape \(2, 6\), got \(2, 5\)"
+    ):
+        wrong = masks._replace(feed_forward=masks.feed_forward[:, :5])
+        replace(problem, stage=replace(problem.stage, masks=wrong))
+    with pytest.raises(ValueError, match="attention mask must have entries of 0 or more"):
+        replace(
+            problem, stage=replace(problem.stage, masks=masks._replace(attention=-masks.attention))
+        )
+    with pytest.raises(ValueError, match="stage 11 needs masks"):
+        replace(problem, stage=STAGES["11"])
 
 
 def test_prior_draws_have_the_prior_scales(problem, rng):

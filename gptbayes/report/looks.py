@@ -27,10 +27,15 @@ def looks(idata: az.InferenceData) -> Section:
         return Section("looks", "Where does it look?", [Paragraph(note)])
     contexts = problem.held_out.x[spread(len(problem.held_out.x), 8)]
     summary = summarise_attention(idata, contexts)
+    rows = "each row sums to one"
+    if problem.stage.masks:
+        rows = (
+            "each row sums to one before the dropout masks silence some weights and scale the rest"
+        )
     blocks = [
         Paragraph(
             "Attention weights say from which earlier characters a position takes what it passes "
-            "on; each row sums to one. They are not an explanation of a prediction. Heads have no "
+            f"on; {rows}. They are not an explanation of a prediction. Heads have no "
             "names in the posterior: each draw's heads were first matched to the others' by what "
             f"they do on the same {len(contexts)} held-out contexts."
         ),
