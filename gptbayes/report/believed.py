@@ -101,16 +101,16 @@ def _known_answers_table(answers):
                 f"{int(row['n'])}",
                 f"{float(row['exact_sd']):.3f}",
                 f"{float(row['sd']):.3f}",
-                f"{float(row['z_max']):.1f}",
+                f"{float(row['t_max']):.1f}",
                 _p_value(p) + (" (fails)" if p < ALPHA else ""),
             ]
         )
     caption = (
         "Tests with known answers: directions of weight space that no prediction depends on keep "
         "their prior exactly. Largest error of means and variances in Monte Carlo standard "
-        "errors, and its p-value over all of them (Bonferroni)."
+        "errors by batch means, and its p-value over all of them (Bonferroni)."
     )
-    columns = ["direction", "how many", "exact sd", "sd of draws", "largest z", "p"]
+    columns = ["direction", "how many", "exact sd", "sd of draws", "largest t", "p"]
     return Table(caption, columns, rows)
 
 
