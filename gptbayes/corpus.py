@@ -99,7 +99,7 @@ def read_text(path: str | Path) -> str:
         If the file is missing, a folder, empty, binary, or not UTF-8.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"text must be a file, {path} {what}")
     raw = path.read_bytes()
