@@ -66,7 +66,8 @@ def _about_symmetry(stage):
         "Rotations and permutations of the weights leave every prediction and the prior as they "
         "are, so that chains may sit at different places of the same orbit. R-hat of raw weights "
         "measures that place; a large one is no fault and a small one no proof. In aligned "
-        f"weights {', '.join(known)} are taken out, as far as one local alignment can.{others} "
+        "weights these are taken out, as far as one local alignment can: "
+        f"{', '.join(known)}.{others} "
         "Only log probabilities and the log posterior are free of symmetries altogether."
     )
 
@@ -82,8 +83,8 @@ def _convergence_table(table):
                 f"{float(row['r_hat_median']):.3f}",
                 f"{float(row['r_hat_max']):.3f}",
                 percent(float(row["share_above"])),
-                f"{float(row['ess_bulk_min']):.0f}",
-                f"{float(row['ess_tail_min']):.0f}",
+                f"{int(row['ess_bulk_min'])}",
+                f"{int(row['ess_tail_min'])}",
             ]
         )
     caption = "Convergence of weights and of what they predict."

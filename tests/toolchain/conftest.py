@@ -108,6 +108,12 @@ def engine():
         yield toolchain.ensure_cmdstan()
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory, monkeypatch):
+    """Away from the checkout: CmdStan leaves a profile where it is run."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 @pytest.fixture(scope="session")
 def known_executable(engine):
     return toolchain.compile_program(PROGRAMS / "known.stan", include_paths=[PROGRAMS])
