@@ -68,7 +68,8 @@ for name, diagnosis in diagnoses.items():
         print(f"  {'fine   ' if finding.ok else 'WARNING'} {finding.text}")
 
 print("\nStandard deviations that are known exactly, and those of the NUTS draws:")
-for row in diagnoses["nuts"].known_answers.to_dataframe().itertuples():
+answers = diagnoses["nuts"].known_answers
+for row in answers.to_dataframe().dropna(subset="exact_sd").itertuples():
     print(f"  {row.Index}: {row.exact_sd:.3f} exactly, {row.sd:.3f} drawn")
 
 # ## What did it buy?

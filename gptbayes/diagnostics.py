@@ -14,17 +14,13 @@ from typing import NamedTuple
 import arviz as az
 import numpy as np
 import xarray as xr
-from scipy.stats import t as student_t
 
 from gptbayes.inference import parameters_of, problem_of
+from gptbayes.known_answers import ALPHA, family_wise_p, known_answers
 from gptbayes.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, ess, r_hat
 from gptbayes.symmetry import align, symmetries
 
 E_BFMI_LIMIT = 0.3  # Betancourt 2016, section 6.1
-ALPHA = 0.01
-"""Family-wise error of the tests with known answers."""
-BATCHES_PER_CHAIN = 5
-MIN_BATCHES = 20
 
 
 class Finding(NamedTuple):
@@ -50,7 +46,7 @@ class Diagnosis(NamedTuple):
     findings : list of Finding
         Warnings and good news alike.
     known_answers : Dataset (direction), or None for a mode
-        See `known_answers`.
+        See `gptbayes.known_answers.known_answers`.
     health : Dataset (chain), or None
         See `sampler_health`; NUTS only.
     r_hats : dict of str to DataArray (scalar), or None
@@ -199,87 +195,6 @@ def pareto_k(idata: az.InferenceData) -> tuple[float, float]:
     return float(k), float(1 / (weights**2).sum())
 
 
-def known_answers(idata: az.InferenceData) -> xr.Dataset:
-    """Directions of weight space whose posterior is known exactly: it is their prior.
-
-    A translation of the weights that changes no prediction, under an independent normal prior,
-    leaves the prior marginal of its direction as it was. Draws are tested against it: first and
-    second moments, in Monte Carlo standard errors by batch means.
-
-    Parameters
-    ----------
-    idata : InferenceData
-
-    Returns
-    -------
-    Dataset (direction)
-        ``n`` scalars of each kind, ``exact_sd``, ``sd`` (pooled), ``t_max`` (the largest of all
-        ``2 n`` standardised errors) and ``p_value`` (of the largest, Bonferroni over the ``2 n``).
-    """
-    problem = problem_of(idata)
-    priors = problem.priors
-    rows = {
-        name: _known_answer(draws, getattr(priors, family))
-        for name, (draws, family) in _invariant_directions(problem, idata.posterior).items()
-    }
-    names = xr.DataArray(list(rows), dims="direction", name="direction")
-    return xr.concat(list(rows.values()), names)
-
-
-def _invariant_directions(problem, posterior):
-    """Each ``(chain, draw, scalar)`` of unit weight, with the family of its prior scale."""
-
-    def scaled(total, n):
-        return _columns([(total / np.sqrt(n)).values])
-
-    n_token = problem.design.vocab_size
-    if "lm_head" not in problem.stage.features:
-        total = posterior["token_embedding"].sum("embed")
-        return {"sum of each row of logits": (scaled(total, n_token), "token_embedding")}
-    columns = posterior["lm_head_multiplier"].sum("token")
-    offset = posterior["lm_head_offset"].sum("token")
-    found = {
-        "column sums of lm_head_multiplier": (scaled(columns, n_token), "lm_head"),
-        "sum of lm_head_offset": (scaled(offset, n_token), "offset"),
-    }
-    same_scale = problem.priors.token_embedding == problem.priors.position_embedding
-    if "position" in problem.stage.features and same_scale:
-        shift = posterior["token_embedding"].sum("token")
-        shift = shift - posterior["position_embedding"].sum("position")
-        n = n_token + problem.design.block_size
-        found["token minus position embeddings"] = (scaled(shift, n), "token_embedding")
-    if "blocks" in problem.stage.features:  # a layer norm is before everything that reads
-        for family in ("token_embedding", "position_embedding"):
-            total = posterior[family].sum("embed")
-            found[f"sum of each {family}"] = (scaled(total, problem.design.n_embed), family)
-    return found
-
-
-def _known_answer(draws, exact_sd):
-    """Test first and second moments by batch means (Flegal & Jones 2010, section 3).
-
-    Standard errors from few batches are honest about their own uncertainty: the statistic is
-    compared with Student's t, where one from an estimated ESS would be too sure of itself.
-    """
-    moments = np.stack([draws.values / exact_sd, (draws.values / exact_sd) ** 2 - 1])
-    n_chain, n_draw, n_scalar = draws.shape
-    n_batch = min(n_draw, max(BATCHES_PER_CHAIN, MIN_BATCHES // n_chain))
-    length = n_draw // n_batch
-    batches = moments[:, :, n_draw - n_batch * length :].reshape(2, -1, length, n_scalar)
-    means = batches.mean(axis=2)  # (moment, batch, scalar)
-    n = means.shape[1]
-    t = np.abs(means.mean(axis=1)) / (means.std(axis=1, ddof=1) / np.sqrt(n))
-    return xr.Dataset(
-        {
-            "n": n_scalar,
-            "exact_sd": exact_sd,
-            "sd": np.sqrt((draws**2).mean()),
-            "t_max": t.max(),
-            "p_value": min(1.0, t.size * 2 * student_t.sf(t.max(), n - 1)),
-        }
-    )
-
-
 def _sampler_findings(idata, health):
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
     divergences, hits = int(health["divergences"].sum()), int(health["max_treedepth_hits"].sum())
@@ -306,17 +221,17 @@ def _mixing(table, name):
 
 
 def _agreement_with(answers):
-    p = min(1.0, answers.sizes["direction"] * float(answers["p_value"].min()))
-    text = f"{int(answers['n'].sum())} directions of weight space whose posterior is known exactly"
+    p = family_wise_p(answers)
+    text = f"{int(answers['n'].sum())} scalars whose posterior is known exactly"
     if p >= ALPHA:
         return Finding(True, f"{text} agree with it, family-wise p {p:.2g}")
-    worst = str(answers["direction"].values[int(answers["p_value"].values.argmin())])
-    row = answers.sel(direction=worst)
+    worst = answers.isel(direction=int(answers["p_value"].values.argmin()))
+    sds = f"sd {float(worst['sd']):.3f}, exactly {float(worst['exact_sd']):.3f}, "
     return Finding(
         False,
-        f"{text} were tested and disagree, worst the {worst}: sd {float(row['sd']):.3f}, "
-        f"exactly {float(row['exact_sd']):.3f}, largest error {float(row['t_max']):.0f} Monte "
-        "Carlo standard errors",
+        f"{text} were tested and disagree, worst the {worst['direction'].values}: "
+        f"{sds if np.isfinite(worst['exact_sd']) else ''}largest error "
+        f"{float(worst['t_max']):.0f} Monte Carlo standard errors",
     )
 
 

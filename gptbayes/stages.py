@@ -77,6 +77,9 @@ class Stage:
         What the forward pass does: a subset of `FEATURES`.
     masks : Masks, optional
         Of stages 11 and 12, once they have been drawn: see `gptbayes.standata.draw_masks`.
+    folder : pathlib.Path, optional
+        Where its Stan program and ``functions/`` are, by default the package's own: for a
+        program that was changed.
     """
 
     number: str
@@ -84,6 +87,7 @@ class Stage:
     parameters: tuple[Parameter, ...]
     features: frozenset[str]
     masks: Masks | None = field(default=None, compare=False, repr=False)
+    folder: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -93,7 +97,7 @@ class Stage:
     @property
     def program(self) -> Path:
         """The Stan program of this stage."""
-        return stan_folder() / f"{self.name}.stan"
+        return (self.folder or stan_folder()) / f"{self.name}.stan"
 
     def parameter(self, name: str) -> Parameter:
         for parameter in self.parameters:

@@ -20,6 +20,7 @@ ORDER = [
     "predict",
     "attention",
     "symmetry",
+    "known_answers",
     "diagnostics",
     "plots",
     "report",

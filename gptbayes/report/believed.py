@@ -6,7 +6,8 @@ import arviz as az
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.diagnostics import ALPHA, Diagnosis, Finding
+from gptbayes.diagnostics import Diagnosis, Finding
+from gptbayes.known_answers import ALPHA
 from gptbayes.predict import loo, n_bad_pareto_k
 from gptbayes.report.blocks import Findings, Paragraph, Section, Table, picture
 
@@ -99,7 +100,7 @@ def _known_answers_table(answers):
             [
                 str(name),
                 f"{int(row['n'])}",
-                f"{float(row['exact_sd']):.3f}",
+                f"{float(row['exact_sd']):.3f}" if np.isfinite(row["exact_sd"]) else "",
                 f"{float(row['sd']):.3f}",
                 f"{float(row['t_max']):.1f}",
                 _p_value(p) + (" (fails)" if p < ALPHA else ""),
