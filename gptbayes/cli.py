@@ -27,7 +27,7 @@ import gptbayes  # noqa: E402
 from gptbayes import corpus, fit, inference, report, stages, standata, toolchain  # noqa: E402
 from gptbayes.diagnostics import diagnose  # noqa: E402
 
-METHODS = ("nuts", "pathfinder", "optimize")
+METHODS = ("nuts", "pathfinder", "optimize", "prior")
 
 _OUT = Console(highlight=False)
 _ERR = Console(stderr=True, highlight=False)
@@ -104,11 +104,15 @@ def _fit(arguments):
         },
         "pathfinder": {"paths": arguments.paths, "draws": arguments.draws or 250},
         "optimize": {"starts": arguments.starts},
+        "prior": {"draws": arguments.draws or 1000},
     }[arguments.method]
     out = arguments.out or Path("runs") / f"{problem.stage.number}-{arguments.method}"
     method = getattr(fit, arguments.method)
-    with progress_bars() as on_progress:
-        folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
+    if arguments.method == "prior":
+        folder = fit.prior(problem, out, seed=arguments.seed, **options)
+    else:
+        with progress_bars() as on_progress:
+            folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
     idata = inference.open_run(folder)
     for finding in diagnose(idata).findings:
         mark = Text("fine    ", "green") if finding.ok else Text("warning ", "yellow")
@@ -237,6 +241,7 @@ def _add_fit(commands):
             gptbayes fit --stage 05 --method nuts --out runs/05
             gptbayes fit --stage 03 --text hamlet.txt --lower --batch-size 64 --method pathfinder
             gptbayes fit --stage 04 --n-embed 4 --prior attention=0.3 --init random
+            gptbayes fit --stage 12 --method prior --prior lm_head=2 --out runs/12-prior
         """,
     )
     add = command.add_argument
@@ -282,7 +287,7 @@ def _add_method_options(group):
     add = group.add_argument
     add("--chains", type=int, default=4, help="NUTS chains (4)")
     add("--warmup", type=int, default=500, help="NUTS warm-up iterations (500)")
-    add("--draws", type=int, help="per chain (500) or per path (250)")
+    add("--draws", type=int, help="per chain (500), per path (250) or from the prior (1000)")
     add("--init", choices=fit.INITS, default="pathfinder", help="where NUTS starts (pathfinder)")
     add("--metric", choices=fit.METRICS, default="diag_e", help="NUTS metric (diag_e)")
     add("--adapt-delta", type=float, default=0.8, help="NUTS target acceptance (0.8)")

@@ -78,6 +78,9 @@ def diagnose(idata: az.InferenceData) -> Diagnosis:
         words = "a single point, the best mode found: it has no uncertainty to show"
         return Diagnosis([Finding(False, words)])
     answers = known_answers(idata)
+    if method == "prior":
+        words = "independent draws, made without the likelihood: there is nothing to converge"
+        return Diagnosis([Finding(True, words), _agreement_with(answers)], answers)
     if method == "pathfinder":
         return Diagnosis([_importance(idata), _agreement_with(answers)], answers)
     health = sampler_health(idata)

@@ -1,4 +1,4 @@
-"""Draws from the prior, and text from draws."""
+"""Draws from the prior, its density, and text from draws."""
 
 from __future__ import annotations
 
@@ -36,6 +36,27 @@ def prior_draws(
         )
         for p in stage.parameters
     }
+
+
+def log_prior(problem: Problem, parameters: Parameters) -> np.ndarray:
+    """Log prior density of draws, without the constants that Stan's `~` leaves out.
+
+    Parameters
+    ----------
+    problem : Problem
+    parameters : mapping of str to ndarray
+        Each ``(*batch, dims of that parameter)``.
+
+    Returns
+    -------
+    ndarray, (*batch)
+        In nats.
+    """
+    total = 0.0
+    for p in problem.stage.parameters:
+        z = (parameters[p.name] - p.prior_mean) / problem.priors.scale(p)
+        total = total - 0.5 * (z**2).sum(axis=tuple(range(-len(p.dims), 0)))
+    return total
 
 
 def sample_tokens(log_probs: np.ndarray, rng: np.random.Generator) -> np.ndarray:

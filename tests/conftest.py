@@ -44,6 +44,7 @@ def runs(tmp_path_factory, programs):
         ),
         "pathfinder": fit.pathfinder(posed, folder / "pathfinder", paths=3, draws=40, seed=3),
         "optimize": fit.optimize(posed, folder / "optimize", starts=2, seed=3),
+        "prior": fit.prior(posed, folder / "prior", draws=60, seed=3),
     }
 
 

@@ -22,6 +22,7 @@ ORDER = [
     "symmetry",
     "known_answers",
     "diagnostics",
+    "sensitivity",
     "plots",
     "report",
     "cli",

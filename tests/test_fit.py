@@ -22,7 +22,7 @@ from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.units import unit_of
 from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run
-from gptbayes.simulate import prior_draws
+from gptbayes.simulate import log_prior, prior_draws
 from gptbayes.stages import STAGES
 from gptbayes.standata import Design, Priors, Problem, stan_data
 from gptbayes.summary import summarise
@@ -43,11 +43,7 @@ def log_density(problem, parameters):
     log_lik = token_log_prob(
         problem.stage, {name: value[None] for name, value in parameters.items()}, problem.training
     )
-    prior = sum(
-        -0.5 * (((parameters[p.name] - p.prior_mean) / problem.priors.scale(p)) ** 2).sum()
-        for p in problem.stage.parameters
-    )
-    return problem.likelihood_weight * log_lik.sum() + prior
+    return problem.likelihood_weight * log_lik.sum() + log_prior(problem, parameters)
 
 
 def unconstrained_index(name, index, shape):
@@ -141,6 +137,23 @@ def test_without_likelihood_the_posterior_is_the_prior(tmp_path):
         squares = summarise((idata.posterior[p.name] / problem.priors.scale(p)) ** 2)
         z = (squares["mean"] - 1) / squares["mcse_mean"]
         assert abs(z).max() < 5
+
+
+def test_prior_draws_come_as_a_fit(problem, tmp_path):
+    """The same run directory and groups; every number survives the way through CSV and netCDF."""
+    idata = open_run(fit.prior(problem, tmp_path / "run", draws=30, seed=5))
+    assert (idata.attrs["method"], idata.attrs["target"]) == ("prior", "prior")
+    drawn = prior_draws(problem, 30, np.random.default_rng(5))
+    for name, values in drawn.items():
+        np.testing.assert_array_equal(idata.posterior[name].values[0], values)
+    log_lik = token_log_prob(problem.stage, drawn, problem.training)
+    np.testing.assert_array_equal(idata.log_likelihood["log_lik"].values[0], log_lik)
+    new_tokens = idata.posterior_predictive["new_tokens"].values
+    assert new_tokens.shape == (1, 30, problem.n_new_tokens)
+    assert 0 <= new_tokens.min() <= new_tokens.max() < problem.design.vocab_size
+    before = (tmp_path / "run" / "csv" / "prior-1.csv").stat().st_mtime_ns
+    fit.prior(problem, tmp_path / "run", draws=30, seed=5)
+    assert (tmp_path / "run" / "csv" / "prior-1.csv").stat().st_mtime_ns == before
 
 
 def test_a_fit_continues_with_what_is_missing(runs, tmp_path):

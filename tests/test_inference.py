@@ -20,7 +20,7 @@ GROUPS = {
     "prior",
     "prior_predictive",
 }
-SHAPES = {"nuts": (2, 100), "pathfinder": (1, 120), "optimize": (1, 1)}
+SHAPES = {"nuts": (2, 100), "pathfinder": (1, 120), "optimize": (1, 1), "prior": (1, 60)}
 
 
 @pytest.fixture(params=list(SHAPES))
@@ -37,7 +37,7 @@ def test_groups_dims_and_coords(runs, method):
     characters = make_problem("05").vocabulary.characters
     assert tuple(idata.posterior["token"].values) == characters
     assert idata.attrs["method"] == method
-    assert idata.attrs["target"] == "posterior"
+    assert idata.attrs["target"] == ("prior" if method == "prior" else "posterior")
 
 
 def test_nothing_is_lost_between_csv_netcdf_and_arrays(runs, method):

@@ -36,13 +36,14 @@ def page(runs):
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_five_questions(page):
+def test_six_questions(page):
     assert [a["id"] for tag, a in page.tags if tag == "section"] == [
         "fit",
         "believed",
         "says",
         "looks",
         "disagree",
+        "sensitive",
     ]
 
 
@@ -80,7 +81,7 @@ def test_the_same_twice(runs, page):
     assert path.read_text(encoding="utf-8") == before
 
 
-@pytest.mark.parametrize("method", ["pathfinder", "optimize"])
+@pytest.mark.parametrize("method", ["pathfinder", "optimize", "prior"])
 def test_every_method_has_a_report(runs, method):
     words = " ".join(Page(render({method: open_run(runs[method])})).words)
     assert "What do the chains disagree about?" in words

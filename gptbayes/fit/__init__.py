@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gptbayes.fit.directory import read_config, read_problem, run_directory, write_json
-from gptbayes.fit.draws import Draws, read_csv, read_draws
+from gptbayes.fit.draws import Draws, read_csv, read_draws, write_csv
 from gptbayes.fit.units import Progress, Unit, run_unit, run_units, unit_of
-from gptbayes.simulate import prior_draws
+from gptbayes.forward import token_log_prob
+from gptbayes.simulate import log_prior, prior_draws, write_text
 from gptbayes.standata import Problem
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "nuts",
     "optimize",
     "pathfinder",
+    "prior",
     "read_config",
     "read_csv",
     "read_draws",
@@ -224,6 +227,52 @@ def optimize(
         ]
         run_units(units, executor, on_progress)
     return run.folder
+
+
+def prior(problem: Problem, out: str | Path, *, draws: int = 1000, seed: int = 1) -> Path:
+    """Draw from the prior, independently, and see what it would have said.
+
+    Needs no Stan: the draws are numpy's, and so are their ``log_lik`` and ``new_tokens``.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its likelihood weight is taken to be 0.
+    out : path
+        The run directory; made if it is not there, left as it is when it is finished.
+    draws : int
+    seed : int
+
+    Returns
+    -------
+    pathlib.Path
+        The run directory, for `gptbayes.inference.open_run`.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As `nuts`.
+    """
+    _check_positive(draws=draws)
+    problem = replace(problem, likelihood_weight=0.0)
+    with run_directory(problem, out, "prior", {"draws": draws}, seed, draws, stan=False) as run:
+        csv = run.folder / "csv" / "prior-1.csv"
+        if not csv.exists():
+            write_csv(csv, _prior_variables(problem, draws, np.random.default_rng(seed)))
+    return run.folder
+
+
+def _prior_variables(problem, n_draws, rng):
+    """What Stan would have written of each draw: parameters and generated quantities."""
+    stage, design = problem.stage, problem.design
+    drawn = prior_draws(problem, n_draws, rng)
+    text = write_text(stage, drawn, problem.prompt, problem.n_new_tokens, design.block_size, rng)
+    return {
+        "lp__": log_prior(problem, drawn),
+        **stage.to_stan(drawn, design),
+        "log_lik": token_log_prob(stage, drawn, problem.training),
+        "new_tokens": text + 1,
+    }
 
 
 def _random_inits(run, problem, count):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cmdstanpy
 import filelock
+import numpy as np
 
 from gptbayes import __version__
 from gptbayes.standata import Problem, from_stan_data, stan_data
@@ -63,18 +64,18 @@ class Run:
     Attributes
     ----------
     folder : pathlib.Path
-    executable : pathlib.Path
+    executable : pathlib.Path or None
         The compiled Stan program.
     seed : int
     """
 
     folder: Path
-    executable: Path
+    executable: Path | None
     seed: int
 
 
 @contextmanager
-def run_directory(problem, out, method, settings, seed, n_draws) -> Iterator[Run]:
+def run_directory(problem, out, method, settings, seed, n_draws, *, stan=True) -> Iterator[Run]:
     """Check, make and lock a run directory, and compile its program.
 
     Parameters
@@ -87,6 +88,8 @@ def run_directory(problem, out, method, settings, seed, n_draws) -> Iterator[Run
     seed : int
     n_draws : int
         How many draws there will be in all, to estimate what they need.
+    stan : bool
+        False where no program is run and no engine is needed.
 
     Yields
     ------
@@ -113,15 +116,17 @@ def run_directory(problem, out, method, settings, seed, n_draws) -> Iterator[Run
     with lock:
         _refuse_too_large(problem, folder, n_draws)
         cmdstanpy.utils.get_logger().setLevel(logging.ERROR)
-        ensure_cmdstan()
+        if stan:
+            ensure_cmdstan()
         if not (folder / "config.json").exists():
-            write_json(folder / "config.json", {**config, "versions": _versions()})
+            write_json(folder / "config.json", {**config, "versions": _versions(stan)})
         write_json(folder / "data.json", stan_data(problem))
         for name in ("csv", "init"):
             (folder / name).mkdir(exist_ok=True)
             for leftover in (folder / name).glob(".*-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        executable = compile_program(program, include_paths=[program.parent / "functions"])
+        includes = [program.parent / "functions"]
+        executable = compile_program(program, include_paths=includes) if stan else None
         yield Run(folder, executable, seed)
 
 
@@ -141,7 +146,9 @@ def _config(problem, method, settings, seed):
     }
 
 
-def _versions():
+def _versions(stan):
+    if not stan:
+        return {"gptbayes": __version__, "numpy": np.__version__}
     version = cmdstanpy.cmdstan_version() or ("?",)
     return {
         "gptbayes": __version__,

@@ -1,8 +1,10 @@
-"""Read what CmdStan wrote."""
+"""Read what CmdStan wrote, and write as it does."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,10 +46,12 @@ def read_draws(folder: str | Path) -> list[Draws]:
         "nuts": ("chain", "chains", "iter_sampling"),
         "pathfinder": ("path", "paths", "draws"),
         "optimize": ("start", "starts", None),
+        "prior": ("prior", None, "draws"),
     }[config["method"]]
     settings = config["settings"]
     n_rows = settings[n_draws] if n_draws else 1
-    paths = [Path(folder) / "csv" / f"{word}-{k}.csv" for k in range(1, settings[count] + 1)]
+    n_files = settings[count] if count else 1
+    paths = [Path(folder) / "csv" / f"{word}-{k}.csv" for k in range(1, n_files + 1)]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise ValueError(
@@ -94,3 +98,29 @@ def read_csv(path: Path, n_draws: int) -> Draws:
             variables[name] = variable.extract_reshape(table)
     time = re.search(rb"([\d.]+) seconds \((?:Total|Pathfinder)\)", b"".join(comments))
     return Draws(variables, method_variables, float(time[1]) if time else float("nan"))
+
+
+def write_csv(path: Path, variables: Mapping[str, np.ndarray]) -> None:
+    """Write draws as a Stan CSV file, in one step.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    variables : mapping of str to ndarray
+        Each ``(draw, stan_shape)``.
+    """
+    names, columns = [], []
+    for name, values in variables.items():
+        for index in np.ndindex(values.shape[:0:-1]):  # the first index runs fastest
+            names.append(".".join([name, *(str(i + 1) for i in reversed(index))]))
+        columns.append(values.reshape(len(values), -1, order="F"))
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    np.savetxt(
+        partial,
+        np.concatenate(columns, axis=1),
+        fmt="%.17g",
+        delimiter=",",
+        header=",".join(names),
+        comments="",
+    )
+    os.replace(partial, path)

@@ -18,6 +18,7 @@ from gptbayes.report.disagree import disagree
 from gptbayes.report.fitted import fitted
 from gptbayes.report.looks import looks
 from gptbayes.report.says import says
+from gptbayes.report.sensitive import sensitive
 from gptbayes.report.words import METHOD_NAMES
 
 __all__ = ["render", "write_report"]
@@ -88,6 +89,7 @@ def render(fits: Mapping[str, az.InferenceData]) -> str:
             says(idata, named, rng),
             looks(idata),
             disagree(idata, diagnosis),
+            sensitive(idata),
         ],
         footer=f"Written by gptbayes {__version__} from {label}; text is written with seed "
         f"{idata.attrs['seed']}. Every figure here can be recomputed from posterior.nc beside it.",

@@ -15,10 +15,10 @@ from gptbayes.report.blocks import Findings, Paragraph, Section, Table, picture
 def headline(idata: az.InferenceData, diagnosis: Diagnosis) -> list[Finding]:
     """The warnings of a fit, or the one sentence that there are none."""
     warnings = [finding for finding in diagnosis.findings if not finding.ok]
-    if idata.attrs["target"] != "posterior":
-        warnings.insert(
-            0, Finding(False, f"the target is not the posterior: {idata.attrs['target']}")
-        )
+    target = idata.attrs["target"]
+    if target != "posterior":
+        read = ", and where this page says posterior, read prior" if target == "prior" else ""
+        warnings.insert(0, Finding(False, f"the target is not the posterior: {target}{read}"))
     if warnings:
         return warnings
     return [Finding(True, "no diagnostic of these draws is out of its limits")]
@@ -33,7 +33,9 @@ def believed(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
     elif method == "pathfinder":
         blocks += _pathfinder_checks(idata)
     if method != "optimize":
-        blocks += [_known_answers_table(diagnosis.known_answers), *_loo_paragraph(idata)]
+        blocks.append(_known_answers_table(diagnosis.known_answers))
+    if method in ("nuts", "pathfinder"):
+        blocks += _loo_paragraph(idata)
     return Section("believed", "Can these draws be believed?", blocks)
 
 

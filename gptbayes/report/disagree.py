@@ -29,6 +29,7 @@ def disagree(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
     if n_chain < 2:
         note = {
             "pathfinder": "Pathfinder's draws are independent, there are no chains to compare.",
+            "prior": "Draws from the prior are independent, there are no chains to compare.",
             "optimize": "A mode is one point, there is nothing to disagree.",
             "nuts": "There is one chain: run several to see whether they agree.",
         }[idata.attrs["method"]]

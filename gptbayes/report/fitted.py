@@ -41,7 +41,7 @@ def fitted(idata: az.InferenceData) -> Section:
         ["seed", str(idata.attrs["seed"])],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
     ]
-    if np.isfinite(seconds).all():
+    if seconds and np.isfinite(seconds).all():
         each = ", ".join(f"{second:.0f}" for second in seconds)
         rows.insert(-2, ["time in CmdStan", f"{each} s, of each chain or path"])
     blocks = [
@@ -64,6 +64,8 @@ def fitted(idata: az.InferenceData) -> Section:
 
 
 def _start(idata, settings):
+    if idata.attrs["method"] == "prior":
+        return "nowhere, draws are independent"
     if idata.attrs["method"] != "nuts":
         return "random points with twice the prior's standard deviation"
     if settings["init"] == "random":

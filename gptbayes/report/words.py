@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-METHOD_NAMES = {"nuts": "NUTS", "pathfinder": "Pathfinder", "optimize": "posterior mode"}
+METHOD_NAMES = {
+    "nuts": "NUTS",
+    "pathfinder": "Pathfinder",
+    "optimize": "posterior mode",
+    "prior": "prior draws",
+}
 
 
 def percent(share: float) -> str:
