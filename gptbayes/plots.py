@@ -226,6 +226,38 @@ def plot_held_out(
     return ax
 
 
+def plot_ladder(
+    values: xr.Dataset, *, yardsticks: dict[str, float] | None = None, ax: Axes | None = None
+) -> Axes:
+    """A value of every stage of the ladder, one line for each method, with its standard error.
+
+    Parameters
+    ----------
+    values : Dataset (method, stage)
+        ``mean`` and ``se``.
+    yardsticks : dict of str to float, optional
+        Horizontal lines.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    x = np.arange(values.sizes["stage"])
+    for k, (name, marker) in enumerate(zip(values["method"].values, "os^Dv", strict=False)):
+        one = values.sel(method=name)
+        style = {"color": COLOURS[k], "marker": marker, "ms": 4, "lw": 1.2, "capsize": 2}
+        ax.errorbar(x + 0.12 * (k - 1), one["mean"], one["se"], label=str(name), **style)
+    for style, (name, value) in zip(("--", ":", "-."), (yardsticks or {}).items(), strict=False):
+        ax.axhline(value, color="0.4", ls=style, lw=1, label=name)
+    ax.set_xticks(x, [str(stage) for stage in values["stage"].values])
+    ax.set(xlabel="stage")
+    ax.legend(frameon=False, fontsize="small")
+    sns.despine(ax=ax)
+    return ax
+
+
 @functools.cache
 def _families():
     """The font that matplotlib brings, and what this machine has for other scripts."""
