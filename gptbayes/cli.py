@@ -85,9 +85,16 @@ def _setup(arguments):
 def _stages(_arguments):
     table = Table("stage", "title", "parameters", box=None, padding=(0, 2, 0, 0))
     for stage in stages.STAGES.values():
-        names = ", ".join(parameter.name for parameter in stage.parameters)
-        table.add_row(stage.number, stage.title, names)
+        table.add_row(*_row(stage))
+    table.add_section()
+    table.add_row("variants", end_section=True)
+    for stage in stages.VARIANTS.values():
+        table.add_row(*_row(stage))
     _OUT.print(table)
+
+
+def _row(stage):
+    return stage.number, stage.title, ", ".join(parameter.name for parameter in stage.parameters)
 
 
 def _fit(arguments):
@@ -225,7 +232,7 @@ def _add_stages(commands):
         _stages,
         "stages",
         help="list the stages of the ladder",
-        description="The twelve stages, and the parameters of each.",
+        description="The twelve stages and the variants beside them, with their parameters.",
         epilog="gptbayes stages",
     )
 
@@ -245,7 +252,7 @@ def _add_fit(commands):
         """,
     )
     add = command.add_argument
-    add("--stage", required=True, help="01 to 12, see: gptbayes stages")
+    add("--stage", required=True, help="01 to 12 or 01-log-gamma, see: gptbayes stages")
     add("--method", choices=METHODS, default="nuts")
     add("--out", type=Path, help="run directory (runs/STAGE-METHOD)")
     add("--seed", type=int, default=1, help="default 1")
@@ -276,7 +283,8 @@ def _add_model_options(group):
         default=[],
         metavar="FAMILY=SCALE",
         help="a prior sd: token_embedding, position_embedding, attention, attention_proj, "
-        "feed_forward, lm_head, offset or layer_norm; may be given several times",
+        "feed_forward, lm_head, offset or layer_norm, or the concentration of 01-log-gamma; may "
+        "be given several times",
     )
     add("--dropout", type=float, default=0.1, help="of stages 11 and 12 (0.1)")
     add("--likelihood-weight", type=float, default=1.0, help="1 posterior, 0 prior (1)")

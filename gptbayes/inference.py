@@ -15,7 +15,7 @@ import xarray as xr
 
 from gptbayes.fit import Draws, read_config, read_draws, read_problem
 from gptbayes.simulate import next_tokens, prior_draws
-from gptbayes.standata import Problem, from_stan_data, stan_data
+from gptbayes.standata import Problem, data_name, from_stan_data, stan_data
 
 N_PRIOR_DRAWS = 500
 
@@ -174,12 +174,18 @@ def _data_groups(problem):
         f"held_out_{name}": (("held_out_sequence", "position"), tokens)
         for name, tokens in problem.held_out._asdict().items()
     }
-    scales = {f"{p.name}_scale": ((), problem.priors.scale(p)) for p in problem.stage.parameters}
+    priors = {
+        data_name(p.name if p.prior == "normal" else p.family): (
+            (),
+            getattr(problem.priors, p.family),
+        )
+        for p in problem.stage.parameters
+    }
     masks = problem.stage.masks._asdict() if problem.stage.masks else {}
     masked = {f"{name}_mask": (_MASK_DIMS[name], mask) for name, mask in masks.items()}
     return {
         "observed_data": xr.Dataset({"y": (dims, y)}, coords),
-        "constant_data": xr.Dataset({"x": (dims, x), **held_out, **scales, **masked}, coords),
+        "constant_data": xr.Dataset({"x": (dims, x), **held_out, **priors, **masked}, coords),
     }
 
 

@@ -1,9 +1,10 @@
 """Tests with known answers: what is known exactly of the posterior of every stage.
 
 No prediction depends on some directions of weight space. A translation along one of them, under
-an independent normal prior, leaves the posterior marginal of the direction what its prior was. A
-rotation keeps prior and likelihood both, so that the posterior of the orientation is uniform.
-Any sampler can be tested against that, on the real posterior.
+an independent normal prior, leaves the posterior marginal of the direction what its prior was;
+under a log-gamma prior this holds of the log-sum-exp of each row of logits. A rotation keeps prior
+and likelihood both, so that the posterior of the orientation is uniform. Any sampler can be tested
+against that, on the real posterior.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import arviz as az
 import numpy as np
 import xarray as xr
+from scipy.special import digamma, logsumexp, polygamma
 from scipy.stats import t as student_t
 
 from gptbayes.inference import problem_of
@@ -105,8 +107,10 @@ def _head_directions(problem, posterior):
     """A constant added to all logits of a context changes nothing."""
     n_token = problem.design.vocab_size
     if "lm_head" not in problem.stage.features:
-        total = posterior["token_embedding"].sum("embed")
-        scale = problem.priors.token_embedding
+        logits = posterior["token_embedding"]
+        if problem.stage.parameter("token_embedding").prior == "log_gamma":
+            return {"logsumexp of each row of logits": _log_gamma_total(problem, logits)}
+        total, scale = logits.sum("embed"), problem.priors.token_embedding
         return {"sum of each row of logits": _normal(total, n_token, scale)}
     columns = posterior["lm_head_multiplier"].sum("token")
     offset = posterior["lm_head_offset"].sum("token")
@@ -138,8 +142,17 @@ def _unseen(problem, posterior):
     unseen = np.setdiff1d(np.arange(problem.design.vocab_size), problem.training.x)
     if not unseen.size:
         return {}
-    rows = posterior["token_embedding"].isel(token=unseen)
-    return {"embeddings of unseen characters": _normal(rows, 1, problem.priors.token_embedding)}
+    rows = posterior["token_embedding"].isel(token=unseen).transpose("chain", "draw", ...)
+    parameter, priors = problem.stage.parameter("token_embedding"), problem.priors
+    exact = Known(_scalars(rows.values), priors.mean(parameter), priors.scale(parameter))
+    return {"embeddings of unseen characters": exact}
+
+
+def _log_gamma_total(problem, logits):
+    """A sum of gamma variables is gamma and independent of their proportions (Lukacs 1955)."""
+    total = logsumexp(logits.transpose("chain", "draw", "token", "embed").values, axis=-1)
+    shape = problem.design.vocab_size * problem.priors.concentration
+    return Known(_scalars(total), float(digamma(shape)), float(np.sqrt(polygamma(1, shape))))
 
 
 def _orientation(posterior):

@@ -258,6 +258,35 @@ def plot_ladder(
     return ax
 
 
+def plot_pareto_k(summary: xr.Dataset, *, limit: float, ax: Axes | None = None) -> Axes:
+    """Estimated Pareto k against the exact one, with two standard errors around the diagonal.
+
+    Parameters
+    ----------
+    summary : Dataset (unit)
+        ``exact``, ``estimated``, and ``se``, the standard error that theory gives an estimate.
+    limit : float
+        Where lines say what is too large.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    ordered = summary.sortby("exact")
+    k, se = ordered["exact"], ordered["se"]
+    ax.fill_between(k, k - 2 * se, k + 2 * se, color="0.88", label="exact ± 2 standard errors")
+    ax.plot(k, k, color="0.4", lw=1)
+    ax.plot(k, ordered["estimated"], "o", ms=4, alpha=0.6, mew=0, color=COLOURS[0])
+    for line in (ax.axhline, ax.axvline):
+        line(limit, color="black", lw=1, ls="--")
+    ax.legend(frameon=False, loc="upper left")
+    ax.set(xlabel="exact Pareto k", ylabel="estimated Pareto k")
+    sns.despine(ax=ax)
+    return ax
+
+
 @functools.cache
 def _families():
     """The font that matplotlib brings, and what this machine has for other scripts."""

@@ -21,8 +21,8 @@ def prior_draws(
     n_draws : int
     rng : numpy.random.Generator
     widen : float
-        Factor on every prior sd; 2 gives starting points that are over-dispersed relative to
-        prior and posterior both.
+        Factor on every distance from the prior mean, and so on the prior sd; 2 gives starting
+        points that are over-dispersed relative to prior and posterior both.
 
     Returns
     -------
@@ -31,9 +31,7 @@ def prior_draws(
     """
     stage, design, priors = problem.stage, problem.design, problem.priors
     return {
-        p.name: rng.normal(
-            p.prior_mean, widen * priors.scale(p), size=(n_draws, *stage.shape(p, design))
-        )
+        p.name: _prior_draws(p, priors, widen, (n_draws, *stage.shape(p, design)), rng)
         for p in stage.parameters
     }
 
@@ -54,9 +52,35 @@ def log_prior(problem: Problem, parameters: Parameters) -> np.ndarray:
     """
     total = 0.0
     for p in problem.stage.parameters:
-        z = (parameters[p.name] - p.prior_mean) / problem.priors.scale(p)
-        total = total - 0.5 * (z**2).sum(axis=tuple(range(-len(p.dims), 0)))
+        values = parameters[p.name]
+        if p.prior == "log_gamma":
+            density = problem.priors.concentration * values - np.exp(values)
+        else:
+            density = -0.5 * ((values - p.prior_mean) / problem.priors.scale(p)) ** 2
+        total = total + density.sum(axis=tuple(range(-len(p.dims), 0)))
     return total
+
+
+def log_gamma_draws(
+    shape: float | np.ndarray, size: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """Logs of gamma variables of rate 1, also where the variables themselves would underflow.
+
+    A gamma(a, 1) variable is one of gamma(a + 1, 1) times u^(1 / a), u uniform (Marsaglia & Tsang
+    2000, section 6); minus the log of u is exponential.
+
+    Parameters
+    ----------
+    shape : float or ndarray
+        Positive; broadcasts against ``size``.
+    size : tuple of int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray, ``size``
+    """
+    return np.log(rng.gamma(np.asarray(shape) + 1, size=size)) - rng.exponential(size=size) / shape
 
 
 def sample_tokens(log_probs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -151,3 +175,10 @@ def next_tokens(
         return sample_tokens(forward(stage, chunk, x).logits, rng)
 
     return over_draws(stage, parameters, x, draw)
+
+
+def _prior_draws(parameter, priors, widen, size, rng):
+    mean = priors.mean(parameter)
+    if parameter.prior == "log_gamma":
+        return mean + widen * (log_gamma_draws(priors.concentration, size, rng) - mean)
+    return rng.normal(mean, widen * priors.scale(parameter), size=size)

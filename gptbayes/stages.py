@@ -3,6 +3,8 @@
 Stage numbers, file names and parameter names are those of Daniel Lee's tutorial "Building a GPT
 in Stan". This module is the only list of stages, of their parameters and of their dims.
 
+A variant is a stage with another prior, kept beside the ladder because its posterior is known.
+
 Every parameter has the same dims at every stage that has it: a stage without layers or without
 several heads has axes of length one, so that one forward pass and one alignment serve all.
 """
@@ -10,9 +12,9 @@ several heads has axes of length one, so that one forward pass and one alignment
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -31,17 +33,22 @@ class Parameter:
         Dims of the parameter in the Stan program; axes of length one may be missing and
         ``head, head_dim`` may be one axis, ``embed``. Element order is the same.
     family : str
-        Which prior scale it has, a field of `gptbayes.standata.Priors`.
+        Where its prior is set, a field of `gptbayes.standata.Priors`.
+    prior : {"normal", "log_gamma"}
+        The distribution of each of its elements: normal around `prior_mean` with the sd that
+        ``family`` names, or the logarithm of a gamma variable of rate 1 with the shape that
+        ``family`` names. Mean and sd of either: `gptbayes.standata.Priors.mean` and ``scale``.
     """
 
     name: str
     dims: tuple[str, ...]
     stan_dims: tuple[str, ...]
     family: str
+    prior: Literal["normal", "log_gamma"] = "normal"
 
     @property
     def prior_mean(self) -> float:
-        """Layer-norm weights are normal around 1, everything else around 0."""
+        """Centre of a normal prior: 1 for layer-norm weights, 0 for everything else."""
         return 1.0 if self.family == "layer_norm" and self.name.endswith("weight") else 0.0
 
 
@@ -63,12 +70,12 @@ class Masks(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One rung of the ladder.
+    """One rung of the ladder, or a variant of one.
 
     Attributes
     ----------
     number : str
-        "01" to "12".
+        "01" to "12", or what a variant is called, which begins with the number of its stage.
     title : str
         What the stage is called, in words.
     parameters : tuple of Parameter
@@ -92,7 +99,7 @@ class Stage:
     @property
     def name(self) -> str:
         """File name without suffix, e.g. ``05-multi-headed-self-attention``."""
-        return f"{self.number}-{self.title.lower().replace(' ', '-')}"
+        return f"{self.number.split('-')[0]}-{self.title.lower().replace(' ', '-')}"
 
     @property
     def program(self) -> Path:
@@ -177,7 +184,9 @@ class Stage:
 
 
 def stage(number: str | int) -> Stage:
-    """Look a stage up by its number, ``"05"``, ``"5"`` or ``5``.
+    """Look a stage up by its number, ``"05"``, ``"5"`` or ``5``, or by its name.
+
+    Variants are found too, ``"01-log-gamma"``.
 
     Raises
     ------
@@ -185,10 +194,12 @@ def stage(number: str | int) -> Stage:
         For an unknown stage; the message lists the valid ones.
     """
     key = str(number).strip()
-    key = key.zfill(2) if key.isdecimal() else key.split("-")[0]
-    if key not in STAGES:
-        raise ValueError(f"unknown stage {str(number)!r}, valid stages: {', '.join(STAGES)}")
-    return STAGES[key]
+    key = key.zfill(2) if key.isdecimal() else key
+    known = {**STAGES, **VARIANTS}
+    for found in known.values():
+        if key in (found.number, found.name):
+            return found
+    raise ValueError(f"unknown stage {str(number)!r}, valid stages: {', '.join(known)}")
 
 
 def stan_folder() -> Path:
@@ -332,3 +343,15 @@ def _ladder() -> dict[str, Stage]:
 
 
 STAGES: dict[str, Stage] = _ladder()
+
+
+def _log_gamma_bigram() -> Stage:
+    """The bigram whose rows of probabilities are Dirichlet, a priori and a posteriori."""
+    (logits,) = STAGES["01"].parameters
+    logits = replace(logits, family="concentration", prior="log_gamma")
+    return replace(
+        STAGES["01"], number="01-log-gamma", title="Bigram log-gamma", parameters=(logits,)
+    )
+
+
+VARIANTS: dict[str, Stage] = {"01-log-gamma": _log_gamma_bigram()}

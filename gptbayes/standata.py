@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
+from scipy.special import digamma, polygamma
 
 from gptbayes.corpus import Vocabulary, Windows, split
 from gptbayes.stages import Masks, Parameter, Stage, stage
@@ -65,7 +66,10 @@ class Design:
 class Priors:
     """Standard deviations of the independent normal priors, one per family of parameters.
 
-    All are centred at 0, except layer-norm weights, which are centred at 1.
+    All are centred at 0, except layer-norm weights, which are centred at 1. The one that is no
+    standard deviation is ``concentration``, of the log-gamma variant of stage 01: its logits are
+    logs of gamma(concentration, 1) variables, which makes each row of probabilities
+    Dirichlet(concentration, …, concentration); 1 is uniform on the simplex.
 
     Raises
     ------
@@ -81,6 +85,7 @@ class Priors:
     lm_head: float = 1.0
     offset: float = 1.0
     layer_norm: float = 1.0
+    concentration: float = 1.0
 
     def __post_init__(self):
         for each in fields(self):
@@ -114,7 +119,14 @@ class Priors:
 
     def scale(self, parameter: Parameter) -> float:
         """The prior sd of every element of a parameter."""
-        return getattr(self, parameter.family)
+        value = getattr(self, parameter.family)
+        return math.sqrt(polygamma(1, value)) if parameter.prior == "log_gamma" else value
+
+    def mean(self, parameter: Parameter) -> float:
+        """The prior mean of every element of a parameter."""
+        if parameter.prior == "log_gamma":
+            return float(digamma(getattr(self, parameter.family)))
+        return parameter.prior_mean
 
     def replace(self, **scales: float) -> Priors:
         """These priors with some scales changed.
@@ -336,12 +348,17 @@ def stan_data(problem: Problem) -> dict:
     return {
         **{f"{name}_mask": np.asarray(mask).tolist() for name, mask in masks.items()},
         **{name: int(size) for name, size in asdict(problem.design).items()},
-        **{f"{family}_scale": scale for family, scale in asdict(problem.priors).items()},
+        **{data_name(family): value for family, value in asdict(problem.priors).items()},
         **{name: (np.asarray(value) + 1).tolist() for name, value in tokens.items()},
         "prompt_size": len(problem.prompt),
         "n_new_tokens": int(problem.n_new_tokens),
         "likelihood_weight": float(problem.likelihood_weight),
     }
+
+
+def data_name(family: str) -> str:
+    """What a field of `Priors` is called in the data of the Stan programs."""
+    return family if family == "concentration" else f"{family}_scale"
 
 
 def from_stan_data(
@@ -360,7 +377,7 @@ def from_stan_data(
     return Problem(
         stage=climbed,
         design=Design(**{each.name: data[each.name] for each in fields(Design)}),
-        priors=Priors(**{each.name: data[f"{each.name}_scale"] for each in fields(Priors)}),
+        priors=_priors(data),
         vocabulary=Vocabulary(tuple(characters)),
         training=Windows(tokens("x", 2), tokens("y", 2)),
         held_out=Windows(tokens("held_out_x", 2), tokens("held_out_y", 2)),
@@ -369,6 +386,13 @@ def from_stan_data(
         n_new_tokens=data["n_new_tokens"],
         source=source,
     )
+
+
+def _priors(data):
+    names = {each.name: data_name(each.name) for each in fields(Priors)}
+    if "concentration" not in data:  # a run from before there was a stage that has one
+        del names["concentration"]
+    return Priors(**{family: data[name] for family, name in names.items()})
 
 
 def _mask_shapes(stage, design):

@@ -10,7 +10,7 @@ import pytest
 from problems import make_problem
 
 from gptbayes import fit
-from gptbayes.stages import STAGES
+from gptbayes.stages import STAGES, VARIANTS
 from gptbayes.standata import Problem
 from gptbayes.toolchain import compile_program, ensure_cmdstan
 
@@ -30,7 +30,7 @@ def programs():
     """All Stan programs compiled, two at a time."""
     ensure_cmdstan()
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_compiled, STAGES))
+        return list(pool.map(_compiled, [*STAGES, *VARIANTS]))
 
 
 @pytest.fixture(scope="session")
@@ -49,5 +49,5 @@ def runs(tmp_path_factory, programs):
 
 
 def _compiled(number):
-    program = STAGES[number].program
+    program = {**STAGES, **VARIANTS}[number].program
     return compile_program(program, include_paths=[program.parent / "functions"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from gptbayes.corpus import Vocabulary, split
-from gptbayes.stages import STAGES
+from gptbayes.stages import STAGES, VARIANTS
 from gptbayes.standata import Design, Priors, Problem, draw_masks
 
 TEXT = "the cat sat on the mat, that cat. " * 4
@@ -19,7 +19,7 @@ def make_problem(number: str, text: str = TEXT, batch_size: int = 11, **changes)
     windows = split(vocabulary.encode(text), 5, batch_size=batch_size)
     design = Design(len(vocabulary), 5, batch_size, n_embed=6, n_head=3)
     settings = {"prompt": vocabulary.encode(text[:3]), "n_new_tokens": 4, **changes}
-    stage = STAGES[number]
+    stage = {**STAGES, **VARIANTS}[number]
     if "dropout" in stage.features:
         masks = draw_masks(stage, design, 0.3, np.random.default_rng(4))
         stage = replace(stage, masks=masks)

@@ -13,6 +13,7 @@ ORDER = [
     "standata",
     "forward",
     "simulate",
+    "conjugate",
     "toolchain",
     "fit",
     "inference",

@@ -48,7 +48,7 @@ def test_help_shows_an_example(command):
 def test_stages_lists_twelve():
     done = run("stages")
     assert done.returncode == 0
-    for words in ("01", "Bigram", "12", "Final", "sa_proj_multiplier"):
+    for words in ("01", "Bigram", "12", "Final", "sa_proj_multiplier", "01-log-gamma"):
         assert words in done.stdout
 
 
@@ -80,6 +80,7 @@ def test_fit_and_report(text, tmp_path):
         (["--stage", "05", "--block-size", "800"], "text must fill two windows"),
         (["--stage", "05", "--block-size", "0"], "block_size"),
         (["--stage", "05", "--prior", "attention=-1"], "scale attention must be positive"),
+        (["--stage", "01-log-gamma", "--prior", "concentration=0"], "scale concentration must be"),
         (["--stage", "05", "--prior", "heads=1"], "unknown prior scale 'heads', valid ones"),
         (["--stage", "05", "--prior", "attention"], "--prior must be FAMILY=SCALE"),
         (["--stage", "05", "--likelihood-weight", "-1"], "likelihood_weight must be 0 or more"),

@@ -42,6 +42,16 @@ def test_attention_shows_intervals_of_the_past_only(ax):
     assert len(ax.texts) == 2 + 3  # rows two and three; the first is certain
 
 
+def test_pareto_k_shows_every_unit_and_the_limit(ax):
+    k = xr.DataArray([0.3, 0.1, 0.6], dims="unit")
+    summary = xr.Dataset({"exact": k, "estimated": k + 0.05, "se": 0.1 * (1 + k)})
+    assert plots.plot_pareto_k(summary, limit=0.7, ax=ax) is ax
+    points = ax.lines[1]
+    np.testing.assert_allclose(points.get_xdata(), [0.1, 0.3, 0.6])
+    np.testing.assert_allclose(points.get_ydata(), [0.15, 0.35, 0.65])
+    assert ax.lines[2].get_ydata()[0] == 0.7
+
+
 def test_r_hats_and_traces_and_densities(ax):
     values = xr.DataArray([1.0, 1.02, np.nan], dims="scalar")
     plots.plot_r_hat({"weights": values, "log posterior": values[:1]}, limit=1.01, ax=ax)

@@ -11,6 +11,12 @@ from gptbayes.known_answers import ALPHA
 from gptbayes.predict import loo, n_bad_pareto_k
 from gptbayes.report.blocks import Findings, Paragraph, Section, Table, picture
 
+_NO_LOO = (
+    "Leave-one-out by importance sampling is not given: its weights lead from the posterior of all "
+    "sequences to that of all but one, and Pathfinder's draws are of neither. A small Pareto k of "
+    "these weights would not show it."
+)
+
 
 def headline(idata: az.InferenceData, diagnosis: Diagnosis) -> list[Finding]:
     """The warnings of a fit, or the one sentence that there are none."""
@@ -34,8 +40,10 @@ def believed(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
         blocks += _pathfinder_checks(idata)
     if method != "optimize":
         blocks.append(_known_answers_table(diagnosis.known_answers))
-    if method in ("nuts", "pathfinder"):
+    if method == "nuts":
         blocks += _loo_paragraph(idata)
+    elif method == "pathfinder":
+        blocks.append(Paragraph(_NO_LOO))
     return Section("believed", "Can these draws be believed?", blocks)
 
 

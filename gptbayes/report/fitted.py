@@ -34,7 +34,7 @@ def fitted(idata: az.InferenceData) -> Section:
             "parameters",
             f"{n_parameters} in {len(problem.stage.parameters)} arrays: {_arrays(problem)}",
         ],
-        ["prior", f"independent normals; standard deviations {_scales(problem)}"],
+        ["prior", _prior(problem)],
         ["target", idata.attrs["target"]],
         ["method", f"{METHOD_NAMES[idata.attrs['method']]}, {_settings(settings)}"],
         ["started from", _start(idata, settings)],
@@ -84,9 +84,16 @@ def _arrays(problem):
     return ", ".join(shown)
 
 
-def _scales(problem):
+def _prior(problem):
+    if any(p.prior == "log_gamma" for p in problem.stage.parameters):
+        a = f"{problem.priors.concentration:.3g}"
+        return (
+            f"logits are logs of independent gamma({a}, 1) variables, so that the probabilities "
+            f"after each character are Dirichlet({a}, …, {a})"
+        )
     families = dict.fromkeys(p.family for p in problem.stage.parameters)
-    return ", ".join(f"{name} {getattr(problem.priors, name):.3g}" for name in families)
+    scales = ", ".join(f"{name} {getattr(problem.priors, name):.3g}" for name in families)
+    return f"independent normals; standard deviations {scales}"
 
 
 def _settings(settings):

@@ -1,0 +1,64 @@
+// 01, variant: bigram with a log-gamma prior. Rows of probabilities are
+// Dirichlet, a priori and a posteriori: every answer is known exactly.
+
+functions {
+  #include embedding.stanfunctions
+  #include token_log_likelihood.stanfunctions
+  #include generate.stanfunctions
+
+  /**
+   * @param x tokens, B sequences of T
+   * @return logits of the next token, one row per token, (B T, V)
+   */
+  matrix gpt_logits(array[,] int x, array[] vector token_embedding) {
+    return embed_tokens(x, token_embedding);  // (B T, V)
+  }
+}
+data {
+  int<lower=1> vocab_size;  // V, number of characters
+  int<lower=1> block_size;  // T, length of the context
+  int<lower=1> batch_size;  // B, number of sequences
+  array[batch_size, block_size] int<lower=1, upper=vocab_size> x;  // tokens
+  array[batch_size, block_size] int<lower=1, upper=vocab_size> y;  // next ones
+
+  real<lower=0> concentration;  // of the prior: exp(logit) is gamma(., 1)
+  real<lower=0> likelihood_weight;  // 1: posterior, 0: prior
+
+  int<lower=1> prompt_size;
+  array[prompt_size] int<lower=1, upper=vocab_size> prompt;
+  int<lower=0> n_new_tokens;  // how far to go on from the prompt
+}
+parameters {
+  array[vocab_size] vector[vocab_size] token_embedding;  // row: logits
+}
+model {
+  for (v in 1:vocab_size) {
+    // density of the log of a gamma variable, its Jacobian exp(theta) included
+    target += sum(concentration * token_embedding[v]
+                  - exp(token_embedding[v]));
+  }
+
+  profile("likelihood") {
+    matrix[batch_size * block_size, vocab_size] logits
+      = gpt_logits(x, token_embedding);
+    target += likelihood_weight * sum(token_log_likelihood(y, logits));
+  }
+}
+generated quantities {
+  matrix[batch_size, block_size] log_lik;  // nats
+  array[n_new_tokens] int new_tokens;
+  {
+    matrix[batch_size * block_size, vocab_size] logits
+      = gpt_logits(x, token_embedding);
+    log_lik = to_matrix(token_log_likelihood(y, logits),
+                        batch_size, block_size, 0);
+
+    array[prompt_size + n_new_tokens] int text
+      = append_array(prompt, rep_array(0, n_new_tokens));
+    for (n in prompt_size:(prompt_size + n_new_tokens - 1)) {
+      text[n + 1] = next_token_rng(gpt_logits(
+        context(text, n, block_size), token_embedding));
+    }
+    new_tokens = tail(text, n_new_tokens);
+  }
+}
