@@ -6,7 +6,7 @@ from problems import make_problem
 from scipy.stats import ortho_group
 
 from gptbayes.forward import forward
-from gptbayes.simulate import prior_draws
+from gptbayes.simulate import log_prior, prior_draws
 from gptbayes.symmetry import (
     align,
     permute_heads,
@@ -42,14 +42,6 @@ def scrambled(problem, draws, seed):
     for act in elements(problem, draws, seed).values():
         draws = act(draws)
     return draws
-
-
-def log_prior(problem, draws):
-    return sum(
-        -0.5
-        * (((draws[p.name] - p.prior_mean) / problem.priors.scale(p)) ** 2).reshape(N, -1).sum(1)
-        for p in problem.stage.parameters
-    )
 
 
 @pytest.fixture
