@@ -22,6 +22,7 @@ ORDER = [
     "symmetry",
     "known_answers",
     "diagnostics",
+    "compare",
     "plots",
     "report",
     "cli",
