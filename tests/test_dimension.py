@@ -54,7 +54,7 @@ def posed(number):
 
 @pytest.mark.parametrize("number", TABLE)
 def test_the_null_space_has_the_dimension_of_the_symmetries(number, rng):
-    found = generic_null_dimension(posed(number), rng, n_points=2)
+    found = generic_null_dimension(posed(number), rng)
     assert found.null == sum(TABLE[number])
     assert found.n_parameters == found.rank + found.null
     assert found.clear

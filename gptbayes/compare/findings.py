@@ -79,12 +79,14 @@ def _doubtful(name, found):
         return []
     which = ", ".join(str(int(i)) for i in doubtful["sequence"])
     worst, divergences = float(doubtful["r_hat"].max()), int(doubtful["divergences"].sum())
+    n_few = int((doubtful["density_k"] > PARETO_K_LIMIT).sum())
     return [
         Finding(
             False,
             f"{name}: doubtful themselves are {doubtful.sizes['sequence']} of "
             f"{found.refits.sizes['sequence']} refits (sequence {which}): R-hat of the left-out "
-            f"log density up to {worst:.3f}, {divergences} divergent transitions; run them longer",
+            f"log density up to {worst:.3f}, {divergences} divergent transitions, {n_few} "
+            "means made up of a few draws (Pareto k above 0.7); run them longer",
         )
     ]
 

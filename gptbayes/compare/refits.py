@@ -90,8 +90,9 @@ class ExactLoo(NamedTuple):
         As it was before.
     refits : Dataset (sequence)
         One item per refit: its ``pareto_k``; the term by ``psis`` and the ``exact`` one, nats,
-        with its Monte Carlo error ``mcse``; ``r_hat`` and ``ess_bulk`` of the left-out sequence's
-        log density, and ``divergences``.
+        with its Monte Carlo error ``mcse``; of the left-out sequence's log density ``r_hat`` and
+        ``ess_bulk``, and of its density over draws the tail's ``density_k``: above 0.7 a few draws
+        make up most of the mean (Vehtari et al. 2024, section 5); ``divergences``.
     n_unreliable : int
         Sequences with a Pareto k above 0.7 that were not refitted.
     """
@@ -104,8 +105,9 @@ class ExactLoo(NamedTuple):
     @property
     def doubtful(self) -> xr.Dataset:
         """The refits whose own diagnostics are out of their limits."""
-        bad = (self.refits["r_hat"] > R_HAT_LIMIT) | (self.refits["divergences"] > 0)
-        return self.refits.isel(sequence=np.flatnonzero(bad))
+        of = self.refits
+        bad = (of["r_hat"] > R_HAT_LIMIT) | (of["divergences"] > 0)
+        return of.isel(sequence=np.flatnonzero(bad | (of["density_k"] > PARETO_K_LIMIT)))
 
 
 def plan_refits(
@@ -243,8 +245,8 @@ def left_out_density(
     -------
     Dataset ()
         ``exact``, the log predictive density of the sequence in nats, its Monte Carlo error
-        ``mcse`` by the delta method; ``r_hat`` and ``ess_bulk`` of its log density over draws;
-        ``divergences``.
+        ``mcse`` by the delta method; ``r_hat`` and ``ess_bulk`` of its log density over draws,
+        ``density_k`` of its density; ``divergences``.
     """
     problem, folder = problem_of(run.idata), _folder(run, sequence)
     fit_again(run, without(problem, sequence), folder, settings, executor, on_progress)
@@ -260,6 +262,7 @@ def left_out_density(
             "mcse": summarise(np.exp(log_density - mean))["mcse_mean"],
             "r_hat": summary["r_hat"],
             "ess_bulk": summary["ess_bulk"],
+            "density_k": float(az.psislw(values.ravel())[1]),
             "divergences": idata.sample_stats["diverging"].sum(),
         }
     )
@@ -336,7 +339,7 @@ def _is_finished(folder, settings):
 
 
 def _no_refits():
-    names = ("exact", "mcse", "r_hat", "ess_bulk", "divergences", "pareto_k", "psis")
+    names = ("exact", "mcse", "r_hat", "ess_bulk", "density_k", "divergences", "pareto_k", "psis")
     nothing = {name: ("sequence", np.zeros(0)) for name in names}
     return xr.Dataset(nothing, {"sequence": np.zeros(0, dtype=np.int64)})
 

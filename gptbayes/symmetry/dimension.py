@@ -9,6 +9,7 @@ finite difference now and then steps across.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +24,12 @@ STEP = 1e-30
 ZERO = 1e-9
 """A singular value that counts as zero is smaller than this share of the largest."""
 SHRINK = 0.1
-"""Of offsets and biases at the points of `generic_null_dimension`."""
+"""Of offsets, biases and mean embeddings at the points of `generic_null_dimension`."""
+READINGS = 4
+"""How often, at least, every token is read in the contexts of `generic_null_dimension`."""
 CLEAR_GAP = 1e3
 """Below this ratio the singular values do not say clearly where zero begins."""
-MAX_PARAMETERS = 5000
+MAX_PARAMETERS = 3000
 """A Jacobian of more columns takes more than a few minutes and gigabytes."""
 
 
@@ -99,14 +102,15 @@ def generic_null_dimension(
     rng: np.random.Generator,
     *,
     tokens: np.ndarray | None = None,
-    n_points: int = 3,
+    n_points: int = 2,
 ) -> NullDimension:
     """The dimension of the null space almost everywhere.
 
     A unit of the ReLU that no context activates, or that all do, adds null directions at the
     points where that happens, so that each point gives a lower bound on the generic rank. The
-    points are draws from the prior with a tenth of its offsets and biases, at which most units
-    are active in some contexts and silent in others, and the largest rank over them is taken.
+    points are draws from the prior with a tenth of its offsets, biases and mean embeddings, at
+    which most units are active in some contexts and silent in others, and the largest rank over
+    them is taken.
 
     Parameters
     ----------
@@ -114,7 +118,7 @@ def generic_null_dimension(
         Its stage, sizes and priors count, its text does not.
     rng : numpy.random.Generator
     tokens : ndarray of int, (sequence, position), optional
-        Contexts; by default random ones, with three times as many logits as there are parameters.
+        Contexts; by default random ones, at least three times as many logits as parameters.
     n_points : int
         How many; one is enough for stages without a feed-forward layer, and is what they get.
 
@@ -134,10 +138,10 @@ def generic_null_dimension(
     if tokens is None:
         tokens = _random_contexts(design, n_parameters, rng)
     n_points = n_points if "feed_forward" in stage.features else 1
-    draws = prior_draws(problem, n_points, rng)
-    for name in draws:
-        if name.endswith(("offset", "bias")):
-            draws[name] *= SHRINK
+    draws = {
+        name: _off_centre(name, value)
+        for name, value in prior_draws(problem, n_points, rng).items()
+    }
     found = [
         null_dimension(stage, {name: value[i] for name, value in draws.items()}, tokens)
         for i in range(n_points)
@@ -145,11 +149,26 @@ def generic_null_dimension(
     return max(found, key=lambda each: (each.rank, each.gap))
 
 
+def _off_centre(name, value):
+    """Shrink what all contexts have in common, which keeps units silent or active in all."""
+    if name.endswith(("offset", "bias")):
+        return SHRINK * value
+    if name.endswith("embedding"):
+        return value - (1 - SHRINK) * value.mean(axis=-2, keepdims=True)
+    return value
+
+
 def _random_contexts(design, n_parameters, rng):
-    """Enough for many more rows than columns, and for every token to be read first and last."""
-    per_sequence = design.block_size * max(1, design.vocab_size - 1)
-    n_sequences = max(3 * n_parameters // per_sequence + 1, 4 * design.vocab_size)
-    return rng.integers(design.vocab_size, size=(n_sequences, design.block_size))
+    """Enough for many more rows than columns, and for every token to be read several times."""
+    n_token, n_position = design.vocab_size, design.block_size
+    n_logits = 3 * n_parameters
+    n_sequences = max(
+        math.ceil(n_logits / (n_position * max(1, n_token - 1))),
+        math.ceil(READINGS * n_token / n_position),
+    )
+    n_shuffles = math.ceil(n_sequences * n_position / n_token)
+    tokens = np.concatenate([rng.permutation(n_token) for _ in range(n_shuffles)])
+    return tokens[: n_sequences * n_position].reshape(n_sequences, n_position)
 
 
 def _jacobian(stage, parameters, tokens, n_parameters, max_bytes):
