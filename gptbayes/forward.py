@@ -210,7 +210,11 @@ def _feed_forward(stream, p, masks):
 
 def _layer_norm(stream, weight, bias):
     centred = stream - stream.mean(axis=-1, keepdims=True)
-    unit = centred / stream.std(axis=-1, ddof=1, keepdims=True)  # the sample's sd, no epsilon
+    n_embed = stream.shape[-1]
+    # The sample's sd, no epsilon; by hand, for np.std is no analytic function of complex numbers
+    # and the complex steps of `gptbayes.symmetry.dimension` go through here.
+    sd = np.sqrt((centred**2).sum(axis=-1, keepdims=True) / (n_embed - 1))
+    unit = centred / sd
     return unit * weight[..., None, None, :] + bias[..., None, None, :]
 
 

@@ -24,6 +24,7 @@ ORDER = [
     "known_answers",
     "diagnostics",
     "sensitivity",
+    "compare",
     "plots",
     "report",
     "cli",

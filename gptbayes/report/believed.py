@@ -140,6 +140,6 @@ def _loo_paragraph(idata):
         return [Paragraph(f"{text_} Pareto k is at most 0.7 for all {n} sequences.")]
     warning = (
         f"{text_} Pareto k is above 0.7 for {bad} of {n} sequences, the figure is not reliable: "
-        "use the held-out density below"
+        "use the held-out density below, or gptbayes compare, which refits those sequences"
     )
     return [Findings([Finding(False, warning)])]

@@ -8,10 +8,14 @@ from gptbayes.symmetry.actions import (
     symmetries,
 )
 from gptbayes.symmetry.align import Alignment, align
+from gptbayes.symmetry.dimension import NullDimension, generic_null_dimension, null_dimension
 
 __all__ = [
     "Alignment",
+    "NullDimension",
     "align",
+    "generic_null_dimension",
+    "null_dimension",
     "permute_heads",
     "rotate_query_key",
     "rotate_stream",
