@@ -25,6 +25,8 @@ ZERO = 1e-9
 """A singular value that counts as zero is smaller than this share of the largest."""
 SHRINK = 0.1
 """Of offsets, biases and mean embeddings at the points of `generic_null_dimension`."""
+ROWS_PER_COLUMN = 2
+"""Useful rows of the Jacobian in `generic_null_dimension`, so that contexts do not limit it."""
 READINGS = 4
 """How often, at least, every token is read in the contexts of `generic_null_dimension`."""
 CLEAR_GAP = 1e3
@@ -85,24 +87,11 @@ def null_dimension(
     ValueError
         If the model has more than `MAX_PARAMETERS` parameters.
     """
-    n_parameters = sum(np.size(parameters[p.name]) for p in stage.parameters)
-    _refuse_too_many(n_parameters)
-    jacobian = _jacobian(stage, parameters, np.asarray(tokens), n_parameters, max_bytes)
-    if jacobian.shape[0] > n_parameters:  # same singular values, fewer rows
-        (jacobian,) = scipy.linalg.qr(jacobian, mode="r", overwrite_a=True, check_finite=False)
-    values = np.zeros(n_parameters)
-    found = scipy.linalg.svdvals(jacobian[:n_parameters])
-    values[: len(found)] = found
-    rank, gap = _rank(values)
-    return NullDimension(n_parameters, rank, n_parameters - rank, gap)
+    return _null_dimension(stage, parameters, np.asarray(tokens), None, max_bytes)
 
 
 def generic_null_dimension(
-    problem: Problem,
-    rng: np.random.Generator,
-    *,
-    tokens: np.ndarray | None = None,
-    n_points: int = 2,
+    problem: Problem, rng: np.random.Generator, *, n_points: int = 2
 ) -> NullDimension:
     """The dimension of the null space almost everywhere.
 
@@ -110,15 +99,13 @@ def generic_null_dimension(
     points where that happens, so that each point gives a lower bound on the generic rank. The
     points are draws from the prior with a tenth of its offsets, biases and mean embeddings, at
     which most units are active in some contexts and silent in others, and the largest rank over
-    them is taken.
+    them is taken. Contexts are random, and enough not to limit the rank.
 
     Parameters
     ----------
     problem : Problem
         Its stage, sizes and priors count, its text does not.
     rng : numpy.random.Generator
-    tokens : ndarray of int, (sequence, position), optional
-        Contexts; by default random ones, at least three times as many logits as parameters.
     n_points : int
         How many; one is enough for stages without a feed-forward layer, and is what they get.
 
@@ -135,18 +122,41 @@ def generic_null_dimension(
     stage, design = problem.stage, problem.design
     n_parameters = stage.n_parameters(design)
     _refuse_too_many(n_parameters)
-    if tokens is None:
-        tokens = _random_contexts(design, n_parameters, rng)
+    tokens = _random_contexts(stage, design, n_parameters, rng)
     n_points = n_points if "feed_forward" in stage.features else 1
     draws = {
         name: _off_centre(name, value)
         for name, value in prior_draws(problem, n_points, rng).items()
     }
-    found = [
-        null_dimension(stage, {name: value[i] for name, value in draws.items()}, tokens)
-        for i in range(n_points)
-    ]
+    n_outputs = _n_outputs(stage, design)
+    views = rng.normal(size=(*tokens.shape, design.vocab_size, n_outputs))
+    found = []
+    for i in range(n_points):
+        point = {name: value[i] for name, value in draws.items()}
+        found.append(_null_dimension(stage, point, tokens, views, MAX_BYTES))
     return max(found, key=lambda each: (each.rank, each.gap))
+
+
+def _n_outputs(stage, design):
+    """How many numbers of a context are looked at: a little more than the stream brings.
+
+    The logits of a context are a map of C numbers. Where there are many contexts, as many random
+    combinations of its logits as that show all there is, with far fewer rows.
+    """
+    return min(design.vocab_size, stage.sizes(design)["embed"] + 1)
+
+
+def _null_dimension(stage, parameters, tokens, views, max_bytes):
+    n_parameters = sum(np.size(parameters[p.name]) for p in stage.parameters)
+    _refuse_too_many(n_parameters)
+    jacobian = _jacobian(stage, parameters, tokens, n_parameters, max_bytes, views)
+    if jacobian.shape[0] > n_parameters:  # same singular values, fewer rows
+        (jacobian,) = scipy.linalg.qr(jacobian, mode="r", overwrite_a=True, check_finite=False)
+    values = np.zeros(n_parameters)
+    found = scipy.linalg.svdvals(jacobian[:n_parameters])
+    values[: len(found)] = found
+    rank, gap = _rank(values)
+    return NullDimension(n_parameters, rank, n_parameters - rank, gap)
 
 
 def _off_centre(name, value):
@@ -158,12 +168,12 @@ def _off_centre(name, value):
     return value
 
 
-def _random_contexts(design, n_parameters, rng):
+def _random_contexts(stage, design, n_parameters, rng):
     """Enough for many more rows than columns, and for every token to be read several times."""
     n_token, n_position = design.vocab_size, design.block_size
-    n_logits = 3 * n_parameters
+    n_useful = n_position * max(1, min(n_token, _n_outputs(stage, design)) - 1)
     n_sequences = max(
-        math.ceil(n_logits / (n_position * max(1, n_token - 1))),
+        math.ceil(ROWS_PER_COLUMN * n_parameters / n_useful),
         math.ceil(READINGS * n_token / n_position),
     )
     n_shuffles = math.ceil(n_sequences * n_position / n_token)
@@ -171,12 +181,15 @@ def _random_contexts(design, n_parameters, rng):
     return tokens[: n_sequences * n_position].reshape(n_sequences, n_position)
 
 
-def _jacobian(stage, parameters, tokens, n_parameters, max_bytes):
-    """d (centred logits) / d (weights), (sequence position token, weight)."""
+def _jacobian(stage, parameters, tokens, n_parameters, max_bytes, views=None):
+    """d (centred logits) / d (weights), (sequence position token, weight).
+
+    With views, (sequence, position, token, view), of these combinations of the logits.
+    """
     shapes = {p.name: np.shape(parameters[p.name]) for p in stage.parameters}
     point = np.concatenate([np.ravel(parameters[name]) for name in shapes])
     n_token, n_embed = parameters["token_embedding"].shape
-    n_rows = tokens.size * n_token
+    n_rows = tokens.size * (n_token if views is None else views.shape[-1])
     per_column = 16 * tokens.size * (2 * n_token + 20 * n_embed + 4 * tokens.shape[-1])
     size = max(1, int(max_bytes // per_column))
     jacobian = np.empty((n_rows, n_parameters), order="F")
@@ -187,6 +200,8 @@ def _jacobian(stage, parameters, tokens, n_parameters, max_bytes):
         logits = forward(stage, _unravelled(moved, shapes), tokens).logits
         slope = logits.imag / STEP
         slope -= slope.mean(axis=-1, keepdims=True)  # the softmax takes no notice of the mean
+        if views is not None:
+            slope = slope[..., None, :] @ views  # (weight, B, T, 1, V) @ (B, T, V, view)
         jacobian[:, columns] = slope.reshape(len(columns), n_rows).T
     return jacobian
 
