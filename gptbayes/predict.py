@@ -20,7 +20,7 @@ from gptbayes.corpus import Vocabulary
 from gptbayes.forward import token_log_prob
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.simulate import next_token_log_prob
-from gptbayes.summary import PARETO_K_LIMIT, log_mean_exp, summarise
+from gptbayes.summary import PARETO_K_LIMIT, ess, log_mean_exp, summarise
 
 KINDS = ("coherent", "marginal")
 
@@ -276,9 +276,12 @@ def loo(idata: az.InferenceData) -> az.ELPDData:
     per_sequence = idata.log_likelihood["log_lik"].sum("position")
     groups = {"posterior": idata.posterior, "sample_stats": idata.sample_stats}
     reduced = az.InferenceData(**groups, log_likelihood=per_sequence.to_dataset(name="log_lik"))
+    # Efficiency of what is averaged; that of weights says where on an orbit they are.
+    effective = float(ess(per_sequence)["ess_bulk"].mean()) if per_sequence.sizes["draw"] > 3 else 1
+    n_draws = per_sequence.sizes["chain"] * per_sequence.sizes["draw"]
     with warnings.catch_warnings():  # the result says how many, see n_bad_pareto_k
         warnings.simplefilter("ignore", UserWarning)
-        return az.loo(reduced, pointwise=True)
+        return az.loo(reduced, pointwise=True, reff=min(1.0, effective / n_draws))
 
 
 def n_bad_pareto_k(result: az.ELPDData) -> int:
