@@ -11,6 +11,16 @@ from gptbayes.stages import STAGES, VARIANTS
 from gptbayes.standata import Design, Priors, Problem, draw_masks
 
 TEXT = "the cat sat on the mat, that cat. " * 4
+UNEQUAL_PRIORS = Priors(  # so that a scale in the wrong place is seen
+    token_embedding=0.8,
+    position_embedding=0.7,
+    attention=0.6,
+    attention_proj=0.5,
+    feed_forward=0.3,
+    lm_head=0.4,
+    offset=0.9,
+    layer_norm=0.35,
+)
 
 
 def make_problem(number: str, text: str = TEXT, batch_size: int = 11, **changes) -> Problem:

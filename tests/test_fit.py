@@ -7,12 +7,13 @@ import pickle
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
-import cmdstanpy
 import numpy as np
 import pytest
-from problems import make_problem
+from densities import compiled, numpy_log_density, stan_density
+from problems import UNEQUAL_PRIORS, make_problem
 from scipy.integrate import dblquad
 from scipy.special import expit, log_expit
 from scipy.stats import norm
@@ -22,68 +23,36 @@ from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.units import unit_of
 from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run
-from gptbayes.simulate import log_prior, prior_draws
+from gptbayes.simulate import prior_draws
 from gptbayes.stages import STAGES
-from gptbayes.standata import Design, Priors, Problem, stan_data
+from gptbayes.standata import Design, Priors, Problem
 from gptbayes.summary import summarise
-from gptbayes.toolchain import compile_program, ensure_cmdstan
+from gptbayes.toolchain import compile_program
 
 pytestmark = pytest.mark.usefixtures("programs")
 
 
-def compiled(problem) -> cmdstanpy.CmdStanModel:
-    program = problem.stage.program
-    ensure_cmdstan()
-    exe = compile_program(program, include_paths=[program.parent / "functions"])
-    return cmdstanpy.CmdStanModel(exe_file=str(exe))
-
-
-def log_density(problem, parameters):
-    """The log posterior of one draw, by numpy, up to constants: as Stan defines it."""
-    log_lik = token_log_prob(
-        problem.stage, {name: value[None] for name, value in parameters.items()}, problem.training
-    )
-    return problem.likelihood_weight * log_lik.sum() + log_prior(problem, parameters)
-
-
-def unconstrained_index(name, index, shape):
-    """Where Stan's gradient has an element: arrays item by item, each matrix by columns.
-
-    (The names that `log_prob` writes above the gradient follow another order for arrays.)
-    """
-    n_array = len(shape) - (1 if name.endswith(("embedding", "offset", "weight", "bias")) else 2)
-    item = np.ravel_multi_index(index[:n_array], shape[:n_array]) if n_array else 0
-    inside = np.ravel_multi_index(index[n_array:], shape[n_array:], order="F")
-    return item * int(np.prod(shape[n_array:])) + inside
-
-
-def test_program_and_numpy_define_the_same_posterior(problem, rng, tmp_path, monkeypatch):
+def test_program_and_numpy_define_the_same_posterior(problem, rng):
     """Value and gradient, against central differences, at draws from the prior."""
-    monkeypatch.chdir(tmp_path)  # CmdStan leaves a profile where it is run
-    problem = replace(problem, likelihood_weight=0.7)
+    problem = replace(problem, priors=UNEQUAL_PRIORS, likelihood_weight=0.7)
     model, n_draws = compiled(problem), 3
     draws = prior_draws(problem, n_draws, rng)
     stan = problem.stage.to_stan(draws, problem.design)
-    names = list(stan)
     for i in range(n_draws):
-        here = {name: stan[name][i] for name in names}
-        table = model.log_prob(here, data=stan_data(problem), sig_figs=17)
-        ours = {name: value[i] for name, value in draws.items()}
-        assert table["lp__"][0] == pytest.approx(log_density(problem, ours), abs=1e-10, rel=1e-12)
-        gradient = {
-            name: np.array([table[c][0] for c in table.columns if c.split(".")[0] == f"g_{name}"])
-            for name in names
-        }
-        for name in names:  # one element of each parameter
+        here = {name: value[i] for name, value in stan.items()}
+        theirs = stan_density(model, problem, here)
+        ours = numpy_log_density(problem, {name: value[i] for name, value in draws.items()})
+        assert theirs.value == pytest.approx(ours, abs=1e-10, rel=1e-12)
+        for name in here:  # one element of each parameter
             index = tuple(rng.integers(n) for n in here[name].shape)
-            flat = unconstrained_index(name, index, here[name].shape)
             slopes = []
             for step in (1e-5, -1e-5):
                 moved = {n: v.copy() for n, v in here.items()}
                 moved[name][index] += step
-                slopes.append(log_density(problem, problem.stage.from_stan(moved, problem.design)))
+                there = problem.stage.from_stan(moved, problem.design)
+                slopes.append(numpy_log_density(problem, there))
             slope = (slopes[0] - slopes[1]) / 2e-5
-            assert gradient[name][flat] == pytest.approx(slope, abs=1e-6, rel=1e-6), name
+            assert theirs.gradient[name][index] == pytest.approx(slope, abs=1e-6, rel=1e-6), name
 
 
 def test_log_lik_of_draws_agrees_with_numpy(problem, tmp_path):
@@ -100,7 +69,10 @@ def test_log_lik_of_draws_agrees_with_numpy(problem, tmp_path):
         ours[p.name][0].size * norm.logpdf(0, scale=problem.priors.scale(p))
         for p in problem.stage.parameters
     )
-    lp = [constants + log_density(problem, {n: v[i] for n, v in ours.items()}) for i in range(20)]
+    lp = [
+        constants + numpy_log_density(problem, {n: v[i] for n, v in ours.items()})
+        for i in range(20)
+    ]
     np.testing.assert_allclose(draws.method_variables["lp"], lp, atol=1e-9)
 
 
@@ -200,7 +172,7 @@ def test_chains_start_from_different_paths(runs):
 def test_any_executor_does(tmp_path):
     """Units are plain values: a pool of processes takes them as a pool of threads does."""
     problem = make_problem("02")
-    with ProcessPoolExecutor(max_workers=1) as pool:
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         folder = fit.pathfinder(problem, tmp_path / "a", paths=2, draws=5, executor=pool)
     own = fit.pathfinder(problem, tmp_path / "b", paths=2, draws=5)
     for ours, theirs in zip(fit.read_draws(folder), fit.read_draws(own), strict=True):

@@ -49,6 +49,7 @@ def test_it_brings_programs_engine_and_template(installed):
     for wanted in (
         "gptbayes/stan/05-multi-headed-self-attention.stan",
         "gptbayes/stan/functions/attention.stanfunctions",
+        "gptbayes/stan/loops/attention.stanfunctions",
         "gptbayes/report/template.html",
         "gptbayes/toolchain/engine/makefile",
         "gptbayes/toolchain/engine/main.cpp",

@@ -1,0 +1,68 @@
+"""Log densities and their gradients: as a compiled program has them, and as numpy does."""
+
+from __future__ import annotations
+
+from contextlib import chdir
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import cmdstanpy
+import numpy as np
+
+from gptbayes.forward import token_log_prob
+from gptbayes.simulate import log_prior
+from gptbayes.standata import stan_data
+from gptbayes.toolchain import compile_program, ensure_cmdstan
+
+
+class Density(NamedTuple):
+    """The log posterior at one point, up to constants.
+
+    Attributes
+    ----------
+    value : float
+        In nats.
+    gradient : dict of str to ndarray
+        Each with the shape that the parameter has in the Stan program.
+    """
+
+    value: float
+    gradient: dict[str, np.ndarray]
+
+
+def compiled(problem, bricks: str = "functions") -> cmdstanpy.CmdStanModel:
+    """The program of a problem's stage, put together from a folder of bricks beside it."""
+    program = problem.stage.program
+    ensure_cmdstan()
+    exe = compile_program(program, include_paths=[program.parent / bricks])
+    return cmdstanpy.CmdStanModel(exe_file=str(exe))
+
+
+def stan_density(model: cmdstanpy.CmdStanModel, problem, parameters) -> Density:
+    """What a compiled program says at one draw, whose arrays have Stan's shapes."""
+    with TemporaryDirectory() as folder, chdir(folder):  # CmdStan leaves a profile where it is run
+        table = model.log_prob(parameters, data=stan_data(problem), sig_figs=17)
+    gradient = {}
+    for name, value in parameters.items():
+        columns = [c for c in table.columns if c.split(".")[0] == f"g_{name}"]
+        gradient[name] = _in_stan_order(name, table[columns].to_numpy()[0], value.shape)
+    return Density(float(table["lp__"][0]), gradient)
+
+
+def numpy_log_density(problem, parameters) -> float:
+    """The log posterior of one draw, with this package's dims, as Stan defines it."""
+    log_lik = token_log_prob(
+        problem.stage, {name: value[None] for name, value in parameters.items()}, problem.training
+    )
+    return problem.likelihood_weight * log_lik.sum() + log_prior(problem, parameters)
+
+
+def _in_stan_order(name, flat, shape):
+    """Stan's gradient as an array: item by item of an array, each matrix by columns.
+
+    (The names that `log_prob` writes above the gradient follow another order for arrays.)
+    """
+    if name.endswith(("embedding", "offset", "weight", "bias")):  # vectors, or arrays of them
+        return flat.reshape(shape)
+    *items, rows, columns = shape
+    return np.swapaxes(flat.reshape(*items, columns, rows), -1, -2)
