@@ -22,6 +22,8 @@ ORDER = [
     "symmetry",
     "known_answers",
     "diagnostics",
+    "uniformity",
+    "calibration",
     "plots",
     "report",
     "cli",
