@@ -71,9 +71,9 @@ class Experiment:
 
     truth: Problem
     fitted: Problem | None = None
-    n_ranked: int = 63
-    iter_warmup: int = 300
-    iter_sampling: int = 500
+    n_ranked: int = 31
+    iter_warmup: int = 200
+    iter_sampling: int = 160
     max_doublings: int = 3
     init: str = "pathfinder"
     adapt_delta: float = 0.8
@@ -257,10 +257,10 @@ def calibrate(
         program = experiment.fitted.stage.program
         compile_program(program, include_paths=[program.parent / "functions"])  # once, not in all
         if executor is not None:
-            _run(missing, len(units), executor, on_progress)
+            _run(missing, len(units), executor, on_progress, out.name)
         else:
             with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-                _run(missing, len(units), pool, on_progress)
+                _run(missing, len(units), pool, on_progress, out.name)
     return _collected([_read(Path(unit.result)) for unit in units], experiment.n_ranked)
 
 
@@ -385,7 +385,7 @@ def _as_posterior(problem, weights):
     return xr.Dataset({name: (dims[name], value[None, None]) for name, value in weights.items()})
 
 
-def _run(missing, total, executor, on_progress):
+def _run(missing, total, executor, on_progress, label):
     """Run them all; after the first failure or Ctrl-C, start none that has not begun."""
     futures = [executor.submit(run_replicate, unit) for unit in missing]
     pending = set(futures)
@@ -396,7 +396,7 @@ def _run(missing, total, executor, on_progress):
                 future.result()
             if on_progress:
                 done = total - sum(not future.done() for future in futures)
-                on_progress([fit.Progress("replicates", done, total, True)])
+                on_progress([fit.Progress(label, done, total, True)])
     finally:
         for future in pending:
             future.cancel()

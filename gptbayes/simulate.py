@@ -109,9 +109,7 @@ def write_text(
     return text[:, len(prompt) :]
 
 
-def write_windows(
-    problem: Problem, parameters: Parameters, rng: np.random.Generator
-) -> Windows:
+def write_windows(problem: Problem, parameters: Parameters, rng: np.random.Generator) -> Windows:
     """A text for the likelihood of a problem, written by one draw.
 
     Every sequence begins anew with a character that all are equally likely to be; each further
