@@ -11,7 +11,7 @@ OTHERS  := $(RUNS)/02_what_comes_next.txt $(RUNS)/03_where_it_looks.txt \
            $(RUNS)/04_what_chains_disagree_about.txt
 REPORT  := $(RUNS)/05-nuts/report.html
 
-.PHONY: demo test setup clean
+.PHONY: demo test validate setup clean
 .DELETE_ON_ERROR:
 
 demo: setup $(FIRST) $(OTHERS) $(REPORT)
@@ -20,6 +20,10 @@ demo: setup $(FIRST) $(OTHERS) $(REPORT)
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Half an hour: are the posteriors of all twelve stages calibrated? Goes on where it was.
+validate: setup
+	$(BIN)/python analyses/08_is_it_calibrated.py runs/validate
 
 setup: $(VENV)/ready
 	$(BIN)/gptbayes setup
