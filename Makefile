@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RUNS   ?= runs/demo
+VALIDATE ?= runs/validate
 
 BIN     := $(VENV)/bin
 SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html')
@@ -23,7 +24,11 @@ test: setup
 
 # Half an hour: are the posteriors of all twelve stages calibrated? Goes on where it was.
 validate: setup
-	$(BIN)/python analyses/08_is_it_calibrated.py runs/validate
+	@mkdir -p $(VALIDATE)
+	$(BIN)/python analyses/08_is_it_calibrated.py $(VALIDATE) > $(VALIDATE)/08_is_it_calibrated.txt
+	@cp $(VALIDATE)/calibration.csv analyses/
+	@cp $(VALIDATE)/calibration.png analyses/figures/
+	@cat $(VALIDATE)/08_is_it_calibrated.txt
 
 setup: $(VENV)/ready
 	$(BIN)/gptbayes setup

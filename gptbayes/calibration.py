@@ -39,6 +39,7 @@ from gptbayes.toolchain import compile_program
 TIE = 1e-9
 """Values that are relatively closer than that are the same but for rounding."""
 N_CONTEXTS = 2
+MAX_TREEDEPTH = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +234,8 @@ def calibrate(
     -------
     Dataset (replicate, quantity)
         ``rank`` and ``ess`` (replicate, quantity); ``n_draws``, ``divergences``,
-        ``max_treedepth_hits`` and ``seconds`` (replicate). For `gptbayes.uniformity.uniformity`.
+        ``max_treedepth_hits``, ``seconds`` and ``init`` (replicate), which is "random" where
+        Pathfinder failed to find a start. For `gptbayes.uniformity.uniformity`.
 
     Raises
     ------
@@ -273,8 +275,9 @@ def run_replicate(unit: Replicate) -> None:
     text = write_windows(experiment.truth, weights, rng)
     truth = replace(experiment.truth, training=text)
     fitted = replace(experiment.fitted, training=text)
-    posterior, stats = _long_enough(experiment, truth, fitted, int(rng.integers(2**32)))
-    draws = ranked_quantities(truth, posterior)
+    idata = _long_enough(experiment, truth, fitted, int(rng.integers(2**32)))
+    stats = idata.sample_stats
+    draws = ranked_quantities(truth, idata.posterior)
     true_value = ranked_quantities(truth, _as_posterior(truth, weights))
     names = [str(name) for name in draws["quantity"].values]
     ranks = _ranks(true_value.values[0, 0], draws.values[0], experiment.n_ranked, rng)
@@ -284,7 +287,8 @@ def run_replicate(unit: Replicate) -> None:
         "ess": dict(zip(names, np.round(sizes, 1).tolist(), strict=True)),
         "n_draws": draws.sizes["draw"],
         "divergences": int(stats["diverging"].sum()),
-        "max_treedepth_hits": int((stats["tree_depth"] >= 10).sum()),
+        "max_treedepth_hits": int((stats["tree_depth"] >= MAX_TREEDEPTH).sum()),
+        "init": json.loads(idata.attrs["settings"])["init"],
         "seconds": round(time.perf_counter() - began, 3),
     }
     write_json(Path(unit.result), result)
@@ -353,10 +357,20 @@ def _long_enough(experiment, truth, fitted, seed):
         sizes = ess(ranked_quantities(truth, idata.posterior))["ess_bulk"].values
         if np.nanmin(sizes) >= experiment.n_ranked:  # nan: a constant
             break
-    return idata.posterior, idata.sample_stats
+    return idata
 
 
 def _fitted(experiment, problem, iter_sampling, seed):
+    """One text in very many may be one where Pathfinder finds no start; any start will do."""
+    try:
+        return _fitted_from(experiment.init, experiment, problem, iter_sampling, seed)
+    except RuntimeError:
+        if experiment.init == "random":
+            raise
+        return _fitted_from("random", experiment, problem, iter_sampling, seed)
+
+
+def _fitted_from(init, experiment, problem, iter_sampling, seed):
     with tempfile.TemporaryDirectory(prefix="gptbayes-calibration-") as folder:
         run = fit.nuts(
             problem,
@@ -364,8 +378,9 @@ def _fitted(experiment, problem, iter_sampling, seed):
             chains=1,
             iter_warmup=experiment.iter_warmup,
             iter_sampling=iter_sampling,
-            init=experiment.init,
+            init=init,
             adapt_delta=experiment.adapt_delta,
+            max_treedepth=MAX_TREEDEPTH,
             seed=seed,
         )
         return convert(fit.read_config(run), problem, fit.read_draws(run))
@@ -468,7 +483,7 @@ def _collected(results, n_ranked):
     }
     columns = {
         name: ("replicate", np.array([result[name] for result in results]))
-        for name in ("n_draws", "divergences", "max_treedepth_hits", "seconds")
+        for name in ("n_draws", "divergences", "max_treedepth_hits", "seconds", "init")
     }
     coords = {"replicate": np.arange(1, len(results) + 1), "quantity": names}
     return xr.Dataset({**tables, **columns}, coords, attrs={"n_ranked": n_ranked})
