@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RUNS   ?= runs/demo
+VALIDATE ?= runs/validate
 
 BIN     := $(VENV)/bin
 SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html')
@@ -11,7 +12,7 @@ OTHERS  := $(RUNS)/02_what_comes_next.txt $(RUNS)/03_where_it_looks.txt \
            $(RUNS)/04_what_chains_disagree_about.txt
 REPORT  := $(RUNS)/05-nuts/report.html
 
-.PHONY: demo test setup clean
+.PHONY: demo test validate setup clean
 .DELETE_ON_ERROR:
 
 demo: setup $(FIRST) $(OTHERS) $(REPORT)
@@ -20,6 +21,15 @@ demo: setup $(FIRST) $(OTHERS) $(REPORT)
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Half an hour: are the posteriors of all twelve stages calibrated? Goes on where it was.
+validate: setup
+	@mkdir -p $(VALIDATE)
+	$(BIN)/python analyses/08_is_it_calibrated.py $(VALIDATE) > $(VALIDATE)/08_is_it_calibrated.partial
+	@mv $(VALIDATE)/08_is_it_calibrated.partial $(VALIDATE)/08_is_it_calibrated.txt
+	@cp $(VALIDATE)/calibration.csv analyses/
+	@cp $(VALIDATE)/calibration.png analyses/figures/
+	@cat $(VALIDATE)/08_is_it_calibrated.txt
 
 setup: $(VENV)/ready
 	$(BIN)/gptbayes setup

@@ -287,6 +287,38 @@ def plot_pareto_k(summary: xr.Dataset, *, limit: float, ax: Axes | None = None) 
     return ax
 
 
+def plot_rank_ecdf(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """How far the ECDF of ranks is from that of uniform ones, one line for each quantity.
+
+    Parameters
+    ----------
+    summary : Dataset (quantity, rank)
+        As `gptbayes.uniformity.rank_ecdf` returns it.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        Lines that leave the band anywhere are drawn in colour and named.
+    """
+    ax = plt.gca() if ax is None else ax
+    x = np.concatenate([[0], summary["rank"].values, [1]])
+    lower, upper = (np.pad(summary[name].values, 1) for name in ("lower", "upper"))
+    ax.fill_between(x, lower, upper, step="post", color="0.9", lw=0)
+    n_outside = 0
+    for name, line in zip(summary["quantity"].values, summary["difference"].values, strict=True):
+        y = np.pad(line, 1)
+        outside = bool(((y < lower - 1e-9) | (y > upper + 1e-9)).any())
+        style = {"color": COLOURS[n_outside % 10], "lw": 1.4, "label": str(name)}
+        ax.step(x, y, where="post", **(style if outside else {"color": "0.45", "lw": 0.6}))
+        n_outside += outside
+    if n_outside:
+        ax.legend(frameon=False, fontsize="x-small", loc="lower center")
+    ax.set(xlim=(0, 1), xlabel="rank of the true value", ylabel="ECDF less uniform")
+    sns.despine(ax=ax)
+    return ax
+
+
 @functools.cache
 def _families():
     """The font that matplotlib brings, and what this machine has for other scripts."""

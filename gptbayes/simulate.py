@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_softmax
 
+from gptbayes.corpus import Windows
 from gptbayes.forward import Parameters, forward, over_draws
 from gptbayes.stages import Stage
 from gptbayes.standata import Problem
@@ -151,6 +152,34 @@ def write_text(
         log_probs = next_token_log_prob(stage, parameters, text[:, -block_size:])
         text = np.column_stack([text, sample_tokens(log_probs, rng)])
     return text[:, len(prompt) :]
+
+
+def write_windows(problem: Problem, parameters: Parameters, rng: np.random.Generator) -> Windows:
+    """A text for the likelihood of a problem, written by one draw.
+
+    Every sequence begins anew with a character that all are equally likely to be; each further
+    one is drawn given all that the sequence has so far. That is what the likelihood says of
+    disjoint windows: their contexts do not reach back beyond their beginning.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its windows are not looked at, only its sizes.
+    parameters : mapping of str to ndarray
+        Each ``(dims of that parameter)``.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Windows
+        ``(sequence, position)``, ``y`` one character ahead of ``x``.
+    """
+    design = problem.design
+    text = rng.integers(design.vocab_size, size=(design.batch_size, 1))
+    for _ in range(design.block_size):
+        logits = forward(problem.stage, parameters, text).logits[:, -1, :]
+        text = np.column_stack([text, sample_tokens(logits, rng)])
+    return Windows(text[:, :-1], text[:, 1:])
 
 
 def next_tokens(

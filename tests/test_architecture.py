@@ -25,6 +25,8 @@ ORDER = [
     "diagnostics",
     "sensitivity",
     "compare",
+    "uniformity",
+    "calibration",
     "plots",
     "report",
     "cli",
