@@ -179,18 +179,18 @@ print(f"\nFigure: {runs / '07-gradient.png'}")
 
 # ## The answer
 #
-# A factor of two as soon as there is a linear map, three and a half with attention and between four
-# and five from the larger feed-forward layer on: 5.6 instead of 26 milliseconds in the last stage,
-# so that a draw of a hundred gradients takes half a second and not two and a half. (Two cores,
-# x86-64, both busy with other work while this was measured; ratios are known to about a tenth, the
-# milliseconds less well.) The arithmetic is the same in both. What differs is how often automatic
-# differentiation is called: eight to ten times as often token by token. The bigram, which only
-# looks up, costs the same either way.
+# Nearly two times faster as soon as there is a linear map, three times with attention, and four to
+# five times from the larger feed-forward layer on: 5.3 instead of 25 milliseconds in stage 12,
+# so that a draw of a hundred gradients takes half a second and not two and a half. (Two cores of
+# x86-64, both busy with other work meanwhile. An earlier run gave ratios that differ by up to a
+# quarter, more than the extremes within a run: believe the first digit.) The arithmetic is the same
+# in both. What differs is how finely it is cut: from attention on, seven to eleven times as many
+# derivatives are called token by token. The bigram, which only looks up, costs nearly the same.
 #
 # Two bricks make most of the difference. A product of a matrix with one token notes the whole
 # matrix for the way back, 512 times instead of once: `linear`, and the feed-forward layer with it.
 # Attention has the longest loops, over pairs of positions. Layer norm token by token costs a
-# quarter more.
+# fifth more.
 #
 # The others are as fast in either form: looking up embeddings, and the log probability of each
 # token, where Stan has an operation for one token and none for many. There, write what reads best:
