@@ -140,16 +140,24 @@ def _smallest_p(found):
     return np.nanmin(holm(np.stack([tested[name] for name in TESTS])))
 
 
-# ## The figure: where the ranks are, and the band that they should stay in
+# ## The figure: where the ranks are, and a band that all lines of all panels should stay in
+#
+# The band holds with probability 0.95 for the whole figure, so that one line outside means
+# something.
 
 
 def draw(ranks, path):
     """One panel for each stage."""
+    n_lines = sum(found.sizes["quantity"] for found in ranks.values())
     fig, axes = plots.figure(len(ranks), width=9.0, height=2.2, columns=4)
     for ax, (name, found) in zip(axes, ranks.items(), strict=True):
-        plots.plot_rank_ecdf(rank_ecdf(found["rank"], found.attrs["n_ranked"]), ax=ax)
+        drawn = rank_ecdf(found["rank"], found.attrs["n_ranked"], prob=1 - 0.05 / n_lines)
+        plots.plot_rank_ecdf(drawn, ax=ax)
         ax.set_title(f"stage {name}")
         ax.label_outer()
+    limit = max(abs(end) for ax in axes for end in ax.get_ylim())
+    for ax in axes:
+        ax.set_ylim(-limit, limit)
     fig.savefig(path, dpi=120)
     plots.close(fig)
 

@@ -313,7 +313,7 @@ def plot_rank_ecdf(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         ax.step(x, y, where="post", **(style if outside else {"color": "0.45", "lw": 0.6}))
         n_outside += outside
     if n_outside:
-        ax.legend(frameon=False, fontsize="x-small", loc="lower center")
+        ax.legend(frameon=False, fontsize="x-small", loc="best")
     ax.set(xlim=(0, 1), xlabel="rank of the true value", ylabel="ECDF less uniform")
     sns.despine(ax=ax)
     return ax

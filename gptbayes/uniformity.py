@@ -12,6 +12,8 @@ from scipy.stats import binom, chisquare
 MIN_EXPECTED = 5
 """Of a bin of the chi-square test (Cochran 1954)."""
 MAX_BINS = 16
+SMALLEST_P = 1e-13
+"""Where one minus a probability ends in rounding."""
 
 
 def uniformity(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
@@ -28,7 +30,8 @@ def uniformity(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
     -------
     Dataset (quantity)
         ``band_p``, of the largest departure of the ranks' ECDF (Säilynoja, Bürkner & Vehtari 2022,
-        section 2): that such a departure comes from uniform ranks, computed exactly.
+        section 2): that such a departure comes from uniform ranks, computed exactly
+        but never below 1e-13.
         ``chi_square_p``, of as many equal bins as 5 expected ranks in each allow, at most 16; nan
         where that is fewer than two. ``mean_rank``, from 0 to 1 and 0.5 when uniform.
 
@@ -159,7 +162,7 @@ def _band_p_value(count, n):
     staying = np.eye(n + 1)[0]
     for step, allowed in zip(_steps(n, count.size - 1), inside, strict=True):
         staying = (staying @ step) * allowed
-    return float(min(1.0, max(0.0, 1 - staying.sum())))
+    return float(min(1.0, max(SMALLEST_P, 1 - staying.sum())))
 
 
 @functools.lru_cache(maxsize=8)
