@@ -24,14 +24,17 @@ import xarray as xr
 from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import read_text, zen_of_python
-from gptbayes.diagnostics import diagnose
+from gptbayes.diagnostics import diagnose, pareto_k
 from gptbayes.inference import open_run
-from gptbayes.known_answers import family_wise_p
+from gptbayes.known_answers import family_wise_p, known_answers
 from gptbayes.predict import compare_held_out, unigram_log_density, write
 from gptbayes.report import write_report
 from gptbayes.stages import STAGES
 from gptbayes.standata import pose
-from gptbayes.summary import log_mean_exp
+from gptbayes.summary import ESS_LIMIT, R_HAT_LIMIT, log_mean_exp
+
+METHODS = ("mode", "pathfinder", "nuts")
+DENSITIES = ("training", "training_se", "held_out", "held_out_se")
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,7 +72,7 @@ for number, stage in STAGES.items():
         fit.pathfinder(problem, folder / "pathfinder", **same)
         sampling = {"iter_warmup": chosen.draws, "iter_sampling": chosen.draws}
         fit.nuts(problem, folder / "nuts", **sampling, **same)
-    for name in ("nuts", "pathfinder", "mode"):
+    for name in METHODS:
         fits[number, name] = open_run(folder / name)
 
 # ## What they predict
@@ -78,59 +81,80 @@ for number, stage in STAGES.items():
 # of the probability of a whole sequence. Character frequencies of the training text are the
 # yardstick: a model of language should beat them.
 
-comparison = compare_held_out({f"{number} {name}": fits[number, name] for number, name in fits})
-rows = []
-for number, name in fits:
-    idata = fits[number, name]
+
+def per_character(log_density):
+    """Mean over sequences and its standard error."""
+    each = log_density.values / problem.design.block_size
+    return each.mean(), each.std(ddof=1) / np.sqrt(each.size)
+
+
+comparison = compare_held_out({" ".join(key): fits[key] for key in fits})
+density = xr.Dataset(
+    {name: (("fit", "stage"), np.empty((3, len(STAGES)))) for name in DENSITIES},
+    {"fit": list(METHODS), "stage": list(STAGES)},
+)
+for (number, name), idata in fits.items():
+    at = {"stage": number, "fit": name}
     training = log_mean_exp(idata.log_likelihood["log_lik"].sum("position"))
-    held_out = comparison.table.sel(fit=f"{number} {name}")
-    rows.append(
-        {
-            "stage": number,
-            "method": name,
-            "training": float(training.mean()) / problem.design.block_size,
-            "training_se": float(training.std(ddof=1) / np.sqrt(training.size))
-            / problem.design.block_size,
-            "held_out": float(held_out["per_character"]),
-            "held_out_se": float(held_out["per_character_se"]),
-        }
-    )
-density = pd.DataFrame(rows).set_index(["method", "stage"]).to_xarray()
+    held_out = comparison.pointwise.sel(fit=f"{number} {name}")
+    values = (*per_character(training), *per_character(held_out))
+    for what, value in zip(DENSITIES, values, strict=True):
+        density[what].loc[at] = value
 frequencies, _ = unigram_log_density(idata)
+print(f"{source}: {problem.n_targets} characters fitted, {comparison.table.n_character} held out")
+print("\nLog predictive density, nats per character, ± one standard error over held-out sequences;")
+print(f"character frequencies alone: {frequencies:.2f} on held-out text\n")
+columns = {}
+for name in METHODS:
+    one = density.sel(fit=name)
+    pairs = zip(one["held_out"].values, one["held_out_se"].values, strict=True)
+    columns[name] = [f"{value:.2f} ± {error:.2f}" for value, error in pairs]
+    columns[f"{name}, training"] = [f"{value:.2f}" for value in one["training"].values]
+print(pd.DataFrame(columns, index=list(STAGES)).to_string())
 
 # ## Whether they can be believed, and what they cost
 #
-# Seconds are CmdStan's own, summed over chains or paths, warm-up included; the effective sample
-# size is the smallest of all log probabilities of training characters.
+# R-hat is the largest, the effective sample size the smallest of all log probabilities of training
+# characters. Seconds are CmdStan's own, summed over chains, warm-up included.
 
-print(f"{source}: {problem.n_targets} characters fitted, {comparison.table.n_character} held out")
-print(f"held-out yardstick, character frequencies: {frequencies:.3f} nats per character\n")
-columns = (
-    "stage  weights   mode          Pathfinder    NUTS            R-hat   ESS  ESS/s  grad/draw"
-)
-print(f"{'':16}held-out nats per character, ± se\n{columns}   div   exact p: NUTS  Pathfinder (k)")
-costs = []
+rows = []
 for number, stage in STAGES.items():
-    nuts, pathfinder = diagnose(fits[number, "nuts"]), diagnose(fits[number, "pathfinder"])
-    functions = nuts.convergence.sel(quantity="log probabilities")
-    seconds = sum(json.loads(fits[number, "nuts"].attrs["seconds"]))
-    ess = float(functions["ess_bulk_min"])
-    gradients = float(nuts.health["n_steps"].mean())
-    costs.append({"stage": number, "seconds": seconds, "ess_per_second": ess / seconds})
-    held_out = [
-        f"{float(one['held_out']):.2f} ± {float(one['held_out_se']):.2f}"
-        for one in (
-            density.sel(stage=number, method=name) for name in ("mode", "pathfinder", "nuts")
-        )
-    ]
-    print(
-        f"{number}     {stage.n_parameters(problem.design):6}   {held_out[0]:<14}{held_out[1]:<14}"
-        f"{held_out[2]:<14}{float(functions['r_hat_max']):7.3f}{ess:6.0f}{ess / seconds:7.2f}"
-        f"{gradients:9.0f}{int(nuts.health['divergences'].sum()):8}"
-        f"{family_wise_p(nuts.known_answers):11.2g}{family_wise_p(pathfinder.known_answers):14.1g}"
+    idata = fits[number, "nuts"]
+    diagnosis = diagnose(idata)
+    functions = diagnosis.convergence.sel(quantity="log probabilities")
+    seconds = sum(json.loads(idata.attrs["seconds"]))
+    rows.append(
+        {
+            "weights": stage.n_parameters(problem.design),
+            "R-hat": round(float(functions["r_hat_max"]), 3),
+            "ESS": int(functions["ess_bulk_min"]),
+            "divergences": int(diagnosis.health["divergences"].sum()),
+            "gradients per draw": round(float(diagnosis.health["n_steps"].mean())),
+            "seconds": round(seconds),
+            "ESS per second": round(float(functions["ess_bulk_min"]) / seconds, 2),
+            "Pathfinder's k": round(pareto_k(fits[number, "pathfinder"])[0], 1),
+        }
     )
-costs = pd.DataFrame(costs).set_index("stage").to_xarray()
-print(f"\nTime in CmdStan's NUTS, all chains: {float(costs.seconds.sum()) / 60:.0f} minutes.")
+costs = pd.DataFrame(rows, index=list(STAGES))
+print(f"\nNUTS, {costs['seconds'].sum() / 60:.0f} minutes of chains in all\n\n{costs.to_string()}")
+for number, row in costs.iterrows():
+    if row["R-hat"] > R_HAT_LIMIT or row["ESS"] < ESS_LIMIT:
+        print(f"  stage {number}: not mixed well enough for tails, intervals are rough")
+
+# ## What is known exactly
+#
+# Family-wise p-values of all that is known of a posterior, and the smallest ratio of a standard
+# deviation of the draws to the exact one.
+
+rows = []
+for number in STAGES:
+    row = {}
+    for name in ("nuts", "pathfinder"):
+        answers = known_answers(fits[number, name])
+        row[f"{name}, p"] = f"{family_wise_p(answers):.2g}"
+        row[f"{name}, sd / exact"] = round(float((answers["sd"] / answers["exact_sd"]).min()), 2)
+    rows.append({"scalars": int(answers["n"].sum()), **row})
+print(f"\nTests with known answers\n\n{pd.DataFrame(rows, index=list(STAGES)).to_string()}")
 
 # ## A line from each
 #
@@ -150,7 +174,7 @@ for ax, what in zip(axes, ("training", "held_out"), strict=False):
     plots.plot_ladder(values, yardsticks={"character frequencies": frequencies}, ax=ax)
     ax.set_title(f"{what.replace('_', '-')} text")
     ax.set_ylabel("log predictive density, nats per character")
-axes[2].semilogy(costs["stage"], costs["ess_per_second"], "o-", color="black")
+axes[2].semilogy(costs.index, costs["ESS per second"], "o-", color="black")
 axes[2].set(
     title="cost of NUTS", xlabel="stage", ylabel="smallest ESS of log probabilities per second"
 )

@@ -233,7 +233,7 @@ def plot_ladder(
 
     Parameters
     ----------
-    values : Dataset (method, stage)
+    values : Dataset (fit, stage)
         ``mean`` and ``se``.
     yardsticks : dict of str to float, optional
         Horizontal lines.
@@ -245,8 +245,8 @@ def plot_ladder(
     """
     ax = plt.gca() if ax is None else ax
     x = np.arange(values.sizes["stage"])
-    for k, (name, marker) in enumerate(zip(values["method"].values, "os^Dv", strict=False)):
-        one = values.sel(method=name)
+    for k, (name, marker) in enumerate(zip(values["fit"].values, "os^Dv", strict=False)):
+        one = values.sel(fit=name)
         style = {"color": COLOURS[k], "marker": marker, "ms": 4, "lw": 1.2, "capsize": 2}
         ax.errorbar(x + 0.12 * (k - 1), one["mean"], one["se"], label=str(name), **style)
     for style, (name, value) in zip(("--", ":", "-."), (yardsticks or {}).items(), strict=False):
