@@ -118,8 +118,10 @@ def _known_answers_table(answers):
         )
     caption = (
         "Tests with known answers: directions of weight space that no prediction depends on keep "
-        "their prior exactly. Largest error of means and variances in Monte Carlo standard "
-        "errors by batch means, and its p-value over all of them (Bonferroni)."
+        "their prior exactly, and so do embeddings of characters that are never read; keys and "
+        "queries have mean 0, and every orientation of a head is equally likely. Largest error of "
+        "means and variances in Monte Carlo standard errors by batch means, and its p-value over "
+        "all of them (Bonferroni)."
     )
     columns = ["direction", "how many", "exact sd", "sd of draws", "largest t", "p"]
     return Table(caption, columns, rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import arviz as az
 import numpy as np
 
@@ -36,7 +38,7 @@ def sensitive(idata: az.InferenceData) -> Section:
             one = row.sel(component=component)
             cells += [_shift(one), f"{float(one['psens']):.2f}"]
         spread = f"{float(row['mean']):.3f} ({float(row['sd']):.3f})"
-        rows.append([plots.visible(str(name)), spread, *cells])
+        rows.append([_named(str(name)), spread, *cells])
     caption = (
         "Power-scaling: by how many posterior standard deviations the posterior mean would move if "
         "the power of prior or likelihood doubled, to first order, ± Monte Carlo standard error; a "
@@ -60,8 +62,13 @@ def sensitive(idata: az.InferenceData) -> Section:
     return Section("sensitive", TITLE, blocks)
 
 
+def _named(quantity):
+    """White space is to be seen where characters are quoted, and only there."""
+    return re.sub("“[^”]*”", lambda quoted: plots.visible(quoted[0]), quantity)
+
+
 def _shift(one):
-    shift, error = float(one["shift"]), float(one["mcse"])
+    shift, error = round(float(one["shift"]), 1) + 0.0, float(one["mcse"])
     if not np.isfinite(shift):
         return ""
     return f"{shift:+.1f} ± {error:.1f}{' *' if abs(shift) > CLEAR * error else ''}"
