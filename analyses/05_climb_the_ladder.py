@@ -43,7 +43,7 @@ parser.add_argument("--text", type=Path, help="UTF-8 text, lower-cased (the Zen 
 parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help="(runs/ladder)")
 parser.add_argument("--batch-size", type=int, default=32, help="sequences to fit, B (32)")
 parser.add_argument("--n-embed", type=int, default=4, help="width of the models, C (4)")
-parser.add_argument("--draws", type=int, default=250, help="of each of 4 chains (250)")
+parser.add_argument("--draws", type=int, default=125, help="of each of 4 chains (125)")
 parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--reports", action="store_true", help="write a report for every stage")
 chosen = parser.parse_args()
