@@ -212,9 +212,9 @@ def doubts(rows):
             )
         if first["divergences"]:
             yield (
-                f"stage {name}: {first['divergences']} divergent transitions, in "
-                f"{first['divergent_replicates']} of {first['replicates']} replicates; what NUTS "
-                "did not reach there would show in the ranks"
+                f"stage {name}: divergent transitions in {first['divergent_replicates']} of "
+                f"{first['replicates']} replicates, {first['divergences']} in all; what NUTS did "
+                "not reach there would show in the ranks"
             )
 
 
@@ -229,6 +229,24 @@ def main():
     draw(right, runs / "calibration.png")
     say(right, wrong, rows, seed)
     print(f"\nTable: {runs / 'calibration.csv'}, figure: {runs / 'calibration.png'}")
+
+
+# ## The answer
+#
+# With seed 1, 112 replicates of stages 01 to 09 and 64 of 10 to 12: of 228 p-values the smallest is
+# 0.0014, and 0.32 after Holm's correction. No rank departs from uniform. Every chain reached the
+# effective draws that its ranks need; one in thirteen had to be made longer for it. NUTS diverged
+# in 14 of 1,200 fits, 12 of them of stages with layer norm.
+#
+# Where one would look further: the smallest p-value is that of a sum of a token embedding in stage
+# 10, whose mean rank is 0.37. It is a direction of which the posterior is known exactly, and long
+# chains pass that test. 19 more replicates had a mean rank of 0.45, p 0.5: chance, it seems.
+#
+# The wrong fits say what such a table is worth. A prior that is off by a factor of two is seen
+# after three replicates. Attention without its root is seen after ten, where the head is 16 wide
+# and there are 128 characters; the right program beside it is not called wrong. At the sizes of
+# the table it would not have been seen: with few characters the weights make up for it. What
+# protects against an error of that kind there is that Stan, numpy and JAX agree to ten digits.
 
 
 # Worker processes import this file, and must not start the work anew.
