@@ -173,7 +173,10 @@ for number in STAGES:
 fig, axes = plots.figure(3, width=11, height=3.9, columns=3)
 for ax, what in zip(axes, ("training", "held_out"), strict=False):
     values = xr.Dataset({"mean": density[what], "se": density[f"{what}_se"]})
-    plots.plot_ladder(values, yardsticks={"character frequencies": frequencies}, ax=ax)
+    if what == "held_out":
+        plots.plot_ladder(values, yardsticks={"character frequencies": frequencies}, ax=ax)
+    else:
+        plots.plot_ladder(values, ax=ax).get_legend().remove()  # the same lines as beside it
     ax.set_title(f"{what.replace('_', '-')} text")
     ax.set_ylabel("log predictive density, nats per character")
 axes[2].semilogy(costs.index, costs["ESS per second"], "o-", color="black")
@@ -188,3 +191,26 @@ if chosen.reports:
     for number in STAGES:
         folder = chosen.out / number
         print(write_report(folder / "nuts", [folder / "pathfinder", folder / "mode"]))
+
+# ## The answer
+#
+# Of a quick climb, `--batch-size 16 --warmup 100 --draws 75`, on the Zen of Python: 128 characters,
+# eleven and a half minutes on two cores.
+#
+# For text that it has not seen no stage buys anything yet: with NUTS all twelve have between -2.9
+# and -3.2 nats per character, and counting characters has -3.1. The tutorial's table, the training
+# density of the mode, would say otherwise: -2.2 for the bigram, -0.8 for stage 05. That mode is
+# the worst predictor of all, -7.0. The posterior mean does not pay for weights that the text cannot
+# afford. The mode of stage 06 is another accident: the best of four starts ended where the ReLU is
+# dead, and what is left are character frequencies.
+#
+# What stages do cost is time. From the bigram to the twelfth stage effective draws per second fall
+# by a factor of a thousand, some of it for the price of a gradient (sixteen times at the sizes of
+# essay 07), the rest for trajectories of 500 to 800 steps in place of 15. None of these chains is
+# long enough for an interval to be quoted, and the table says so. What the mode loses on held-out
+# text is far beyond that doubt; the differences between stages are not.
+#
+# Pathfinder predicts nearly as NUTS does and is not the posterior: Pareto k is 1.8 or more, and
+# from stage 02 on, where a standard deviation is known exactly, its own is between a fifth and a
+# half of it. NUTS passes the same tests. The smallest of its twelve p-values is 0.01, as it would
+# be in one table of nine.
