@@ -211,6 +211,6 @@ if chosen.reports:
 # text is far beyond that doubt; the differences between stages are not.
 #
 # Pathfinder predicts nearly as NUTS does and is not the posterior: Pareto k is 1.8 or more, and
-# from stage 02 on, where a standard deviation is known exactly, its own is between a fifth and a
-# half of it. NUTS passes the same tests. The smallest of its twelve p-values is 0.01, as it would
-# be in one table of nine.
+# from stage 02 on, where a standard deviation is known exactly, its smallest is 0.2 to 0.5 times
+# that. NUTS passes the same tests. The smallest of its twelve p-values is 0.01, as it would be in
+# one table of nine.
