@@ -237,7 +237,10 @@ def _print_comparison(dataset, title, columns):
     first = next(spec[0] for spec in columns.values() if not isinstance(spec, str))
     if first not in dataset:
         return
-    table = Table("fit", *columns, box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("fit", overflow="fold")  # a name that is cut short names nothing
+    for column in columns:
+        table.add_column(column, no_wrap=True)
     for name in dataset["fit"].values[dataset[first].notnull().values]:
         row = dataset.sel(fit=name)
         table.add_row(str(name), *(_cell(row, spec) for spec in columns.values()))
