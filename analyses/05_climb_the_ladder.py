@@ -214,3 +214,9 @@ if chosen.reports:
 # from stage 02 on, where a standard deviation is known exactly, its smallest is 0.2 to 0.5 times
 # that. NUTS passes the same tests. The smallest of its twelve p-values is 0.01, as it would be in
 # one table of nine.
+#
+# On Shakespeare (`--text tinyshakespeare.txt --batch-size 16 --warmup 75 --draws 50`, 128 characters
+# fitted and 2,048 held out, nine minutes) standard errors are a quarter of these, and the picture
+# is the same: NUTS between -3.14 and -3.20 from stage 02 on, where counting has -3.21 and the
+# bigram -3.38; Pathfinder up to 0.12 behind it; modes from -3.2 down to -6.2. Chains of 50 draws are
+# too short even for the tests with known answers: stage 01 fails them, p 0.0001.
