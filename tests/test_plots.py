@@ -69,3 +69,18 @@ def test_r_hats_and_traces_and_densities(ax):
     plots.plot_held_out(table, yardsticks={"uniform": -3.5}, ax=third)
     assert [label.get_text() for label in third.get_yticklabels()] == ["a", "b"]
     plots.close(fig)
+
+
+def test_a_ladder_has_a_line_for_each_method(ax):
+    dims = ("fit", "stage")
+    means = np.array([[-3.0, -1.0, -2.0], [-2.5, -2.4, -2.3]])
+    values = xr.Dataset(
+        {"mean": (dims, means), "se": (dims, np.full((2, 3), 0.1))},
+        {"fit": ["mode", "nuts"], "stage": ["01", "02", "03"]},
+    )
+    plots.plot_ladder(values, yardsticks={"uniform": -3.5}, ax=ax)
+    drawn = [container.lines[0].get_ydata() for container in ax.containers]
+    np.testing.assert_array_equal(drawn, means)
+    assert ax.get_xticklabels()[2].get_text() == "03"
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert set(words) == {"mode", "nuts", "uniform"}
