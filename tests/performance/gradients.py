@@ -7,7 +7,6 @@ that is checked first, to 1e-9, and where it is not so nothing is printed but th
 """
 
 import argparse
-import importlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,10 +14,9 @@ import one_core  # noqa: F401 - first: it sets threads
 
 # isort: split
 import numpy as np
-from measure import by_turns, check, machine, spread, table
+from measure import by_turns, machine, table
+from peers import checked, load
 from posed import Size, posed, prior_draw
-from stan_peer import missing
-from stan_peer import peers as stan_peers
 
 SIZES = (
     Size(V=28, C=4),
@@ -33,31 +31,28 @@ GROWTH = {
     "C": (4, 8, 16, 32, 64),
     "L": (1, 2, 4, 8),
 }
-OTHERS = ("stanli_peer", "jax_peer", "torch_peer")  # in this order, see stanli_peer
 
 
 def main():
     asked = _arguments()
-    modules = _modules()
     print(f"One gradient of the log posterior of stage {asked.stage}\n{machine()}")
-    for name in missing():
-        print(f"skipped: {name}, there are no such bricks")
+    modules = load()
     if asked.growth:
         _growth(asked, modules)
         return
     for size in SIZES[1:4:2] if asked.quick else SIZES:
         times, n_parameters = _measured(asked, modules, size)
-        print(f"\n{size}: {n_parameters:,} parameters\n\n{table(times, next(iter(times)))}")
+        print(
+            f"\n{size}: {n_parameters:,} parameters\n\n{table(times, next(iter(times)))}",
+            flush=True,
+        )
 
 
 def _growth(asked, modules):
     """One size at a time, the others as in the small problem."""
     for letter, values in GROWTH.items():
         values = values[:3] if asked.quick else values
-        columns = [
-            _measured(asked, modules, Size(**{letter: value}), compiled=False)[0]
-            for value in values
-        ]
+        columns = [_measured(asked, modules, Size(**{letter: value}))[0] for value in values]
         heads = "".join(f"{f'{letter}={value}':>10}" for value in values)
         print(f"\nMilliseconds, medians, by {letter}\n\n  {'':<28}{heads}   power of {letter}")
         for name in columns[0]:
@@ -67,31 +62,14 @@ def _growth(asked, modules):
             print(f"  {name:<28}{cells}   {slopes[0]:.2f} to {slopes[-1]:.2f}", flush=True)
 
 
-def _measured(asked, modules, size, compiled=True):
+def _measured(asked, modules, size):
     """Milliseconds by turns of all that there are, and the number of parameters."""
     problem = posed(asked.stage, size)
-    point = prior_draw(problem)
     with TemporaryDirectory() as folder:
-        peers = stan_peers(problem, point, Path(folder))
-        reference = next(peer for peer in peers if peer.name == "ours, plain Stan").density()
-        for name, module in modules.items():
-            options = {"compiled": compiled and not asked.quick} if name == "torch_peer" else {}
-            peers += module.peers(problem, point, Path(folder), **options)
-        for peer in peers:
-            check(peer, reference)
+        compile_torch = not (asked.quick or asked.growth)
+        peers = checked(modules, problem, prior_draw(problem), Path(folder), compile_torch)
         times = by_turns(peers, asked.turns, asked.seconds)
     return times, problem.stage.n_parameters(problem.design)
-
-
-def _modules():
-    """The other libraries' peers, of those libraries that are installed."""
-    found = {}
-    for name in OTHERS:
-        try:
-            found[name] = importlib.import_module(name)
-        except ImportError as error:
-            print(f"skipped: {name.removesuffix('_peer')}, {error}")
-    return found
 
 
 def _arguments():
@@ -103,8 +81,8 @@ def _arguments():
     parser.add_argument("--seconds", type=float, help="of each turn")
     asked = parser.parse_args()
     short = asked.quick or asked.growth
-    asked.turns = asked.turns or (3 if short else 7)
-    asked.seconds = asked.seconds or (0.15 if short else 0.4)
+    asked.turns = asked.turns or (3 if short else 5)
+    asked.seconds = asked.seconds or (0.1 if short else 0.3)
     return asked
 
 

@@ -14,21 +14,25 @@ from measure import Peer, processor_seconds
 
 from gptbayes.standata import stan_data
 
-STEP = 1e-12  # so that no gradient can be computed once for all
+STEP = 1e-12  # not 0, so that no gradient can be computed once for all
+HUGE = 2.0**30  # a step that leaves of the sum the gradient alone
 
 
-def peers(problem, parameters, folder) -> list[Peer]:
+def peers(problem, parameters) -> list[Peer]:
     """In a loop, and call by call."""
     number, data = int(problem.stage.number[:2]), stan_data(problem)
     gradient = jax.value_and_grad(lambda p: jax_gpt.log_density(number, p, data))
 
-    def step(_, state):
-        point, total = state
-        value, slope = gradient(point)
-        return jax.tree.map(lambda p, g: p + STEP * g, point, slope), total + value
+    def run(point, n, size):
+        def step(_, state):
+            point, total = state
+            value, slope = gradient(point)
+            return jax.tree.map(lambda p, g: p + size * g, point, slope), total + value
+
+        return jax.lax.fori_loop(0, n, step, (point, 0.0))
 
     point = jax.device_put(parameters)
-    loop = jax.jit(lambda p, n: jax.lax.fori_loop(0, n, step, (p, 0.0))).lower(point, 1).compile()
+    loop = jax.jit(run).lower(point, 1, STEP).compile()
     one = jax.jit(gradient).lower(point).compile()
 
     def density():
@@ -36,15 +40,12 @@ def peers(problem, parameters, folder) -> list[Peer]:
         return Density(float(value), {name: np.asarray(g) for name, g in slope.items()})
 
     def density_in_loop():
-        moved, value = loop(point, 1)
-        found = density()  # the loop returns no gradient but a step, which has fewer digits
-        for name, g in found.gradient.items():
-            step_taken = np.asarray(moved[name]) - parameters[name]
-            np.testing.assert_allclose(step_taken, STEP * g, rtol=0, atol=1e-15)
-        return Density(float(value), found.gradient)
+        moved, value = loop(point, 1, HUGE)
+        slope = {name: (np.asarray(moved[name]) - parameters[name]) / HUGE for name in parameters}
+        return Density(float(value), slope)
 
     def in_loop(n):
-        return processor_seconds(lambda: jax.block_until_ready(loop(point, n))) / n
+        return processor_seconds(lambda: jax.block_until_ready(loop(point, n, STEP))) / n
 
     def call_by_call(n):
         def calls():

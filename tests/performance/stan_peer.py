@@ -37,8 +37,8 @@ def peers(problem, parameters, folder: Path) -> list[Peer]:
 
 
 def missing() -> list[str]:
-    """Names of those that there is nothing for."""
-    return [NAMES[bricks] for bricks in NAMES if not (stan_folder() / bricks).is_dir()]
+    """Names of those that there are no bricks for."""
+    return [name for bricks, name in NAMES.items() if not (stan_folder() / bricks).is_dir()]
 
 
 def peer(problem, parameters, folder: Path, bricks: str) -> Peer:
@@ -50,7 +50,7 @@ def peer(problem, parameters, folder: Path, bricks: str) -> Peer:
     (folder / "init.json").write_text(json.dumps(start))
 
     def seconds(count):
-        depth = math.ceil(math.log2(count + 2))
+        depth = max(3, math.ceil(math.log2(count + 2)))
         long, short = (_draw(model.exe_file, folder, d) for d in (depth, 1))
         return (long - short) / (2**depth - 2)
 

@@ -46,7 +46,7 @@ def split(problem, vectors) -> dict[str, np.ndarray]:
     return found
 
 
-def peers(problem, parameters, folder) -> list[Peer]:
+def peers(problem, parameters) -> list[Peer]:
     """One."""
     interpreted, point = model(problem), flat(problem, parameters)
 

@@ -14,14 +14,16 @@ from gptbayes.standata import stan_data
 torch.set_num_threads(1)
 
 
-def peers(problem, parameters, folder, compiled: bool = True) -> list[Peer]:
-    """Eager, and what `torch.compile` makes of it (a quarter of a minute each)."""
-    density = _density_of(problem, parameters)
-    found = [_peer("PyTorch, eager", density)]
-    if compiled:
-        torch._dynamo.reset()
-        found.append(_peer("PyTorch, compiled", (torch.compile(density[0]), density[1])))
-    return found
+def peers(problem, parameters) -> list[Peer]:
+    """Eager."""
+    return [_peer("PyTorch, eager", *_density_of(problem, parameters))]
+
+
+def compiled_peer(problem, parameters) -> Peer:
+    """What `torch.compile` makes of it, in a quarter of a minute."""
+    torch._dynamo.reset()
+    function, leaves = _density_of(problem, parameters)
+    return _peer("PyTorch, compiled", torch.compile(function), leaves)
 
 
 def _density_of(problem, parameters):
@@ -37,8 +39,7 @@ def _density_of(problem, parameters):
     return lambda p: torch_gpt.log_density(number, p, x, y, masks, scales, weight), leaves
 
 
-def _peer(name, density):
-    function, leaves = density
+def _peer(name, function, leaves):
     wanted = list(leaves.values())
 
     def gradient():
