@@ -51,12 +51,11 @@ def main():
     )
     length = Length(asked.warmup, asked.draws)
     print(
-        f"NUTS on stage {asked.stage}, {problem.stage.n_parameters(problem.design):,} parameters,"
+        f"NUTS on stage {asked.stage}: {problem.stage.n_parameters(problem.design):,} parameters, "
+        f"{problem.n_targets} characters\n{asked.chains} chains of {length.warmup} + "
+        f"{length.draws} iterations, one after another, {asked.repeats} times\n{machine()}",
+        flush=True,
     )
-    print(
-        f"{problem.n_targets} characters; {asked.chains} chains of {length.warmup} + {length.draws}"
-    )
-    print(f"iterations, one after another, {asked.repeats} times\n{machine()}")
     with TemporaryDirectory() as folder:  # what they sample from is the same density
         checked(load(("stanli_peer", "jax_peer")), problem, start(problem, 1), Path(folder))
     samplers = [*ours(problem, length, asked.compile), *others(problem, length)]
@@ -132,14 +131,12 @@ def _doubts(runs):
         error = np.sqrt(sum(run.lp_mcse**2 for run in mine)) / len(mine)
         mean = np.mean([run.lp_mean for run in mine])
         lp = f"{mean:.1f} ({error:.1f})"
-        sizes, r_hats = (
-            np.array([getattr(run, n) for run in mine]) for n in ("ess_min", "r_hat_max")
-        )
-        few = f"  ESS below {ESS_LIMIT}" * bool(sizes.min() < ESS_LIMIT)
-        apart = f"  R-hat above {R_HAT_LIMIT}" * bool(r_hats.max() > R_HAT_LIMIT)
+        size, apart = min(run.ess_min for run in mine), max(run.r_hat_max for run in mine)
+        doubts = [f"ESS below {ESS_LIMIT}"] * (size < ESS_LIMIT)
+        doubts += [f"R-hat above {R_HAT_LIMIT}"] * (apart > R_HAT_LIMIT)
         lines.append(
-            f"  {name:<24}{lp:<23}{sizes.min():>12.0f}{r_hats.max():>16.3f}"
-            f"{sum(run.divergences for run in mine):>14}{few}{apart}"
+            f"  {name:<24}{lp:<23}{size:>12.0f}{apart:>16.3f}"
+            f"{sum(run.divergences for run in mine):>14}  {', '.join(doubts)}"
         )
     return "\n".join(lines)
 
@@ -148,18 +145,19 @@ def _arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", default="05", help="of the ladder (default %(default)s)")
     parser.add_argument("--text", help="a file (default: the Zen of Python)")
-    parser.add_argument("--batch-size", type=int, default=32, help="sequences of 8 characters")
+    parser.add_argument("--batch-size", type=int, help="sequences of 8 characters")
     parser.add_argument("--n-embed", type=int, default=8)
     parser.add_argument("--chains", type=int, default=2)
     parser.add_argument("--warmup", type=int)
     parser.add_argument("--draws", type=int)
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--compile", action="store_true", help="time our own compilation too")
-    parser.add_argument("--quick", action="store_true", help="few iterations: a minute")
+    parser.add_argument("--quick", action="store_true", help="less text, few iterations")
     asked = parser.parse_args()
-    asked.warmup = asked.warmup or (100 if asked.quick else 300)
-    asked.draws = asked.draws or (100 if asked.quick else 300)
-    asked.repeats = asked.repeats or (1 if asked.quick else 3)
+    usual = (16, 60, 60, 1) if asked.quick else (32, 200, 200, 2)
+    for name, value in zip(("batch_size", "warmup", "draws", "repeats"), usual, strict=True):
+        if getattr(asked, name) is None:
+            setattr(asked, name, value)
     return asked
 
 

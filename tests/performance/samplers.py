@@ -262,12 +262,9 @@ def _nutpie(problem, length):
             save_warmup=False,
             progress_bar=False,
         )
-        told = drawn.sample_stats
+        told, draws = drawn.sample_stats, jax.vmap(unravel)(drawn.posterior["q"][0].values)
         return Chain(
-            {
-                n: np.asarray(v)
-                for n, v in jax.vmap(unravel)(drawn.posterior["q"][0].values).items()
-            },
+            {name: np.asarray(values) for name, values in draws.items()},
             float(told["n_steps"].mean()),
             int(told["diverging"].sum()),
         )

@@ -20,8 +20,8 @@ HEADS = ("key", "query", "value")
 def log_density(stage: int, p: dict, x: Tensor, y: Tensor, masks, scales: dict, weight: float):
     """The log posterior in nats, without the constants that Stan's ``~`` leaves out.
 
-    ``x`` and ``y`` are 0-based, ``masks`` those of stages 11 and 12, ``scales`` the prior sd of each
-    parameter, ``weight`` that of the likelihood.
+    ``x`` and ``y`` are 0-based, ``masks`` those of stages 11 and 12, ``scales`` the prior sd of
+    each parameter, ``weight`` that of the likelihood.
     """
     logits = gpt(stage, p, masks, x)
     log_lik = -F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum")
