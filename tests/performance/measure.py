@@ -70,7 +70,9 @@ def processor_seconds(function: Callable[[], object]) -> float:
 
 
 def spread(values: np.ndarray) -> str:
-    """Median and range."""
+    """Median and range, or the only value."""
+    if len(values) == 1:
+        return _digits(values[0])
     low, middle, high = (_digits(f(values)) for f in (np.min, np.median, np.max))
     return f"{middle} ({low} to {high})"
 

@@ -58,7 +58,7 @@ def main():
     )
     with TemporaryDirectory() as folder:  # what they sample from is the same density
         checked(load(("stanli_peer", "jax_peer")), problem, start(problem, 1), Path(folder))
-    samplers = [*ours(problem, length, asked.compile), *others(problem, length)]
+    samplers = [*ours(problem, length, compile_too=not asked.quick), *others(problem, length)]
     runs = {sampler.name: [] for sampler in samplers}
     for repeat in range(asked.repeats):
         for sampler in samplers:
@@ -132,8 +132,8 @@ def _doubts(runs):
         mean = np.mean([run.lp_mean for run in mine])
         lp = f"{mean:.1f} ({error:.1f})"
         size, apart = min(run.ess_min for run in mine), max(run.r_hat_max for run in mine)
-        doubts = [f"ESS below {ESS_LIMIT}"] * (size < ESS_LIMIT)
-        doubts += [f"R-hat above {R_HAT_LIMIT}"] * (apart > R_HAT_LIMIT)
+        doubts = [f"ESS below {ESS_LIMIT}"] if size < ESS_LIMIT else []
+        doubts += [f"R-hat above {R_HAT_LIMIT}"] if apart > R_HAT_LIMIT else []
         lines.append(
             f"  {name:<24}{lp:<23}{size:>12.0f}{apart:>16.3f}"
             f"{sum(run.divergences for run in mine):>14}  {', '.join(doubts)}"
@@ -151,8 +151,7 @@ def _arguments():
     parser.add_argument("--warmup", type=int)
     parser.add_argument("--draws", type=int)
     parser.add_argument("--repeats", type=int)
-    parser.add_argument("--compile", action="store_true", help="time our own compilation too")
-    parser.add_argument("--quick", action="store_true", help="less text, few iterations")
+    parser.add_argument("--quick", action="store_true", help="less of everything: a minute")
     asked = parser.parse_args()
     usual = (16, 60, 60, 1) if asked.quick else (32, 200, 200, 2)
     for name, value in zip(("batch_size", "warmup", "draws", "repeats"), usual, strict=True):
