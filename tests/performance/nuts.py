@@ -153,7 +153,7 @@ def _arguments():
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--quick", action="store_true", help="less of everything: a minute")
     asked = parser.parse_args()
-    usual = (16, 60, 60, 1) if asked.quick else (32, 200, 200, 2)
+    usual = (16, 150, 50, 1) if asked.quick else (32, 200, 200, 2)
     for name, value in zip(("batch_size", "warmup", "draws", "repeats"), usual, strict=True):
         if getattr(asked, name) is None:
             setattr(asked, name, value)
