@@ -9,6 +9,7 @@ everybody's draws by the same function, outside of the time that counts.
 """
 
 import argparse
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from gptbayes.simulate import log_prior
 from gptbayes.stages import stage
 from gptbayes.standata import pose
 from gptbayes.summary import ESS_LIMIT, R_HAT_LIMIT, ess, r_hat
+
+logging.getLogger("cmdstanpy").disabled = True  # it tells of every program that it compiles
 
 
 class Run(NamedTuple):
@@ -59,6 +62,8 @@ def main():
     with TemporaryDirectory() as folder:  # what they sample from is the same density
         checked(load(("stanli_peer", "jax_peer")), problem, start(problem, 1), Path(folder))
     samplers = [*ours(problem, length, compile_too=not asked.quick), *others(problem, length)]
+    if asked.only:
+        samplers = [s for s in samplers if any(part in s.name for part in asked.only)]
     runs = {sampler.name: [] for sampler in samplers}
     for repeat in range(asked.repeats):
         for sampler in samplers:
@@ -151,6 +156,7 @@ def _arguments():
     parser.add_argument("--warmup", type=int)
     parser.add_argument("--draws", type=int)
     parser.add_argument("--repeats", type=int)
+    parser.add_argument("--only", nargs="+", help="parts of names, such as: ours NumPyro")
     parser.add_argument("--quick", action="store_true", help="less of everything: a minute")
     asked = parser.parse_args()
     usual = (16, 150, 50, 1) if asked.quick else (32, 200, 200, 2)
