@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gptbayes.fit.directory import read_config, read_problem, run_directory, write_json
-from gptbayes.fit.draws import Draws, read_csv, read_draws, write_csv
+from gptbayes.fit.draws import Draws, iter_draws, n_units, read_csv, read_draws, write_csv
 from gptbayes.fit.units import Progress, Unit, run_unit, run_units, unit_of
 from gptbayes.forward import token_log_prob
 from gptbayes.simulate import log_prior, prior_draws, write_text
@@ -27,6 +27,8 @@ __all__ = [
     "Draws",
     "Progress",
     "Unit",
+    "iter_draws",
+    "n_units",
     "nuts",
     "optimize",
     "pathfinder",
@@ -40,6 +42,8 @@ __all__ = [
 
 INITS = ("pathfinder", "random")
 METRICS = ("diag_e", "dense_e", "unit_e")
+N_MESSAGES = 200
+"""About how often a chain says how far it is: each message is read, and costs a little."""
 
 
 def nuts(
@@ -112,7 +116,7 @@ def nuts(
         "metric": metric,
         "adapt_delta": adapt_delta,
         "max_treedepth": max_treedepth,
-        "refresh": 1,
+        "refresh": max(1, (iter_warmup + iter_sampling) // N_MESSAGES),
         "show_progress": False,
     }
     with run_directory(problem, out, "nuts", settings, seed, chains * iter_sampling) as run:
