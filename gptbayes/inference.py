@@ -76,7 +76,7 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
         As `gptbayes.fit.read_config` returns it.
     problem : Problem
     draws : iterable of Draws
-        One per chain, path or start; each is let go before the next is asked for.
+        One per chain, path or start; each is copied before the next is asked for.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def parameters_of(idata: az.InferenceData, group: str = "posterior") -> dict[str
 def _gathered(draws, n_units):
     """All units in arrays ``(unit, draw, ...)`` in C order, and the seconds of each.
 
-    Draws are copied as they come: at no time is more in memory than these arrays and one unit.
+    Draws are copied as they come, so that never more than one or two units are there twice.
     """
     variables, stats, seconds = {}, {}, []
     for k, unit in enumerate(draws):

@@ -20,6 +20,7 @@ from scipy.stats import norm
 
 from gptbayes import fit
 from gptbayes.corpus import Vocabulary, Windows
+from gptbayes.fit.draws import check_csv, write_csv
 from gptbayes.fit.units import unit_of
 from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run
@@ -250,6 +251,33 @@ def test_truncated_and_corrupted_csv_are_named(runs, tmp_path):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=r"chain-1\.csv is (truncated|corrupted)"):
             fit.read_csv(path, 100)
+
+
+def test_rows_too_many_or_too_short_are_named(runs, tmp_path):
+    lines = (runs["nuts"] / "csv" / "chain-1.csv").read_text().splitlines(keepends=True)
+    draws = [k for k, line in enumerate(lines) if not line.startswith(("#", "lp__"))]
+    path, middle = tmp_path / "chain-1.csv", draws[50]
+    twice = [*lines[:middle], lines[middle], *lines[middle:]]
+    short = [*lines[:middle], lines[middle].rpartition(",")[0] + "\n", *lines[middle + 1 :]]
+    for damaged, message in ((twice, "100 draws were wanted, got more"), (short, "row 51 has")):
+        path.write_text("".join(damaged))
+        for read in (fit.read_csv, check_csv):
+            with pytest.raises(ValueError, match=rf"chain-1\.csv is truncated .*{message}"):
+                read(path, 100)
+
+
+def test_every_bit_of_a_number_survives(tmp_path, monkeypatch, rng):
+    """Through text and back, whatever the number, and however much is parsed at a time."""
+    bits = rng.integers(2**64, size=(7, 5, 300), dtype=np.uint64)
+    values = bits.view(np.float64)
+    values = np.where(np.isnan(values), 0.1, values)
+    values[0, 0, :3] = np.nan, np.inf, -np.inf
+    write_csv(tmp_path / "some.csv", {"lp__": values[:, 0, 0], "x": values})
+    for n_bytes in (1, 15_000, 10**9):
+        monkeypatch.setattr(fit.draws, "CHUNK_BYTES", n_bytes)
+        back = fit.read_csv(tmp_path / "some.csv", 7)
+        np.testing.assert_array_equal(back.variables["x"], values)
+        np.testing.assert_array_equal(back.method_variables["lp"], values[:, 0, 0])
 
 
 def test_a_chain_that_fails_says_what_stan_said(tmp_path):

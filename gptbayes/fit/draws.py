@@ -64,7 +64,7 @@ def read_draws(folder: str | Path) -> list[Draws]:
 
 
 def iter_draws(folder: str | Path) -> Iterator[Draws]:
-    """The same one by one, so that no more than one chain need be in memory.
+    """The same one by one, so that not all chains need be in memory.
 
     Raises
     ------
@@ -223,9 +223,10 @@ def _numbers(path, rows, n_columns):
     with tens of thousands of columns. It reads no "nan" here, numpy does, and says what is wrong.
     """
     column = b"".join(rows).replace(b"\n", b",")
-    options = {"lineterminator": ",", "sep": ";", "quoting": 3, "na_filter": False}
+    options = {"header": None, "dtype": np.float64, "lineterminator": ",", "sep": ";"}
+    quicker = {"quoting": 3, "na_filter": False, "low_memory": False}
     try:
-        frame = pd.read_csv(io.BytesIO(column), header=None, dtype=np.float64, **options, **_EXACT)
+        frame = pd.read_csv(io.BytesIO(column), **options, **quicker, **_EXACT)
         return frame.to_numpy().reshape(len(rows), n_columns)
     except ValueError:  # pandas' own errors are ValueErrors
         pass
