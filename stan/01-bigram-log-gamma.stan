@@ -13,6 +13,8 @@ functions {
   matrix gpt_logits(array[,] int x, array[] vector token_embedding) {
     return embed_tokens(x, token_embedding);  // (B T, V)
   }
+
+  #include log_likelihood/01.stanfunctions
 }
 data {
   int<lower=1> vocab_size;  // V, number of characters
@@ -39,19 +41,17 @@ model {
   }
 
   profile("likelihood") {
-    matrix[batch_size * block_size, vocab_size] logits
-      = gpt_logits(x, token_embedding);
-    target += likelihood_weight * sum(token_log_likelihood(y, logits));
+    target += likelihood_weight * sum(
+      gpt_log_likelihood(y, x, token_embedding));
   }
 }
 generated quantities {
   matrix[batch_size, block_size] log_lik;  // nats
   array[n_new_tokens] int new_tokens;
   {
-    matrix[batch_size * block_size, vocab_size] logits
-      = gpt_logits(x, token_embedding);
-    log_lik = to_matrix(token_log_likelihood(y, logits),
-                        batch_size, block_size, 0);
+    log_lik = to_matrix(
+      gpt_log_likelihood(y, x, token_embedding),
+      batch_size, block_size, 0);
 
     array[prompt_size + n_new_tokens] int text
       = append_array(prompt, rep_array(0, n_new_tokens));

@@ -31,6 +31,8 @@ functions {
                            feed_forward_offset);  // 07
     return linear(stream, lm_head_multiplier, lm_head_offset);  // (B T, V)
   }
+
+  #include log_likelihood/07.stanfunctions
 }
 data {
   int<lower=1> vocab_size;  // V, number of characters
@@ -85,25 +87,23 @@ model {
   lm_head_offset ~ normal(0, offset_scale);
 
   profile("likelihood") {
-    matrix[batch_size * block_size, vocab_size] logits
-      = gpt_logits(x, token_embedding, position_embedding,
-                   key, query, value,
-                   feed_forward_multiplier, feed_forward_offset,
-                   lm_head_multiplier, lm_head_offset);
-    target += likelihood_weight * sum(token_log_likelihood(y, logits));
+    target += likelihood_weight * sum(
+      gpt_log_likelihood(y, x, token_embedding, position_embedding,
+                         key, query, value,
+                         feed_forward_multiplier, feed_forward_offset,
+                         lm_head_multiplier, lm_head_offset));
   }
 }
 generated quantities {
   matrix[batch_size, block_size] log_lik;  // nats
   array[n_new_tokens] int new_tokens;
   {
-    matrix[batch_size * block_size, vocab_size] logits
-      = gpt_logits(x, token_embedding, position_embedding,
-                   key, query, value,
-                   feed_forward_multiplier, feed_forward_offset,
-                   lm_head_multiplier, lm_head_offset);
-    log_lik = to_matrix(token_log_likelihood(y, logits),
-                        batch_size, block_size, 0);
+    log_lik = to_matrix(
+      gpt_log_likelihood(y, x, token_embedding, position_embedding,
+                         key, query, value,
+                         feed_forward_multiplier, feed_forward_offset,
+                         lm_head_multiplier, lm_head_offset),
+      batch_size, block_size, 0);
 
     array[prompt_size + n_new_tokens] int text
       = append_array(prompt, rep_array(0, n_new_tokens));

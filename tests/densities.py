@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cmdstanpy
 import numpy as np
 
+from gptbayes.fit import executable_of
 from gptbayes.forward import token_log_prob
 from gptbayes.simulate import log_prior
 from gptbayes.standata import stan_data
@@ -31,10 +32,14 @@ class Density(NamedTuple):
 
 
 def compiled(problem, bricks: str = "functions") -> cmdstanpy.CmdStanModel:
-    """The program of a problem's stage, put together from a folder of bricks beside it."""
-    program = problem.stage.program
+    """The program of a problem's stage with bricks from ``functions``, ``loops`` or ``kernels``."""
     ensure_cmdstan()
-    exe = compile_program(program, include_paths=[program.parent / bricks])
+    program = problem.stage.program
+    if bricks == "loops":
+        folders = [program.parent / folder for folder in ("loops", "functions")]
+        exe = compile_program(program, include_paths=folders)
+    else:
+        exe = executable_of(problem.stage, "c++" if bricks == "kernels" else "stan").path
     return cmdstanpy.CmdStanModel(exe_file=str(exe))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from gptbayes.fit.directory import read_config, read_problem, run_directory, write_json
 from gptbayes.fit.draws import Draws, iter_draws, n_units, read_csv, read_draws, write_csv
+from gptbayes.fit.programs import KERNELS, executable_of
 from gptbayes.fit.units import Progress, Unit, run_unit, run_units, unit_of
 from gptbayes.forward import token_log_prob
 from gptbayes.simulate import log_prior, prior_draws, write_text
@@ -23,10 +24,12 @@ from gptbayes.standata import Problem
 
 __all__ = [
     "INITS",
+    "KERNELS",
     "METRICS",
     "Draws",
     "Progress",
     "Unit",
+    "executable_of",
     "iter_draws",
     "n_units",
     "nuts",
@@ -57,6 +60,7 @@ def nuts(
     metric: str = "diag_e",
     adapt_delta: float = 0.8,
     max_treedepth: int = 10,
+    kernels: str = "auto",
     seed: int = 1,
     executor: Executor | None = None,
     on_progress: Callable[[list[Progress]], None] | None = None,
@@ -76,6 +80,9 @@ def nuts(
     adapt_delta : float
         Target acceptance statistic of the step-size adaptation.
     max_treedepth : int
+    kernels : {"auto", "stan", "c++"}
+        What computes the likelihood: plain Stan, or C++ with an analytic gradient, which is the
+        same up to rounding and many times faster. "auto" is C++ where it can be compiled.
     seed : int
     executor : concurrent.futures.Executor, optional
         Runs the chains; a pool of this machine's cores by default.
@@ -119,7 +126,8 @@ def nuts(
         "refresh": max(1, (iter_warmup + iter_sampling) // N_MESSAGES),
         "show_progress": False,
     }
-    with run_directory(problem, out, "nuts", settings, seed, chains * iter_sampling) as run:
+    n_draws = chains * iter_sampling
+    with run_directory(problem, out, "nuts", settings, seed, n_draws, kernels=kernels) as run:
         inits = _nuts_inits(run, problem, init, chains, executor, on_progress)
         units = [
             unit_of(
@@ -143,6 +151,7 @@ def pathfinder(
     paths: int = 4,
     draws: int = 250,
     max_lbfgs_iters: int = 1000,
+    kernels: str = "auto",
     seed: int = 1,
     executor: Executor | None = None,
     on_progress: Callable[[list[Progress]], None] | None = None,
@@ -162,7 +171,7 @@ def pathfinder(
     draws : int
         Approximate draws from each path.
     max_lbfgs_iters : int
-    seed, executor, on_progress
+    kernels, seed, executor, on_progress
         As for `nuts`.
 
     Returns
@@ -177,7 +186,8 @@ def pathfinder(
     """
     _check_positive(paths=paths, draws=draws, max_lbfgs_iters=max_lbfgs_iters)
     settings = {"paths": paths, "draws": draws, "max_lbfgs_iters": max_lbfgs_iters}
-    with run_directory(problem, out, "pathfinder", settings, seed, paths * draws) as run:
+    n_draws = paths * draws
+    with run_directory(problem, out, "pathfinder", settings, seed, n_draws, kernels=kernels) as run:
         inits = _random_inits(run, problem, paths)
         units = [
             _path_unit(run, f"path {k}", inits[k - 1], k, draws, max_lbfgs_iters)
@@ -193,6 +203,7 @@ def optimize(
     *,
     starts: int = 4,
     max_iterations: int = 20_000,
+    kernels: str = "auto",
     seed: int = 1,
     executor: Executor | None = None,
     on_progress: Callable[[list[Progress]], None] | None = None,
@@ -207,7 +218,7 @@ def optimize(
     starts : int
         Random starting points; the best of the modes found is the one that is analysed.
     max_iterations : int
-    seed, executor, on_progress
+    kernels, seed, executor, on_progress
         As for `nuts`.
 
     Returns
@@ -222,7 +233,7 @@ def optimize(
     """
     _check_positive(starts=starts, max_iterations=max_iterations)
     settings = {"starts": starts, "max_iterations": max_iterations}
-    with run_directory(problem, out, "optimize", settings, seed, starts) as run:
+    with run_directory(problem, out, "optimize", settings, seed, starts, kernels=kernels) as run:
         inits = _random_inits(run, problem, starts)
         arguments = {"algorithm": "lbfgs", "iter": max_iterations, "require_converged": False}
         units = [

@@ -18,8 +18,9 @@ import filelock
 import numpy as np
 
 from gptbayes import __version__
+from gptbayes.fit.programs import executable_of
 from gptbayes.standata import Problem, from_stan_data, stan_data
-from gptbayes.toolchain import compile_program, ensure_cmdstan
+from gptbayes.toolchain import ensure_cmdstan
 
 BYTES_PER_VALUE = 22
 """Of a number in a CSV file, at 17 digits."""
@@ -75,7 +76,9 @@ class Run:
 
 
 @contextmanager
-def run_directory(problem, out, method, settings, seed, n_draws, *, stan=True) -> Iterator[Run]:
+def run_directory(
+    problem, out, method, settings, seed, n_draws, *, kernels="auto", stan=True
+) -> Iterator[Run]:
     """Check, make and lock a run directory, and compile its program.
 
     Parameters
@@ -88,6 +91,8 @@ def run_directory(problem, out, method, settings, seed, n_draws, *, stan=True) -
     seed : int
     n_draws : int
         How many draws there will be in all, to estimate what they need.
+    kernels : {"auto", "stan", "c++"}
+        See `gptbayes.fit.programs`; "auto" goes on as a run that is there began.
     stan : bool
         False where no program is run and no engine is needed.
 
@@ -104,8 +109,10 @@ def run_directory(problem, out, method, settings, seed, n_draws, *, stan=True) -
     """
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be an integer between 0 and 2**32 - 1, got {seed!r}")
-    folder, program = Path(out), problem.stage.program
+    folder = Path(out)
     config = _config(problem, method, settings, seed)
+    if stan and kernels != "auto":
+        config["kernels"] = kernels
     _refuse_other_configuration(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock", timeout=0)
@@ -118,16 +125,22 @@ def run_directory(problem, out, method, settings, seed, n_draws, *, stan=True) -
         cmdstanpy.utils.get_logger().setLevel(logging.ERROR)
         if stan:
             ensure_cmdstan()
+        executable = _executable(problem.stage, folder, kernels) if stan else None
         if not (folder / "config.json").exists():
-            write_json(folder / "config.json", {**config, "versions": _versions(stan)})
+            used = {"kernels": executable.kernels} if executable else {}
+            write_json(folder / "config.json", {**config, **used, "versions": _versions(stan)})
         write_json(folder / "data.json", stan_data(problem))
         for name in ("csv", "init"):
             (folder / name).mkdir(exist_ok=True)
             for leftover in (folder / name).glob(".*-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        includes = [program.parent / "functions"]
-        executable = compile_program(program, include_paths=includes) if stan else None
-        yield Run(folder, executable, seed)
+        yield Run(folder, executable.path if executable else None, seed)
+
+
+def _executable(stage, folder, kernels):
+    if kernels == "auto" and (folder / "config.json").exists():
+        kernels = read_config(folder).get("kernels", "stan")
+    return executable_of(stage, kernels)
 
 
 def _config(problem, method, settings, seed):

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from gptbayes.toolchain.errors import ToolchainError
 from gptbayes.toolchain.install import Toolchain, describe, ensure_cmdstan
+from gptbayes.toolchain.kernels import Kernels, build_kernels, machine_flags
 from gptbayes.toolchain.programs import Check, check, compile_program
 
 __all__ = [
     "Check",
+    "Kernels",
     "Toolchain",
     "ToolchainError",
+    "build_kernels",
     "check",
     "compile_program",
     "describe",
     "ensure_cmdstan",
+    "machine_flags",
 ]

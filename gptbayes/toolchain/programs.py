@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ def compile_program(
     user_header: str | Path | None = None,
     stanc_options: Mapping[str, Any] | None = None,
     cpp_options: Mapping[str, Any] | None = None,
+    object_files: Iterable[str | Path] = (),
 ) -> Path:
     """The executable of a Stan program, compiled now if it is not in the cache.
 
@@ -59,6 +61,8 @@ def compile_program(
         C++ definitions of functions that the program declares only.
     stanc_options, cpp_options
         As `cmdstanpy.CmdStanModel` takes them, such as `{"O1": True}`, `{"STAN_THREADS": True}`.
+    object_files
+        Compiled C++ to link with it, where the functions of the header are.
 
     Returns
     -------
@@ -81,9 +85,14 @@ def compile_program(
         stanc["include-paths"] = folders
     cpp = dict(cpp_options or {})
     header = Path(user_header).resolve() if user_header is not None else None
+    objects = [Path(path).resolve() for path in object_files]
 
     cmdstan = ensure_cmdstan()
     parts = _content(cmdstan, source, folders, header, stanc, cpp)
+    parts += [path.read_bytes() for path in objects]
+    if objects:  # after the key, for what is in them counts, and not where they are
+        libraries = [os.environ.get("LDLIBS", ""), *map(str, objects)]
+        cpp["LDLIBS"] = " ".join(filter(None, libraries))
     target = cache.cache_folder() / "models" / f"{source.stem}-{cache.key(parts)}"
 
     def fill(folder: Path) -> None:

@@ -1,0 +1,106 @@
+"""The C++ kernels: compiled once for a machine, linked into every program that wants them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from gptbayes.toolchain import cache, system
+from gptbayes.toolchain.errors import ToolchainError
+
+_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-w")
+_SUFFIXES = (".cpp", ".h", ".hpp")
+_log = logging.getLogger("gptbayes")
+
+
+class Kernels(NamedTuple):
+    """The compiled kernels.
+
+    Attributes
+    ----------
+    object_file : pathlib.Path
+        To link with a Stan program.
+    library : pathlib.Path
+        The same as a shared library, of which ``gpt.h`` says what can be called.
+    headers : pathlib.Path
+        A folder with a copy of the headers, one for the programs of each stage.
+    """
+
+    object_file: Path
+    library: Path
+    headers: Path
+
+
+def machine_flags() -> tuple[str, ...]:
+    """Flags that let the compiler use all instructions of this machine.
+
+    Empty where the environment variable GPTBAYES_NATIVE is 0, or the compiler knows none.
+    """
+    if os.environ.get("GPTBAYES_NATIVE") == "0":
+        return ()
+    return ("-march=native",) if _macros("-march=native") else ()
+
+
+def build_kernels(folder: str | Path, flags: tuple[str, ...] | None = None) -> Kernels:
+    """Compile ``gpt.cpp`` of a folder, unless it is in the cache.
+
+    Parameters
+    ----------
+    folder : path
+        Where ``gpt.cpp`` and what it includes are: ``stan/kernels``.
+    flags : tuple of str, optional
+        For the machine, by default `machine_flags`. The cache knows what the compiler makes of
+        them, so that a home folder can be shared by machines that differ.
+
+    Returns
+    -------
+    Kernels
+
+    Raises
+    ------
+    ToolchainError
+        Without a compiler, or if it fails, with what it said.
+    """
+    source = Path(folder) / "gpt.cpp"
+    flags = machine_flags() if flags is None else flags
+    parts: list[str | bytes] = [system.compiler_version(), *_FLAGS, *flags, _macros(*flags)]
+    texts = [path for path in sorted(source.parent.iterdir()) if path.suffix in _SUFFIXES]
+    for text in texts:
+        parts += [text.name, text.read_bytes()]
+    target = cache.cache_folder() / "kernels" / cache.key(parts)
+
+    def fill(part: Path) -> None:
+        system.require_compiler_and_make()
+        _log.info("compiling the kernels: some seconds, once")
+        for text in texts:  # cmdstanpy takes no header from a folder whose path has spaces
+            shutil.copyfile(text, part / text.name)
+        compiled, library = part / "gpt.o", part / "libgpt.so"
+        _run([*system.compiler().split(), *_FLAGS, *flags, "-c", str(source), "-o", str(compiled)])
+        _run([*system.compiler().split(), "-shared", str(compiled), "-o", str(library)])
+
+    cache.folder_once(target, fill)
+    return Kernels(target / "gpt.o", target / "libgpt.so", target)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        reason = next((line for line in lines if "error" in line), lines[-1] if lines else "")
+        raise ToolchainError(f"compiling the kernels failed: {reason}")
+
+
+@functools.cache
+def _macros(*flags: str) -> str:
+    """What the compiler knows of the machine it compiles for; empty if it refuses the flags."""
+    command = [*system.compiler().split(), *flags, "-dM", "-E", "-x", "c++", os.devnull]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except OSError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,43 @@
+/* The log likelihood of every stage and its gradient: plain C, for Stan and for anybody else. */
+
+#ifndef GPTBAYES_GPT_H
+#define GPTBAYES_GPT_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct gptbayes_sizes {
+  int stage;      /* 1 to 12 */
+  int V;          /* number of characters */
+  int block_size; /* positions that have an embedding, at least T */
+  int C;          /* width of the stream */
+  int H;          /* number of heads, of C / H each */
+  int L;          /* number of blocks */
+  int B;          /* sequences */
+  int T;          /* length of each */
+};
+
+/**
+ * Log probability of every next token, and the gradient of their weighted sum.
+ *
+ * Sizes are not checked here. Threads may call it at the same time.
+ *
+ * @param x, y tokens and next tokens, 0 to V - 1: sequence 1 first, then sequence 2
+ * @param arguments one pointer for each argument of the stage's gpt_logits after x, in its order;
+ *   arrays item by item, matrices column by column
+ * @param weights of the tokens, in the order of x
+ * @param log_lik B T numbers in nats, in the order of x
+ * @param gradients one pointer for each argument, 0 for masks; what is found is *added* there. Or
+ *   0, if no gradient is wanted.
+ * @return 0, or 1 if there is no memory
+ */
+int gptbayes_log_likelihood(const struct gptbayes_sizes* sizes, const int* x, const int* y,
+                            const double* const* arguments, const double* weights,
+                            double* log_lik, double* const* gradients);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
