@@ -1,14 +1,16 @@
-"""What does a gradient cost, and what do whole matrices buy?
+"""What does a gradient cost, and what does it buy to write it otherwise?
 
     python analyses/07_what_a_gradient_costs.py [RUNS]
 
 NUTS spends its time on gradients, a hundred or more for each draw. The tutorial reads like the
 equations: for each sequence, for each token, multiply, look back, add. The bricks of `stan/loops/`
-are written like that. Those of `stan/functions/`, which the fits use, compute the same numbers for
-all tokens at once wherever there is an operation for it. They are harder to read. Is it worth it?
+are written like that. Those of `stan/functions/` compute the same numbers for all tokens at once
+wherever there is an operation for it. They are harder to read. And `stan/kernels/` has no Stan in
+it at all, but one C++ function for the likelihood and its gradient, which fits use where there is
+a compiler. What does each step buy?
 
-All twelve stages are compiled with the one set and with the other, and measured: a quarter of an
-hour the first time. For that reason this script is no part of `make demo`.
+All twelve stages are compiled with each of the three, and measured: half an hour the first time.
+For that reason this script is no part of `make demo`.
 """
 
 import csv
@@ -27,6 +29,7 @@ from cmdstanpy import CmdStanModel
 
 from gptbayes import plots
 from gptbayes.corpus import zen_of_python
+from gptbayes.fit import executable_of
 from gptbayes.stages import STAGES, stan_folder
 from gptbayes.standata import pose, stan_data
 from gptbayes.toolchain import compile_program
@@ -35,7 +38,7 @@ logging.getLogger("cmdstanpy").disabled = True  # a chain this short does not co
 runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
 runs.mkdir(parents=True, exist_ok=True)
 functions, loops = stan_folder() / "functions", stan_folder() / "loops"
-N_PAIRS = 5
+N_TURNS = 5
 MAX_TREEDEPTH = 5
 
 # ## What is measured
@@ -45,17 +48,14 @@ MAX_TREEDEPTH = 5
 # a busy machine. A run is of fixed length, without adaptation and with a tiny step, so that both
 # variants see the same points and do the same number of gradients, and they run by turns.
 #
-# `profile("likelihood")` in the programs counts the gradients, and one thing more that needs no
-# clock: automatic differentiation notes each operation on the way forward and calls its derivative
-# on the way back. The number of these calls says how finely the work is cut.
+# `profile("likelihood")` in the programs counts the gradients.
 
 
 class Run(NamedTuple):
-    """Of CmdStan: seconds of the processor, number of gradients, derivatives called in all."""
+    """Of CmdStan: seconds of the processor, and number of gradients."""
 
     seconds: float
     gradients: int
-    calls: int
 
 
 def children_seconds():
@@ -84,33 +84,28 @@ def run(executable, problem, iterations):
         (profile,) = Path(folder).glob("*profile*.csv")
         with profile.open() as lines:
             row = next(csv.DictReader(lines))
-    return Run(seconds, int(row["autodiff_calls"]), int(row["chain_stack"]))
+    return Run(seconds, int(row["autodiff_calls"]))
 
 
 def milliseconds_by_turns(executables, problem):
-    """Of one gradient, (pair, executable). A run is half a second of the first executable."""
-    trial = run(executables[0], problem, iterations=6)
-    iterations = 1 + int(np.ceil(0.5 * 6 / trial.seconds))
+    """Of one gradient, (turn, executable). A run is half a second of each executable."""
+    iterations = [1 + int(np.ceil(0.5 * 6 / run(each, problem, 6).seconds)) for each in executables]
 
-    def one(executable):
+    def one(executable, iterations):
         short, long = (run(executable, problem, n) for n in (1, 1 + iterations))
         return 1e3 * (long.seconds - short.seconds) / (long.gradients - short.gradients)
 
-    return np.array([[one(executable) for executable in executables] for _ in range(N_PAIRS)])
+    turns = [list(map(one, executables, iterations)) for _ in range(N_TURNS)]
+    return np.array(turns)
 
 
-def calls_per_gradient(executable, problem):
-    trial = run(executable, problem, iterations=1)
-    return trial.calls / trial.gradients
-
-
-def ratio(times):
-    """Of the second executable's time to the first's: median over pairs, and the extremes."""
-    each = times[:, 1] / times[:, 0]
+def ratio(times, slow, fast):
+    """Of two executables' times: median over turns, and the extremes."""
+    each = times[:, slow] / times[:, fast]
     return f"{np.median(each):5.2f} ({each.min():.2f} to {each.max():.2f})"
 
 
-# ## The ladder, twice
+# ## The ladder, three times
 
 problems = {
     number: pose(
@@ -119,35 +114,44 @@ problems = {
     for number, stage in STAGES.items()
 }
 print("compiling what is not compiled yet, two at a time", file=sys.stderr)
-wanted = [(stage.program, [bricks]) for stage in STAGES.values() for bricks in (functions, loops)]
-with ThreadPoolExecutor(max_workers=2) as pool:
-    compiled = list(pool.map(compile_program, *zip(*wanted, strict=True)))
-pairs = dict(zip(STAGES, zip(compiled[::2], compiled[1::2], strict=True), strict=True))
 
-print(f"One gradient of the log posterior: medians of {N_PAIRS} pairs of runs, and extremes\n")
-print("stage  weights     functions         loops   ratio of times        ratio of calls")
+
+def executables(stage):
+    """Of one stage: token by token, whole matrices, C++."""
+    return (
+        compile_program(stage.program, [loops, functions]),
+        executable_of(stage, "stan").path,
+        executable_of(stage, "c++").path,
+    )
+
+
+with ThreadPoolExecutor(max_workers=2) as pool:
+    compiled = dict(zip(STAGES, pool.map(executables, STAGES.values()), strict=True))
+
+print(f"One gradient of the log posterior: medians of {N_TURNS} turns, and extremes of ratios\n")
+print("stage  weights      loops  functions    kernels   loops/functions       functions/kernels")
 milliseconds = {}
 for number, problem in problems.items():
-    times = milliseconds_by_turns(pairs[number], problem)
+    times = milliseconds_by_turns(compiled[number], problem)
     milliseconds[number] = np.median(times, axis=0)
-    calls = [calls_per_gradient(executable, problem) for executable in pairs[number]]
+    columns = "".join(f"{each:>8.3f} ms" for each in milliseconds[number])
     print(
-        f"{number:>5}{problem.stage.n_parameters(problem.design):>9,}"
-        f"{milliseconds[number][0]:>11.2f} ms{milliseconds[number][1]:>11.2f} ms"
-        f"   {ratio(times):<22}{calls[1] / calls[0]:.1f}",
+        f"{number:>5}{problem.stage.n_parameters(problem.design):>9,}{columns}"
+        f"   {ratio(times, 0, 1):<22}{ratio(times, 1, 2)}",
         flush=True,
     )
 
 fig, (ax,) = plots.figure(height=3.6)
 for row, times in enumerate(milliseconds.values()):
-    ax.plot(times, [row, row], color="0.7", lw=1.5, zorder=1)
-for k, (marker, label) in enumerate((("o", "whole matrices"), ("s", "token by token"))):
+    ax.plot(times, [row] * len(times), color="0.7", lw=1.5, zorder=1)
+labels = (("s", "token by token"), ("o", "whole matrices"), ("D", "C++"))
+for k, (marker, label) in enumerate(labels):
     times = [each[k] for each in milliseconds.values()]
     ax.plot(times, range(len(times)), marker, color=plots.COLOURS[k], label=label)
 names = [f"{number} {stage.title.lower()}" for number, stage in STAGES.items()]
 ax.set_yticks(range(len(names)), names)
 ax.set(xscale="log", ylim=(len(names) - 0.4, -0.6), xlabel="one gradient, milliseconds")
-ticks = (0.3, 1, 3, 10, 30)
+ticks = (0.03, 0.1, 0.3, 1, 3, 10, 30)
 ax.set_xticks(ticks, [str(tick) for tick in ticks])
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(loc="lower left")
@@ -159,14 +163,12 @@ plt.close(fig)
 # The last stage has all of them. Each in turn is taken from `loops/`, and the others stay.
 
 BRICKS = {
-    "token_log_likelihood": ["token_log_likelihood"],
-    "embedding": ["embedding"],
     "layer_norm": ["layer_norm"],
     "linear": ["linear"],
     "feed_forward": ["feed_forward"],
     "attention, dropout": ["attention", "dropout"],  # the masked one uses the other's helpers
 }
-vectorised = pairs["12"][0]
+vectorised = executable_of(STAGES["12"], "stan").path
 print("\nStage 12 with one brick from loops/, relative to none:\n")
 for name, files in BRICKS.items():
     with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +176,7 @@ for name, files in BRICKS.items():
             shutil.copy(loops / f"{file}.stanfunctions", folder)
         mixed = compile_program(STAGES["12"].program, [folder, functions])
     times = milliseconds_by_turns([vectorised, mixed], problems["12"])
-    print(f"  {name:<22}{ratio(times)}", flush=True)
+    print(f"  {name:<22}{ratio(times, 1, 0)}", flush=True)
 print(f"\nFigure: {runs / '07-gradient.png'}")
 
 # ## The answer

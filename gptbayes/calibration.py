@@ -34,7 +34,6 @@ from gptbayes.simulate import log_prior, prior_draws, write_windows
 from gptbayes.stages import Stage, stage, stan_folder
 from gptbayes.standata import Design, Priors, Problem, draw_masks
 from gptbayes.summary import ess
-from gptbayes.toolchain import compile_program
 
 TIE = 1e-9
 """Values that are relatively closer than that are the same but for rounding."""
@@ -256,8 +255,7 @@ def calibrate(
     ]
     missing = [unit for unit in units if not Path(unit.result).exists()]
     if missing:
-        program = experiment.fitted.stage.program
-        compile_program(program, include_paths=[program.parent / "functions"])  # once, not in all
+        fit.executable_of(experiment.fitted.stage)  # compiled once here, and not by each of them
         if executor is not None:
             _run(missing, len(units), executor, on_progress, out.name)
         else:
@@ -437,7 +435,7 @@ def _description(experiment, seed):
 
 
 def _program_hash(fitted):
-    bricks = sorted((fitted.program.parent / "functions").glob("*.stanfunctions"))
+    bricks = sorted((fitted.program.parent / "functions").rglob("*.stanfunctions"))
     text = "".join(path.read_text(encoding="utf-8") for path in (fitted.program, *bricks))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -82,6 +82,7 @@ def _setup(arguments):
     for name, value in toolchain.describe()._asdict().items():
         if value:
             _OUT.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
+    _OUT.print(f"{'kernels':<9} {_kernels()}", markup=False, soft_wrap=True)
     if arguments.check:
         check = toolchain.check()
         _OUT.print(
@@ -89,6 +90,17 @@ def _setup(arguments):
             f"{check.mean:.3f} (exactly 0), sd {check.sd:.3f} (exactly 1)",
             soft_wrap=True,
         )
+
+
+def _kernels():
+    try:
+        toolchain.build_kernels(stages.stan_folder() / "kernels")
+    except toolchain.ToolchainError as error:
+        return f"none, fits use plain Stan: {error}"
+    flags = " ".join(toolchain.machine_flags())
+    if flags:
+        return f"compiled with {flags}; GPTBAYES_NATIVE=0 for code that runs on any machine"
+    return "compiled for any machine of this kind"
 
 
 def _stages(_arguments):
@@ -128,7 +140,8 @@ def _fit(arguments):
         folder = fit.prior(problem, out, seed=arguments.seed, **options)
     else:
         with progress_bars() as on_progress:
-            folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
+            options |= {"kernels": arguments.kernels, "seed": arguments.seed}
+            folder = method(problem, out, on_progress=on_progress, **options)
     idata = inference.open_run(folder)
     _print_findings(diagnose(idata).findings)
     _OUT.print(f"{folder}: done, now: gptbayes report {folder}", markup=False, soft_wrap=True)
@@ -355,7 +368,8 @@ def _add_setup(commands):
         _setup,
         "setup",
         help="find, download or build CmdStan",
-        description="Make sure that there is a CmdStan, and say which.",
+        description="Make sure that there is a CmdStan, and say which. Compile the C++ kernels of "
+        "the likelihood, for all instructions of this machine unless GPTBAYES_NATIVE is 0.",
         epilog="gptbayes setup --check",
     )
     command.add_argument("--check", action="store_true", help="compile and sample a small model")
@@ -435,6 +449,12 @@ def _add_method_options(group):
     add("--metric", choices=fit.METRICS, default="diag_e", help="NUTS metric (diag_e)")
     add("--adapt-delta", type=float, default=0.8, help="NUTS target acceptance (0.8)")
     add("--max-treedepth", type=int, default=10, help="NUTS (10)")
+    add(
+        "--kernels",
+        choices=fit.KERNELS,
+        default="auto",
+        help="what computes the likelihood: plain Stan, or C++ where it can be compiled (auto)",
+    )
     add("--paths", type=int, default=4, help="Pathfinder paths (4)")
     add("--starts", type=int, default=4, help="starts of the optimiser (4)")
 

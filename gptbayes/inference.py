@@ -223,6 +223,7 @@ def _attrs(config, problem):
         "source": problem.source,
         "likelihood_weight": weight,
         "seed": config["seed"],
+        "kernels": config.get("kernels", "numpy" if config["method"] == "prior" else "stan"),
         "settings": json.dumps(config["settings"]),
         "versions": json.dumps(config.get("versions", {})),
         "characters": json.dumps(list(problem.vocabulary.characters)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 
 import numpy as np
@@ -12,7 +13,7 @@ from problems import make_problem
 from gptbayes import fit
 from gptbayes.stages import STAGES, VARIANTS
 from gptbayes.standata import Problem
-from gptbayes.toolchain import compile_program, ensure_cmdstan
+from gptbayes.toolchain import ensure_cmdstan
 
 
 @pytest.fixture
@@ -27,10 +28,10 @@ def problem(request) -> Problem:
 
 @pytest.fixture(scope="session")
 def programs():
-    """All Stan programs compiled, two at a time."""
+    """All Stan programs compiled with either body of the likelihood, two at a time."""
     ensure_cmdstan()
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_compiled, [*STAGES, *VARIANTS]))
+        return list(pool.map(_compiled, product([*STAGES, *VARIANTS], ("c++", "stan"))))
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,6 @@ def runs(tmp_path_factory, programs):
     }
 
 
-def _compiled(number):
-    program = {**STAGES, **VARIANTS}[number].program
-    return compile_program(program, include_paths=[program.parent / "functions"])
+def _compiled(number_and_kernels):
+    number, kernels = number_and_kernels
+    return fit.executable_of({**STAGES, **VARIANTS}[number], kernels).path

@@ -27,7 +27,6 @@ from gptbayes.simulate import log_gamma_draws, prior_draws
 from gptbayes.stages import STAGES, VARIANTS, stage
 from gptbayes.standata import pose, stan_data
 from gptbayes.summary import PARETO_K_LIMIT, summarise
-from gptbayes.toolchain import compile_program
 
 A = 0.8  # concentration: of no special meaning, unlike 1
 
@@ -220,12 +219,14 @@ def test_log_gamma_draws_do_not_underflow(rng):
     assert draws.min() < -745  # the log of the smallest positive double
 
 
-def test_program_and_numpy_define_the_same_posterior(posed, programs, rng, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kernels", ["stan", "c++"])
+def test_program_and_numpy_define_the_same_posterior(
+    kernels, posed, programs, rng, tmp_path, monkeypatch
+):
     """Value, and gradient in closed form: a - exp(theta) + w (n - N p)."""
     monkeypatch.chdir(tmp_path)  # CmdStan leaves a profile where it is run
     problem, w = replace(posed, likelihood_weight=0.7), 0.7
-    program = problem.stage.program
-    exe = compile_program(program, include_paths=[program.parent / "functions"])
+    exe = fit.executable_of(problem.stage, kernels).path
     model = cmdstanpy.CmdStanModel(exe_file=str(exe))
     counts = conjugate.transition_counts(problem.training, 5)
     for theta in prior_draws(problem, 3, rng)["token_embedding"]:

@@ -8,7 +8,6 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +27,6 @@ from gptbayes.simulate import prior_draws
 from gptbayes.stages import STAGES
 from gptbayes.standata import Design, Priors, Problem
 from gptbayes.summary import summarise
-from gptbayes.toolchain import compile_program
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -282,11 +280,10 @@ def test_every_bit_of_a_number_survives(tmp_path, monkeypatch, rng):
 
 def test_a_chain_that_fails_says_what_stan_said(tmp_path):
     """A data file that lacks a variable, as Stan reports it; nothing is moved into place."""
-    program = STAGES["01"].program
-    exe = compile_program(program, include_paths=[program.parent / "functions"])
+    exe = fit.executable_of(STAGES["01"], "stan").path
     (tmp_path / "csv").mkdir()
     (tmp_path / "data.json").write_text("{}")
-    unit = unit_of(fit.directory.Run(tmp_path, Path(exe), 1), "start 1", "optimize", {})
+    unit = unit_of(fit.directory.Run(tmp_path, exe, 1), "start 1", "optimize", {})
     with pytest.raises(RuntimeError, match=r"start 1 failed: .*vocab_size"):
         fit.run_unit(unit)
     assert list((tmp_path / "csv").iterdir()) == []

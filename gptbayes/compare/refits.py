@@ -292,7 +292,8 @@ def without(problem: Problem, sequence: int) -> Problem:
 
 def fit_again(run: Fitted, problem, folder, settings, executor, on_progress) -> None:
     """Fit a changed problem with the settings of a run, and say what to do with an old folder."""
-    config = {**_settings(run, settings), "seed": int(run.idata.attrs["seed"])}
+    own = {name: run.idata.attrs[name] for name in ("kernels", "seed")}
+    config = {**_settings(run, settings), **own, "seed": int(own["seed"])}
     try:
         fit.nuts(problem, folder, executor=executor, on_progress=on_progress, **config)
     except ValueError as error:

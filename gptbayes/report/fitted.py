@@ -38,6 +38,7 @@ def fitted(idata: az.InferenceData) -> Section:
         ["target", idata.attrs["target"]],
         ["method", f"{METHOD_NAMES[idata.attrs['method']]}, {_settings(settings)}"],
         ["started from", _start(idata, settings)],
+        ["likelihood", _KERNELS[idata.attrs["kernels"]]],
         ["seed", str(idata.attrs["seed"])],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
     ]
@@ -61,6 +62,13 @@ def fitted(idata: az.InferenceData) -> Section:
             )
         )
     return Section("fit", "What was fitted to what?", blocks)
+
+
+_KERNELS = {
+    "stan": "computed by the Stan program",
+    "c++": "computed by a C++ function in the Stan program's place, with an analytic gradient",
+    "numpy": "computed by numpy",
+}
 
 
 def _start(idata, settings):
