@@ -272,7 +272,7 @@ def _stream_rotation(stage, sizes):
 
     def move(draws, reference, first):
         odd, even = _cross_products(stage, draws, reference, settled=first)
-        n_draws, n_embed, _ = even.shape
+        n_embed = even.shape[-1]
         size = n_embed // n_block
         rotation = np.zeros_like(even)
         for start in range(0, n_embed, size):
@@ -290,7 +290,8 @@ def _head_order(stage, sizes):
 
     def move(draws, reference, first):
         gain = _query_key_gain(draws, reference, by_layer=True)
-        gain = gain + _nuclear_norm(_crossed(_value_pair(draws), _value_pair(reference)))
+        pairs = _value_pair(draws, first), _value_pair(reference, first)
+        gain = gain + _nuclear_norm(_crossed(*pairs))
         return actions.permute_heads(draws, _assigned(gain, same))
 
     return move
@@ -302,7 +303,7 @@ def _query_key_rotation(draws, reference, first):
 
 
 def _value_rotation(draws, reference, first):
-    cross = np.swapaxes(_value_pair(draws), -1, -2) @ _value_pair(reference)
+    cross = np.swapaxes(_value_pair(draws, first), -1, -2) @ _value_pair(reference, first)
     return actions.rotate_value(draws, _polar(cross))
 
 
@@ -344,7 +345,7 @@ def _stream_views(stage, parameters, settled):
     for name, axis in axes:
         dims = list(stage.parameter(name).dims)
         del dims[axis]
-        if not (settled and {"hidden", "head", "head_dim"} & set(dims)):
+        if not (settled and {"hidden", "head", "head_dim", "embed"} & set(dims)):
             yield name, _rows(np.moveaxis(parameters[name], axis, -1), len(dims) + 1)
     if actions.heads_write_stream(stage) and not settled:
         yield "value", _rows(actions.side_by_side(parameters["value"]), 3)
@@ -360,8 +361,14 @@ def _query_key(parameters):
     return np.concatenate([parameters["query"], parameters["key"]], axis=-2)
 
 
-def _value_pair(parameters):
-    """What turns with a head's value rotation, (..., layer, head, embed + row, head_dim)."""
+def _value_pair(parameters, settled):
+    """What turns with a head's value rotation, (..., layer, head, embed + row, head_dim).
+
+    The hidden units that read the heads of stage 06 have no settled order in the first pass.
+    """
+    by_units = "feed_forward_multiplier" in parameters and "sa_proj_multiplier" not in parameters
+    if settled and by_units:
+        return parameters["value"]
     return np.concatenate([parameters["value"], actions.head_readers(parameters)], axis=-2)
 
 

@@ -293,8 +293,8 @@ def _of_dropped(stage):
         def act(stage, parameters, element, name=name):
             return {**parameters, name: parameters[name] + element}
 
-        def shape(sizes, dims=stage.parameter(name).dims):
-            return tuple(sizes[dim] for dim in dims)
+        def shape(sizes, name=name):
+            return tuple(sizes[dim] for dim in stage.parameter(name).dims)
 
         def allowed(stage, sizes, name=name, mask=mask, shape=shape):
             return _dropped(stage, name, np.asarray(mask) == 0, shape(sizes))
