@@ -240,9 +240,9 @@ def _of_unseen_directions(stage):
     if "blocks" in stage.features:
         found.append(_shift("shift_head", readers("ln_f"), lambda n: (n["token"],)))
     if "projection" in stage.features:
-        parts = actions.shift_value, per_head, _uniform_heads
+        parts = actions.shift_value, per_head, uniform_heads
     else:
-        parts = _act_same_value, lambda n: (n["layer"],), _even_heads
+        parts = _act_same_value, lambda n: (n["layer"],), even_heads
     if _any_allowed(stage, parts[-1]):
         found.append(_shift("shift_value", *parts))
     return found + _along_ones(stage)
@@ -268,7 +268,7 @@ def _along_ones(stage):
             return tuple(sizes[dim] for dim in dims)
 
         def allowed(stage, sizes, name=name, dims=tuple(dims)):
-            even = _even_output(stage, name, sizes["layer"])
+            even = even_output(stage, name, sizes["layer"])
             full = tuple(sizes[dim] for dim in dims)
             if dims[0] != "layer":
                 return np.ones(full, dtype=bool)
@@ -297,7 +297,7 @@ def _of_dropped(stage):
             return tuple(sizes[dim] for dim in stage.parameter(name).dims)
 
         def allowed(stage, sizes, name=name, mask=mask, shape=shape):
-            return _dropped(stage, name, np.asarray(mask) == 0, shape(sizes))
+            return dropped_elements(stage, name, np.asarray(mask) == 0, shape(sizes))
 
         found.append(_shift(f"shift_dropped_{name}", act, shape, allowed))
     return found
@@ -330,21 +330,21 @@ def _any_allowed(stage, allowed):
     return allowed(stage, {**sizes, "head_dim": embed // head, "hidden": 4 * embed}).any()
 
 
-def _uniform_heads(stage, sizes):
+def uniform_heads(stage, sizes):
     total = actions.uniform_attention(stage)
     full = (sizes["layer"], sizes["head"], sizes["head_dim"])
     kept = np.ones(full[:2], dtype=bool) if total is None else np.isfinite(total)
     return np.broadcast_to(kept[..., None], full)
 
 
-def _even_heads(stage, sizes):
+def even_heads(stage, sizes):
     """Layers in which all heads write the same at every coordinate if their values are the same."""
     labels = head_classes(stage, sizes["layer"], sizes["head"])
     same = (labels == labels[:, :1]).all(axis=1)
-    return same & _even_output(stage, "value", sizes["layer"])
+    return same & even_output(stage, "value", sizes["layer"])
 
 
-def _even_output(stage, name, n_layer):
+def even_output(stage, name, n_layer):
     """Layers whose mask of what a parameter writes keeps all coordinates alike."""
     if stage.masks is None:
         return np.ones(n_layer, dtype=bool)
@@ -352,7 +352,7 @@ def _even_output(stage, name, n_layer):
     return (np.asarray(mask) == np.asarray(mask)[:, :1]).all(axis=1)
 
 
-def _dropped(stage, name, zero, full):
+def dropped_elements(stage, name, zero, full):
     """Which elements of a parameter write into dropped coordinates only."""
     if name == "value":
         n_layer, n_head, _, head_dim = full
