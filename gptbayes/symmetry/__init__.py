@@ -1,19 +1,16 @@
 """Weight symmetry: transformations of the weights that leave every prediction as it is."""
 
-from gptbayes.symmetry.actions import (
-    permute_heads,
-    rotate_query_key,
-    rotate_stream,
-    rotate_value,
-    symmetries,
-)
+from gptbayes.symmetry.actions import permute_heads, rotate_query_key, rotate_stream, rotate_value
 from gptbayes.symmetry.align import Alignment, align
 from gptbayes.symmetry.dimension import NullDimension, generic_null_dimension, null_dimension
+from gptbayes.symmetry.generators import Generator, generators, symmetries, symmetry_dimension
 
 __all__ = [
     "Alignment",
+    "Generator",
     "NullDimension",
     "align",
+    "generators",
     "generic_null_dimension",
     "null_dimension",
     "permute_heads",
@@ -21,4 +18,5 @@ __all__ = [
     "rotate_stream",
     "rotate_value",
     "symmetries",
+    "symmetry_dimension",
 ]

@@ -1,0 +1,287 @@
+"""Scalars of the weights that no symmetry moves.
+
+What a layer, a head or a hidden unit does can be seen in the weights without saying where on an
+orbit they lie: in singular values of products that every change of basis leaves alone, and in the
+effect on predictions of taking a part away. Heads and hidden units have no names, so that every
+scalar is the largest, second largest, … over them. R-hat of these scalars means something.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from scipy.special import entr, log_softmax
+
+from gptbayes.forward import MAX_BYTES, Parameters, forward, over_draws
+from gptbayes.standata import Problem
+from gptbayes.symmetry import actions
+
+N_CONTEXTS = 8
+"""Training sequences that are looked at if no contexts are given."""
+
+
+def invariants(
+    problem: Problem,
+    parameters: Parameters,
+    *,
+    tokens: np.ndarray | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> dict[str, xr.DataArray]:
+    """Scalars of every draw that depend on what the model computes, not on its gauge.
+
+    Scores and values are those for all pairs of tokens and positions, root mean square, up to
+    stage 08; from 09 on, where each layer reads unit vectors, for all unit vectors. What heads and
+    units send is followed on its direct path to the logits, in units of the embedding where a
+    final layer norm takes the scale away.
+
+    Parameters
+    ----------
+    problem : Problem
+    parameters : mapping of str to ndarray
+        Each ``(chain, draw, dims of that parameter)``.
+    tokens : ndarray of int, (sequence, position), optional
+        Contexts, 0-based; by default the first eight training sequences.
+    max_bytes : int
+        Rough bound on the activations held at any time.
+
+    Returns
+    -------
+    dict of str to DataArray (chain, draw, scalar)
+        Coordinate ``scalar`` says which. Stages 01 to 03: "singular values of the logits".
+        From 04 on: "singular values of scores" and "singular values of values" of each layer,
+        the k-th each sorted over heads; "attention" (entropy in nats, weight on the position
+        itself and on the one before) and, in nats, "effect of where heads look" and "effect of
+        what heads pass on": the mean Kullback-Leibler divergence of predictions at the contexts
+        if a head looks everywhere alike, or passes on the same whatever it reads. From 06 on:
+        "strength of hidden units", what each receives times what it sends.
+
+    Raises
+    ------
+    ValueError
+        If the parameters have other batch dims than chain and draw.
+    """
+    stage = problem.stage
+    batch = parameters["token_embedding"].shape[:-2]
+    if len(batch) != 2:
+        raise ValueError(f"parameters must have dims chain and draw in front, got {batch}")
+    tokens = problem.training.x[:N_CONTEXTS] if tokens is None else np.asarray(tokens)
+    has = stage.features.__contains__
+    found = {}
+    if not has("attention"):
+        found["singular values of the logits"] = _logit_values
+    else:
+        found["singular values of scores"] = _score_values
+        found["singular values of values"] = _passed_values
+        found["attention"] = _attention
+        found["effect of where heads look"] = _effect_of_looking
+        found["effect of what heads pass on"] = _effect_of_passing
+    if has("feed_forward"):
+        found["strength of hidden units"] = _hidden_strength
+    return {
+        name: _labelled(_by_chunk(function, problem, parameters, tokens, max_bytes))
+        for name, function in found.items()
+    }
+
+
+def _by_chunk(function, problem, parameters, tokens, max_bytes):
+    """Values (chain, draw, *dims) of a function of draws, and the names of its dims."""
+    names = []
+
+    def values(chunk):
+        result, dims = function(problem.stage, chunk, tokens)
+        names[:] = dims
+        return result
+
+    return over_draws(problem.stage, parameters, tokens, values, max_bytes=max_bytes), tuple(names)
+
+
+def _labelled(values_and_dims):
+    values, dims = values_and_dims
+    shape = values.shape[2:]
+    labels = [
+        ", ".join(_label(dim, i) for dim, i in zip(dims, index, strict=True))
+        for index in np.ndindex(*shape)
+    ]
+    return xr.DataArray(
+        values.reshape(*values.shape[:2], -1),
+        dims=("chain", "draw", "scalar"),
+        coords={"scalar": labels},
+    )
+
+
+def _label(dim, i):
+    return dim[i] if isinstance(dim, tuple) else f"{dim} {i + 1}"
+
+
+# Singular values. Each function takes draws (draw, ...) and returns (draw, *dims) and the dims.
+
+
+def _logit_values(stage, p, tokens):
+    """Of the matrix of centred logits, all tokens and positions; root mean square over these."""
+    embedding = p["token_embedding"]
+    if "lm_head" not in stage.features:
+        logits = embedding - embedding.mean(axis=-1, keepdims=True)
+        values = np.linalg.svd(logits / np.sqrt(logits.shape[-2]), compute_uv=False)
+        return values[..., :-1], ("rank",)
+    mean, root = _inputs(p)
+    head, offset = _centred_head(p), p["lm_head_offset"]
+    offset = (offset - offset.mean(axis=-1, keepdims=True))[..., None, :]
+    constant = mean[..., None, :] @ np.swapaxes(head, -1, -2) + offset
+    logits = np.concatenate([root @ np.swapaxes(head, -1, -2), constant], axis=-2)
+    n = min(head.shape[-2] - 1, head.shape[-1] + 1)
+    return np.linalg.svd(logits, compute_uv=False)[..., :n], ("rank",)
+
+
+def _score_values(stage, p, tokens):
+    """Of the scores between inputs, less what is the same for all keys."""
+    query, key = _seen_by_attention(stage, p, "query"), _seen_by_attention(stage, p, "key")
+    if "layer_norm" in stage.features:
+        bias = p["ln1_bias"][..., None, None, :] @ p["query"]
+        query = np.concatenate([query, bias], axis=-2)
+    else:
+        mean = _inputs(p)[0][..., None, None, None, :]
+        query = np.concatenate([query, mean @ p["query"]], axis=-2)
+    head_dim = key.shape[-1]
+    return _sorted_product(query / np.sqrt(head_dim), key), ("layer", "largest", "rank")
+
+
+def _passed_values(stage, p, tokens):
+    """Of what heads add to the logits on the direct path, by what they read."""
+    read = _seen_by_attention(stage, p, "value")
+    if "layer_norm" not in stage.features:
+        mean = _inputs(p)[0][..., None, None, None, :]
+        read = np.concatenate([read, mean @ p["value"]], axis=-2)
+    return _sorted_product(read, _head_path(stage, p)), ("layer", "largest", "rank")
+
+
+def _sorted_product(left, right):
+    """Singular values (draw, layer, head, rank) of left rightᵀ, the k-th sorted over heads."""
+    n = min(left.shape[-2:] + right.shape[-2:])
+    triangles = [np.linalg.qr(each, mode="r") for each in (left, right)]
+    product = triangles[0] @ np.swapaxes(triangles[1], -1, -2)
+    values = np.linalg.svd(product, compute_uv=False)[..., :n]
+    return -np.sort(-values, axis=-2)
+
+
+def _seen_by_attention(stage, p, name):
+    """What keys, queries or values vary by, (draw, layer, head, embed, head_dim)."""
+    if "layer_norm" in stage.features:
+        seen = p["ln1_weight"][..., None, :, None] * p[name]
+        return seen - seen.mean(axis=-2, keepdims=True)
+    return _inputs(p)[1][..., None, None, :, :] @ p[name]
+
+
+def _inputs(p):
+    """Mean and a root of the covariance, (draw, embed, embed), of e_i + p_t over all i and t."""
+    rows = [p[name] for name in ("token_embedding", "position_embedding") if name in p]
+    mean = sum(each.mean(axis=-2) for each in rows)
+    centred = [each - each.mean(axis=-2, keepdims=True) for each in rows]
+    stacked = [each / np.sqrt(each.shape[-2]) for each in centred]
+    return mean, np.linalg.qr(np.concatenate(stacked, axis=-2), mode="r")
+
+
+def _centred_head(p):
+    head = p["lm_head_multiplier"]
+    return head - head.mean(axis=-2, keepdims=True)
+
+
+def _head_path(stage, p):
+    """How the logits read each head's output, (draw, layer, head, row, head_dim)."""
+    if "residual" not in stage.features:
+        readers = actions.head_readers(p)
+        if "feed_forward" in stage.features:  # a unit counts by what it sends
+            sent = np.linalg.norm(_centred_head(p), axis=-2)
+            return readers * sent[..., None, None, :, None]
+        return readers - readers.mean(axis=-2, keepdims=True)
+    n_layer, n_head, _, head_dim = p["value"].shape[-4:]
+    path = _stream_path(stage, p)[..., None, :, :]  # (draw, 1, token, embed)
+    if stage.masks is not None:
+        path = path * stage.masks.attention_output[:, None, :]
+    if "projection" in stage.features:
+        written = np.moveaxis(p["sa_proj_multiplier"], -2, -3)  # (draw, L, H, C, h)
+        return path[..., None, :, :] @ written
+    path = np.broadcast_to(path, (*path.shape[:-3], n_layer, *path.shape[-2:]))
+    return actions.split_heads(path, n_head, head_dim)
+
+
+def _stream_path(stage, p):
+    """How the centred logits read the stream, (draw, token, embed)."""
+    head = _centred_head(p)
+    if "blocks" not in stage.features:
+        return head
+    head = head * p["ln_f_weight"][..., None, :]
+    head = head - head.mean(axis=-1, keepdims=True)
+    mean, root = _inputs(p)
+    rows = np.concatenate([mean[..., None, :], root], axis=-2)
+    rows = rows - rows.mean(axis=-1, keepdims=True)
+    size = np.sqrt((rows**2).sum(axis=(-1, -2)) / (rows.shape[-1] - 1))
+    return head / size[..., None, None]
+
+
+def _hidden_strength(stage, p, tokens):
+    """What each unit receives, as its inputs vary, times what it sends, sorted over units."""
+    weight = p["feed_forward_multiplier"]  # (draw, L, hidden, C)
+    if "layer_norm" in stage.features:
+        seen = weight * p["ln2_weight"][..., None, :]
+        received = np.linalg.norm(seen - seen.mean(axis=-1, keepdims=True), axis=-1)
+    elif "residual" in stage.features:
+        seen = _inputs(p)[1][..., None, :, :] @ np.swapaxes(weight, -1, -2)
+        received = np.linalg.norm(seen, axis=-2)
+    else:
+        values = _seen_by_attention(stage, p, "value")
+        seen = values @ np.swapaxes(actions.head_readers(p), -1, -2)
+        received = np.sqrt((seen**2).sum(axis=(-2, -3)))
+    if "wide_feed_forward" in stage.features:
+        path = _stream_path(stage, p)[..., None, :, :]
+        if stage.masks is not None:
+            path = path * stage.masks.feed_forward[:, None, :]
+        sent = np.linalg.norm(path @ p["feed_forward_proj_multiplier"], axis=-2)
+    else:
+        sent = np.linalg.norm(_centred_head(p), axis=-2)[..., None, :]
+    return -np.sort(-received * sent, axis=-1), ("layer", "largest")
+
+
+# At real contexts.
+
+
+def _attention(stage, p, tokens):
+    """What each head does on average, sorted over heads."""
+    weights = forward(stage, p, tokens).attention  # (draw, L, H, B, T, T)
+    own = np.diagonal(weights, axis1=-2, axis2=-1)[..., 1:].mean(axis=(-1, -2))
+    last = np.diagonal(weights, offset=-1, axis1=-2, axis2=-1).mean(axis=(-1, -2))
+    entropy = entr(weights).sum(axis=-1)[..., 1:].mean(axis=(-1, -2))
+    summaries = np.stack([entropy, own, last], axis=-1)  # (draw, L, H, 3)
+    names = ("entropy", "on itself", "on the one before")
+    return -np.sort(-summaries, axis=2), ("layer", "largest", names)
+
+
+def _effect_of_looking(stage, p, tokens):
+    return _effect(stage, p, tokens, "query", lambda p, values: np.zeros_like(values))
+
+
+def _effect_of_passing(stage, p, tokens):
+    return _effect(stage, p, tokens, "value", _constant)
+
+
+def _constant(p, values):
+    """Values (draw, L, H, C, h) that pass on the bias of the layer norm, where there is one."""
+    if "ln1_bias" not in p:
+        return np.zeros_like(values)
+    gain, bias = p["ln1_weight"][..., None, :], p["ln1_bias"][..., None, :]
+    passed = bias[..., None, :] @ values  # (draw, L, H, 1, h)
+    return passed / (bias / gain).sum(axis=-1)[..., None, None] / gain[..., None]
+
+
+def _effect(stage, p, tokens, name, replaced):
+    """Mean divergence of predictions if one head's weights are replaced, sorted over heads."""
+    before = log_softmax(forward(stage, p, tokens).logits, axis=-1)
+    without = replaced(p, p[name])
+    n_layer, n_head = p[name].shape[-4:-2]
+    effect = np.empty((len(before), n_layer, n_head))
+    for layer, head in np.ndindex(n_layer, n_head):
+        changed = p[name].copy()
+        changed[..., layer, head, :, :] = without[..., layer, head, :, :]
+        after = log_softmax(forward(stage, {**p, name: changed}, tokens).logits, axis=-1)
+        divergence = (np.exp(before) * (before - after)).sum(axis=-1)  # (draw, B, T)
+        effect[..., layer, head] = divergence.mean(axis=(-1, -2))
+    return -np.sort(-effect, axis=-1), ("layer", "largest")
