@@ -11,7 +11,7 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
-from densities import compiled, numpy_log_density, stan_density
+from densities import compiled, stan_density
 from problems import UNEQUAL_PRIORS, make_problem
 from scipy.integrate import dblquad
 from scipy.special import expit, log_expit
@@ -22,6 +22,7 @@ from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.units import unit_of
 from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run
+from gptbayes.log_density import log_posterior
 from gptbayes.simulate import prior_draws
 from gptbayes.stages import STAGES
 from gptbayes.standata import Design, Priors, Problem
@@ -39,7 +40,7 @@ def test_program_and_numpy_define_the_same_posterior(problem, rng):
     for i in range(n_draws):
         here = {name: value[i] for name, value in stan.items()}
         theirs = stan_density(model, problem, here)
-        ours = numpy_log_density(problem, {name: value[i] for name, value in draws.items()})
+        ours = log_posterior(problem, {name: value[i] for name, value in draws.items()})
         assert theirs.value == pytest.approx(ours, abs=1e-10, rel=1e-12)
         for name in here:  # one element of each parameter
             index = tuple(rng.integers(n) for n in here[name].shape)
@@ -48,7 +49,7 @@ def test_program_and_numpy_define_the_same_posterior(problem, rng):
                 moved = {n: v.copy() for n, v in here.items()}
                 moved[name][index] += step
                 there = problem.stage.from_stan(moved, problem.design)
-                slopes.append(numpy_log_density(problem, there))
+                slopes.append(log_posterior(problem, there))
             slope = (slopes[0] - slopes[1]) / 2e-5
             assert theirs.gradient[name][index] == pytest.approx(slope, abs=1e-6, rel=1e-6), name
 
@@ -67,10 +68,7 @@ def test_log_lik_of_draws_agrees_with_numpy(problem, tmp_path):
         ours[p.name][0].size * norm.logpdf(0, scale=problem.priors.scale(p))
         for p in problem.stage.parameters
     )
-    lp = [
-        constants + numpy_log_density(problem, {n: v[i] for n, v in ours.items()})
-        for i in range(20)
-    ]
+    lp = constants + log_posterior(problem, ours)
     np.testing.assert_allclose(draws.method_variables["lp"], lp, atol=1e-9)
 
 
