@@ -10,8 +10,8 @@ because in many dimensions draws do not lie near the modes:
   which nothing separates.
 - The mean of some draws is no draw. Half-way between two independent draws of a normal
   distribution of P dimensions the log density is P / 4 nats higher than at draws, and at the mean
-  P / 2. A straight path between draws climbs by that much and hides every barrier that is lower; a path
-  between chain means begins and ends up there, and says little about draws.
+  P / 2. A straight path between draws climbs by that much and hides every barrier that is lower; a
+  path between chain means begins and ends up there, and says little about draws.
 - An arc keeps the spread of draws while the centre goes straight from one chain's mean to the
   other's. Between draws of one normal distribution it stays at their level; between two modes it
   falls by what lies between them.
@@ -316,6 +316,11 @@ _KINDS = {
 }
 
 
+_APART = (
+    "something is between the chains, a mode of its own or a symmetry that the alignment missed"
+)
+
+
 class _Seen(NamedTuple):
     control: np.ndarray
     barrier: float
@@ -440,15 +445,14 @@ def _sentence(found, path, between):
 
 
 def _excess(barriers, between, sd):
-    apart, together = (np.median(barriers.values[which]) for which in (between, ~between))
+    apart, together = (float(np.median(barriers.values[which])) for which in (between, ~between))
     excess = apart - together
-    words = "which is within" if abs(excess) <= sd else "more than"
-    if excess < -sd:
-        words = "further below than"
-    return (
-        f"between chains arcs fall {excess:+.1f} nats further than within one, {words} the spread "
-        "of the log posterior"
-    )
+    if excess <= 0:
+        return "aligned arcs between chains fall no further than arcs within one"
+    text = f"aligned arcs between chains fall {excess:.1f} nats further than arcs within one, "
+    if excess <= sd:
+        return f"{text}less than the sd of the log posterior over draws"
+    return f"{text}{excess / sd:.1f} times the sd of the log posterior over draws: {_APART}"
 
 
 def _median(values):

@@ -8,14 +8,22 @@ from gptbayes.symmetry.actions import (
     symmetries,
 )
 from gptbayes.symmetry.align import Alignment, align
-from gptbayes.symmetry.dimension import NullDimension, generic_null_dimension, null_dimension
+from gptbayes.symmetry.dimension import (
+    NullDimension,
+    generic_null_dimension,
+    logit_jacobian,
+    null_dimension,
+    numerical_rank,
+)
 
 __all__ = [
     "Alignment",
     "NullDimension",
     "align",
     "generic_null_dimension",
+    "logit_jacobian",
     "null_dimension",
+    "numerical_rank",
     "permute_heads",
     "rotate_query_key",
     "rotate_stream",
