@@ -1,9 +1,15 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs, and nothing twice.
+# `make bench` and `make validate` are for whoever changes the programs.
 
 PYTHON ?= python3
 VENV   ?= .venv
+EXTRA  ?= test
+ALSO   ?=
 RUNS   ?= runs/demo
 VALIDATE ?= runs/validate
+BENCH  ?= runs/bench
+BENCH_VENV ?= .venv-bench
+TORCH  ?= torch>=2
 
 BIN     := $(VENV)/bin
 SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html')
@@ -12,7 +18,7 @@ OTHERS  := $(RUNS)/02_what_comes_next.txt $(RUNS)/03_where_it_looks.txt \
            $(RUNS)/04_what_chains_disagree_about.txt
 REPORT  := $(RUNS)/05-nuts/report.html
 
-.PHONY: demo test validate setup clean
+.PHONY: demo test validate bench setup clean
 .DELETE_ON_ERROR:
 
 demo: setup $(FIRST) $(OTHERS) $(REPORT)
@@ -30,6 +36,21 @@ validate: setup
 	@cp $(VALIDATE)/calibration.csv analyses/
 	@cp $(VALIDATE)/calibration.png analyses/figures/
 	@cat $(VALIDATE)/08_is_it_calibrated.txt
+
+# Ten minutes: gradients, forward pass and NUTS beside JAX, PyTorch, stanli, NumPyro, BlackJAX and
+# nutpie, in an environment of its own. `make bench QUICK=--quick` takes two minutes and says less;
+# `make bench TORCH=torch==2.13.0` chooses a PyTorch, whose newest may bring gigabytes for a GPU.
+bench:
+	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) EXTRA=bench ALSO='$(TORCH)' setup
+	@mkdir -p $(BENCH)
+	@rm -f $(BENCH)/bench.partial
+	@set -e; for each in gradients.py 'gradients.py --growth' forward.py nuts.py; do \
+	  echo "tests/performance/$$each $(QUICK)" | tee -a $(BENCH)/bench.partial >&2; \
+	  $(BENCH_VENV)/bin/python tests/performance/$$each $(QUICK) >> $(BENCH)/bench.partial; \
+	  echo >> $(BENCH)/bench.partial; \
+	done
+	@mv $(BENCH)/bench.partial $(BENCH)/bench.txt
+	@cat $(BENCH)/bench.txt
 
 setup: $(VENV)/ready
 	$(BIN)/gptbayes setup
@@ -51,8 +72,8 @@ $(VENV)/ready: pyproject.toml
 	  { echo "gptbayes needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(ALSO),'$(ALSO)') --editable '.[$(EXTRA)]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs dist
+	rm -rf $(VENV) $(BENCH_VENV) runs dist

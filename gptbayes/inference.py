@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.fit import Draws, read_config, read_draws, read_problem
+from gptbayes.fit import Draws, iter_draws, n_units, read_config, read_problem
 from gptbayes.simulate import next_tokens, prior_draws
 from gptbayes.standata import Problem, data_name, from_stan_data, stan_data
 
@@ -61,12 +62,12 @@ def open_run(folder: str | Path) -> az.InferenceData:
     path = Path(folder) / "posterior.nc"
     if path.exists():
         return _load(path)
-    idata = convert(read_config(folder), read_problem(folder), read_draws(folder))
+    idata = convert(read_config(folder), read_problem(folder), iter_draws(folder))
     _save(idata, path)
     return idata
 
 
-def convert(config: dict, problem: Problem, draws: list[Draws]) -> az.InferenceData:
+def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.InferenceData:
     """Build InferenceData from what a run directory holds.
 
     Parameters
@@ -74,16 +75,16 @@ def convert(config: dict, problem: Problem, draws: list[Draws]) -> az.InferenceD
     config : dict
         As `gptbayes.fit.read_config` returns it.
     problem : Problem
-    draws : list of Draws
-        One per chain, path or start.
+    draws : iterable of Draws
+        One per chain, path or start; each is copied before the next is asked for.
 
     Returns
     -------
     arviz.InferenceData
     """
-    draws, sample_stats, attrs = _METHODS[config["method"]](draws)
+    variables, stats, seconds = _gathered(draws, n_units(config))
+    variables, sample_stats, attrs = _METHODS[config["method"]](variables, stats)
     stage, design = problem.stage, problem.design
-    variables = _stacked([each.variables for each in draws])
     groups = {
         "posterior": _dataset(
             stage.from_stan(variables, design),
@@ -106,7 +107,8 @@ def convert(config: dict, problem: Problem, draws: list[Draws]) -> az.InferenceD
             {},
         )
     idata = az.InferenceData(**groups)
-    idata.attrs = {**_attrs(config, problem), **attrs}
+    seconds = [] if config["method"] == "prior" else seconds
+    idata.attrs = {**_attrs(config, problem), **attrs, "seconds": json.dumps(seconds)}
     return idata
 
 
@@ -128,39 +130,47 @@ def parameters_of(idata: az.InferenceData, group: str = "posterior") -> dict[str
     }
 
 
-def _nuts(draws):
-    stats = _stacked([each.method_variables for each in draws])
+def _gathered(draws, n_units):
+    """All units in arrays ``(unit, draw, ...)`` in C order, and the seconds of each.
+
+    Draws are copied as they come, so that never more than one or two units are there twice.
+    """
+    variables, stats, seconds = {}, {}, []
+    for k, unit in enumerate(draws):
+        for arrays, values in ((variables, unit.variables), (stats, unit.method_variables)):
+            for name, value in values.items():
+                if k == 0:
+                    arrays[name] = np.empty((n_units, *value.shape))
+                arrays[name][k] = value
+        seconds.append(unit.seconds)
+    return variables, stats, seconds
+
+
+def _nuts(variables, stats):
     named = {_NUTS_STATS[name]: value for name, value in stats.items() if name in _NUTS_STATS}
     named["tree_depth"] = named["tree_depth"].astype(np.int64)
     named["n_steps"] = named["n_steps"].astype(np.int64)
     named["diverging"] = named["diverging"].astype(bool)
-    return draws, named, {"seconds": json.dumps([each.seconds for each in draws])}
+    return variables, named, {}
 
 
-def _pathfinder(draws):
-    joined = Draws(
-        {n: np.concatenate([d.variables[n] for d in draws]) for n in draws[0].variables},
-        {},
-        sum(each.seconds for each in draws),
-    )
-    path = np.repeat(np.arange(len(draws)), [len(d.method_variables["lp"]) for d in draws])
-    stats = {
-        name: np.concatenate([d.method_variables[name] for d in draws])[None]
-        for name in ("lp", "lp_approx")
-    }
-    seconds = {"seconds": json.dumps([each.seconds for each in draws])}
-    return [joined], {**stats, "path": path[None]}, seconds
+def _pathfinder(variables, stats):
+    n_paths, n_draws = stats["lp"].shape
+    stats = {name: stats[name].reshape(1, -1) for name in ("lp", "lp_approx")}
+    path = np.repeat(np.arange(n_paths), n_draws)[None]
+    joined = {n: v.reshape(1, n_paths * n_draws, *v.shape[2:]) for n, v in variables.items()}
+    return joined, {**stats, "path": path}, {}
 
 
-def _optimize(draws):
-    lps = [float(each.method_variables["lp"][0]) for each in draws]
+def _optimize(variables, stats):
+    lps = stats["lp"][:, 0]
     best = int(np.argmax(lps))
-    attrs = {"lp_of_starts": json.dumps(lps), "seconds": json.dumps([d.seconds for d in draws])}
-    return [draws[best]], {"lp": np.array([[lps[best]]])}, attrs
+    one = {name: value[best : best + 1] for name, value in variables.items()}
+    return one, {"lp": stats["lp"][best : best + 1]}, {"lp_of_starts": json.dumps(lps.tolist())}
 
 
-def _prior(draws):
-    return draws, {"lp": draws[0].method_variables["lp"][None]}, {"seconds": "[]"}
+def _prior(variables, stats):
+    return variables, {"lp": stats["lp"]}, {}
 
 
 _METHODS = {"nuts": _nuts, "pathfinder": _pathfinder, "optimize": _optimize, "prior": _prior}
@@ -234,10 +244,6 @@ def _window_coords(problem, which):
     }
 
 
-def _stacked(chains):
-    return {name: np.stack([chain[name] for chain in chains]) for name in chains[0]}
-
-
 def _dataset(values, dims, coords):
     """A dataset of variables ``(chain, draw, *dims)``."""
     variables = {n: (("chain", "draw", *dims.get(n, ())), v) for n, v in values.items()}
@@ -250,7 +256,8 @@ def _dataset(values, dims, coords):
 def _save(idata, path):
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        idata.to_netcdf(str(partial), engine="h5netcdf")
+        # Random digits do not get smaller: compressing them takes most of the time, for nothing.
+        idata.to_netcdf(str(partial), engine="h5netcdf", compress=False)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -258,10 +265,9 @@ def _save(idata, path):
 
 def _load(path):
     try:
-        idata = az.from_netcdf(str(path), engine="h5netcdf")
-        for group in idata.groups():
-            idata[group].load()
-        idata.close()
+        # Read at once and closed: an open file would be taken for what stands there later.
+        with az.rc_context({"data.load": "eager"}):
+            idata = az.from_netcdf(str(path), engine="h5netcdf")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -19,6 +19,7 @@ from scipy.stats import norm
 
 from gptbayes import fit
 from gptbayes.corpus import Vocabulary, Windows
+from gptbayes.fit.draws import check_csv, write_csv
 from gptbayes.fit.units import unit_of
 from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run
@@ -165,6 +166,41 @@ def test_chains_start_from_different_paths(runs):
     assert starts[0] != starts[1]
 
 
+@pytest.mark.parametrize("iter_warmup", [15, 60, 200])
+def test_prior_metric_stays(tmp_path, iter_warmup):
+    """Stan's adaptation must leave it alone, however long or short, and find a step size."""
+    problem = make_problem("09", priors=UNEQUAL_PRIORS, likelihood_weight=0.2)
+    lengths = {"iter_warmup": iter_warmup, "iter_sampling": 10}
+    out = fit.nuts(problem, tmp_path / "run", chains=1, metric="prior", init="random", **lengths)
+    variances = np.concatenate(
+        [
+            np.full(problem.stage.shape(p, problem.design), problem.priors.scale(p) ** 2).ravel()
+            for p in problem.stage.parameters
+        ]
+    )
+    assert len(set(variances)) > 5
+    np.testing.assert_allclose(_adapted_metric(out), variances, rtol=1e-4)
+    (draws,) = fit.read_draws(out)
+    assert 0.01 < draws.method_variables["stepsize"][0] < 1
+
+
+@pytest.mark.parametrize("iter_warmup", [20, 99, 150])
+def test_diagonal_metric_is_adapted_in_a_short_warm_up(tmp_path, iter_warmup):
+    """Left to itself, Stan 2.35 stays at the identity below 150 iterations."""
+    lengths = {"iter_warmup": iter_warmup, "iter_sampling": 5}
+    problem = make_problem("02")
+    out = fit.nuts(problem, tmp_path / "run", chains=1, metric="diag_e", init="random", **lengths)
+    metric = _adapted_metric(out)
+    assert metric.shape == (problem.stage.n_parameters(problem.design),)
+    assert np.ptp(metric) > 0.1
+
+
+def _adapted_metric(folder):
+    lines = (folder / "csv" / "chain-1.csv").read_text().splitlines()
+    (at,) = (k for k, line in enumerate(lines) if line.startswith("# Diagonal elements"))
+    return np.array([float(each) for each in lines[at + 1].removeprefix("# ").split(",")])
+
+
 def test_any_executor_does(tmp_path):
     """Units are plain values: a pool of processes takes them as a pool of threads does."""
     problem = make_problem("02")
@@ -227,7 +263,7 @@ def test_too_large_a_fit_is_refused_before_it_starts(tmp_path):
     [
         ({"chains": 0}, "chains must be a positive integer, got 0"),
         ({"init": "zero"}, "init must be one of pathfinder, random, got 'zero'"),
-        ({"metric": "full"}, "metric must be one of diag_e, dense_e, unit_e, got 'full'"),
+        ({"metric": "full"}, "metric must be one of prior, diag_e, dense_e, unit_e, got 'full'"),
         ({"adapt_delta": 1.0}, "adapt_delta must be between 0 and 1, got 1.0"),
         ({"seed": -1}, "seed must be an integer between 0"),
     ],
@@ -246,6 +282,33 @@ def test_truncated_and_corrupted_csv_are_named(runs, tmp_path):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=r"chain-1\.csv is (truncated|corrupted)"):
             fit.read_csv(path, 100)
+
+
+def test_rows_too_many_or_too_short_are_named(runs, tmp_path):
+    lines = (runs["nuts"] / "csv" / "chain-1.csv").read_text().splitlines(keepends=True)
+    draws = [k for k, line in enumerate(lines) if not line.startswith(("#", "lp__"))]
+    path, middle = tmp_path / "chain-1.csv", draws[50]
+    twice = [*lines[:middle], lines[middle], *lines[middle:]]
+    short = [*lines[:middle], lines[middle].rpartition(",")[0] + "\n", *lines[middle + 1 :]]
+    for damaged, message in ((twice, "100 draws were wanted, got more"), (short, "row 51 has")):
+        path.write_text("".join(damaged))
+        for read in (fit.read_csv, check_csv):
+            with pytest.raises(ValueError, match=rf"chain-1\.csv is truncated .*{message}"):
+                read(path, 100)
+
+
+def test_every_bit_of_a_number_survives(tmp_path, monkeypatch, rng):
+    """Through text and back, whatever the number, and however much is parsed at a time."""
+    bits = rng.integers(2**64, size=(7, 5, 300), dtype=np.uint64)
+    values = bits.view(np.float64)
+    values = np.where(np.isnan(values), 0.1, values)
+    values[0, 0, :3] = np.nan, np.inf, -np.inf
+    write_csv(tmp_path / "some.csv", {"lp__": values[:, 0, 0], "x": values})
+    for n_bytes in (1, 15_000, 10**9):
+        monkeypatch.setattr(fit.draws, "CHUNK_BYTES", n_bytes)
+        back = fit.read_csv(tmp_path / "some.csv", 7)
+        np.testing.assert_array_equal(back.variables["x"], values)
+        np.testing.assert_array_equal(back.method_variables["lp"], values[:, 0, 0])
 
 
 def test_a_chain_that_fails_says_what_stan_said(tmp_path):

@@ -163,9 +163,9 @@ def test_the_sampler_makes_the_same_draws(programs, tmp_path):
             output_dir=tmp_path,
             show_progress=False,
         )
-        draws[bricks] = sample.draws_pd()
-    ours, theirs = draws["kernels"].to_numpy(), draws["functions"].to_numpy()
-    assert np.ptp(theirs[:, 0]) > 1  # they move
+        draws[bricks] = sample.draws()[:, 0]
+    ours, theirs = draws["kernels"], draws["functions"]
+    assert np.ptp(theirs[:, 0]) > 1  # of the log posterior: they move
     np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
@@ -202,8 +202,8 @@ def test_any_weights_of_tokens_have_the_right_gradient(misused, rng, tmp_path):
     ("change", "message"),
     [
         ({"rows_left_out": 1}, r"lm_head_multiplier must be 1 of \(\d+, 6\), got one of"),
-        ({"items_left_out": 2}, r"lm_head_multiplier must be 1 of"),  # V follows token_embedding
-        ({"y": 99}, r"y.* out of range|accessing element out of range.*99"),
+        ({"items_left_out": 2}, r"lm_head_multiplier must be 1 of \(\d+, 6\), got"),
+        ({"y": 99}, r"y must be between 1 and \d+, got 99"),
         ({"sequences_left_out": 1}, r"sequences of y"),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gptbayes.fit.directory import read_config, read_problem, run_directory, write_json
-from gptbayes.fit.draws import Draws, read_csv, read_draws, write_csv
+from gptbayes.fit.draws import Draws, iter_draws, n_units, read_csv, read_draws, write_csv
 from gptbayes.fit.programs import KERNELS, executable_of
 from gptbayes.fit.units import Progress, Unit, run_unit, run_units, unit_of
 from gptbayes.forward import token_log_prob
@@ -30,6 +30,8 @@ __all__ = [
     "Progress",
     "Unit",
     "executable_of",
+    "iter_draws",
+    "n_units",
     "nuts",
     "optimize",
     "pathfinder",
@@ -42,7 +44,10 @@ __all__ = [
 ]
 
 INITS = ("pathfinder", "random")
-METRICS = ("diag_e", "dense_e", "unit_e")
+METRICS = ("prior", "diag_e", "dense_e", "unit_e")
+STAN_WINDOWS = (75, 25, 50)  # iterations, the least that Stan's adaptation of a metric needs
+N_MESSAGES = 200
+"""About how often a chain says how far it is: each message is read, and costs a little."""
 
 
 def nuts(
@@ -72,7 +77,11 @@ def nuts(
     init : {"pathfinder", "random"}
         Start every chain from a draw of a Pathfinder path of its own, or from a random point with
         twice the prior's sd. The latter is over-dispersed, the former is not.
-    metric : {"diag_e", "dense_e", "unit_e"}
+    metric : {"prior", "diag_e", "dense_e", "unit_e"}
+        "prior": the inverse metric is the variance of the prior throughout, and only the step size
+        is adapted; the same as unit scales for parameters in units of their prior sd. The others
+        are Stan's: a diagonal or dense one estimated during warm-up (of 20 iterations or more), or
+        the identity.
     adapt_delta : float
         Target acceptance statistic of the step-size adaptation.
     max_treedepth : int
@@ -116,15 +125,15 @@ def nuts(
         "chains": 1,
         "iter_warmup": iter_warmup,
         "iter_sampling": iter_sampling,
-        "metric": metric,
         "adapt_delta": adapt_delta,
         "max_treedepth": max_treedepth,
-        "refresh": 1,
+        "refresh": max(1, (iter_warmup + iter_sampling) // N_MESSAGES),
         "show_progress": False,
     }
     n_draws = chains * iter_sampling
     with run_directory(problem, out, "nuts", settings, seed, n_draws, kernels=kernels) as run:
         inits = _nuts_inits(run, problem, init, chains, executor, on_progress)
+        arguments |= _metric_arguments(run, problem, metric, iter_warmup)
         units = [
             unit_of(
                 run,
@@ -284,6 +293,34 @@ def _prior_variables(problem, n_draws, rng):
         "log_lik": token_log_prob(stage, drawn, problem.training),
         "new_tokens": text + 1,
     }
+
+
+def _metric_arguments(run, problem, metric, iter_warmup):
+    """For `cmdstanpy.CmdStanModel.sample`, with the windows of adaptation where it matters."""
+    windows = ("adapt_init_phase", "adapt_metric_window", "adapt_step_size")
+    if metric == "prior":
+        path = run.folder / "init" / "metric.json"
+        write_json(path, {"inv_metric": prior_variances(problem).tolist()})
+        # Of no length, the window after which Stan would put an estimate in its place never ends.
+        lengths = dict(zip(windows, (0, 0, iter_warmup), strict=True))
+        return {"metric": "diag_e", "inv_metric": str(path), **lengths}
+    if metric == "unit_e" or not 20 <= iter_warmup < sum(STAN_WINDOWS):
+        return {"metric": metric}
+    # Stan says that it shortens its windows to fit, and then estimates nothing (stan#3380).
+    first, last = int(0.15 * iter_warmup), int(0.1 * iter_warmup)
+    lengths = (first, iter_warmup - first - last, last)
+    return {"metric": metric, **dict(zip(windows, lengths, strict=True))}
+
+
+def prior_variances(problem: Problem) -> np.ndarray:
+    """The prior variance of every parameter, in the order of the Stan program."""
+    stage, design, priors = problem.stage, problem.design, problem.priors
+    return np.concatenate(
+        [
+            np.full(np.prod(stage.shape(p, design), dtype=int), priors.scale(p) ** 2)
+            for p in stage.parameters
+        ]
+    )
 
 
 def _random_inits(run, problem, count):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cmdstanpy
 
 from gptbayes.fit.directory import Run
-from gptbayes.fit.draws import read_csv
+from gptbayes.fit.draws import check_csv
 
 SIG_FIGS = 17
 """Digits in the CSV files: as many as a double has, so that what is recomputed agrees."""
@@ -102,7 +102,7 @@ def run_unit(unit: Unit) -> None:
             raise RuntimeError(f"{unit.label} failed: {_reason(work, error)}") from None
         (result,) = (path for path in work.glob("*.csv") if "profile" not in path.name)
         try:
-            read_csv(result, unit.n_draws)
+            check_csv(result, unit.n_draws)
         except ValueError as error:
             raise RuntimeError(f"{unit.label} failed: {error}; is the disk full?") from None
         os.replace(result, csv)
@@ -135,8 +135,15 @@ def run_units(
     if executor is not None:
         _wait([executor.submit(run_unit, unit) for unit in missing], units, on_progress)
     elif missing:
-        with ThreadPoolExecutor(max_workers=min(len(missing), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(max_workers=min(len(missing), n_cores())) as pool:
             _wait([pool.submit(run_unit, unit) for unit in missing], units, on_progress)
+
+
+def n_cores() -> int:
+    """How many cores this process may use, which is not always all that there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _ObservedModel(cmdstanpy.CmdStanModel):

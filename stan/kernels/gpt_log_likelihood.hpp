@@ -30,9 +30,9 @@ constexpr bool is_parameter = stan::is_var<stan::scalar_type_t<T>>::value;
 
 // ---- arguments: a matrix or a vector, an array of them, an array of arrays of them ----
 
-template <typename T, int R, int C, typename Visit>
-void for_each_item(const Eigen::Matrix<T, R, C>& item, Visit&& visit) {
-  visit(item);
+template <typename Item, typename Visit>
+void for_each_item(const Eigen::MatrixBase<Item>& item, Visit&& visit) {
+  visit(item.eval());  // a part of a matrix, or a product, becomes a matrix here
 }
 
 template <typename T, typename Visit>
@@ -115,7 +115,10 @@ inline std::vector<int> flat_tokens(const char* name, const Tokens& tokens, int 
     stan::math::check_size_match(NAME, "tokens in a sequence of ", name, sequence.size(),
                                  "tokens in the first of ", "x", T);
     for (const int token : sequence) {
-      stan::math::check_range(NAME, name, V, token);
+      if (token < 1 || token > V) {
+        throw std::out_of_range(std::string(NAME) + ": " + name + " must be between 1 and "
+                                + std::to_string(V) + ", got " + std::to_string(token));
+      }
       flat.push_back(token - 1);
     }
   }
@@ -124,8 +127,8 @@ inline std::vector<int> flat_tokens(const char* name, const Tokens& tokens, int 
 
 // ---- sizes ----
 
-template <typename T, int R, int C>
-int heads(const Eigen::Matrix<T, R, C>&) {
+template <typename Item>
+int heads(const Eigen::MatrixBase<Item>&) {
   return 1;
 }
 template <typename T, int R, int C>
@@ -221,15 +224,15 @@ Call call_of(const Tokens& y, const Tokens& x, const Args&... arguments) {
   Call call;
   call.sizes = sizes_of(x, std::tie(arguments...));
   const auto& s = call.sizes;
-  call.x = in_arena(flat_tokens("x", x, s.B, s.T, s.V));
-  call.y = in_arena(flat_tokens("y", y, s.B, s.T, s.V));
-  call.n_tokens = s.B * s.T;
   call.n_arguments = sizeof...(arguments);
   const std::vector<Wanted> all = wanted(s);
   stan::math::check_size_match(NAME, "arguments", call.n_arguments, "arguments of this stage",
                                all.size());
   int which = 0;
   (check(arguments, all[which++]), ...);
+  call.x = in_arena(flat_tokens("x", x, s.B, s.T, s.V));
+  call.y = in_arena(flat_tokens("y", y, s.B, s.T, s.V));
+  call.n_tokens = s.B * s.T;
 
   std::size_t count = 0;
   for (const Wanted& each : all) {
