@@ -173,7 +173,8 @@ def local_contraction(
         logit of the text depends on, how many lie in the block), ``identified`` (n - gauge),
         ``learned`` (effective number of parameters) with ``learned_mcse``, ``contraction``
         (learned / identified, nan where nothing is); coords ``parameter`` and
-        ``block_layer`` (-1 for none). ``spectrum`` (direction): contractions, largest first, averaged over draws.
+        ``block_layer`` (-1 for none). ``spectrum`` (direction): contractions, largest first,
+        averaged over draws.
         Where the stage has them, ``head_learned`` (layer, head) and ``unit_learned`` (layer,
         hidden): sums over all weights of a head or hidden unit, sorted in each draw. Attr
         ``n_draws``.

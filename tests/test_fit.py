@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -22,8 +23,8 @@ from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.draws import check_csv, write_csv
 from gptbayes.fit.units import unit_of
 from gptbayes.forward import token_log_prob
-from gptbayes.inference import open_run
-from gptbayes.log_density import log_posterior
+from gptbayes.inference import open_run, superchains_of
+from gptbayes.log_density import log_posterior, log_posterior_gradient, ravel
 from gptbayes.simulate import prior_draws
 from gptbayes.stages import STAGES
 from gptbayes.standata import Design, Priors, Problem
@@ -166,6 +167,48 @@ def test_chains_start_from_different_paths(runs):
     assert starts[0] != starts[1]
 
 
+def test_chains_of_a_superchain_share_their_start_and_no_more(tmp_path):
+    problem = make_problem("02")
+    settings = {"iter_warmup": 30, "iter_sampling": 10, "init": "random", "seed": 2}
+    folder = fit.nuts(problem, tmp_path / "run", chains=6, superchains=3, **settings)
+    assert len(list((folder / "init").glob("random-*.json"))) == 3
+    lines = [path.read_text() for path in sorted((folder / "csv").glob("chain-*.csv"))]
+    assert [re.search(r"random-(\d)\.json", text)[1] for text in lines] == list("112233")
+    idata = open_run(folder)
+    assert superchains_of(idata) == [0, 0, 1, 1, 2, 2]
+    some = idata.isel(chain=[1, 4, 5], groups="posterior")
+    assert superchains_of(some) == [0, 2, 2]
+    draws = idata.posterior["lm_head_offset"].values
+    assert len(np.unique(draws[:, -1, 0])) == 6
+    with pytest.raises(ValueError, match=r"settings\.superchains is 3 there, 2 here"):
+        fit.nuts(problem, folder, chains=6, superchains=2, **settings)
+
+
+def test_a_run_from_before_superchains_goes_on(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs["nuts"], folder)
+    config = fit.read_config(folder)
+    assert config["settings"].pop("superchains") is None
+    fit.directory.write_json(folder / "config.json", config)
+    fit.nuts(make_problem("05"), folder, chains=2, iter_warmup=150, iter_sampling=100, seed=3)
+    assert superchains_of(open_run(folder)) is None
+
+
+def test_chains_start_at_modes_of_different_seeds(tmp_path):
+    """Where L-BFGS stopped there is no slope, and the log density is above that of any draw."""
+    problem = make_problem("02")
+    settings = {"chains": 2, "iter_warmup": 30, "iter_sampling": 20, "seed": 2}
+    folder = fit.nuts(problem, tmp_path / "run", init="optimize", **settings)
+    starts = [json.loads((folder / "init" / f"optimize-{k}.json").read_text()) for k in (1, 2)]
+    points = [
+        ravel(problem.stage, problem.stage.from_stan(start, problem.design)) for start in starts
+    ]
+    assert np.abs(points[0] - points[1]).max() > 0.1
+    values, gradients = log_posterior_gradient(problem)(np.stack(points))
+    assert np.abs(gradients).max() < 0.05
+    assert (values > open_run(folder).sample_stats["lp"].max().item() + 10).all()
+
+
 @pytest.mark.parametrize("iter_warmup", [15, 60, 200])
 def test_prior_metric_stays(tmp_path, iter_warmup):
     """Stan's adaptation must leave it alone, however long or short, and find a step size."""
@@ -262,8 +305,10 @@ def test_too_large_a_fit_is_refused_before_it_starts(tmp_path):
     ("settings", "message"),
     [
         ({"chains": 0}, "chains must be a positive integer, got 0"),
-        ({"init": "zero"}, "init must be one of pathfinder, random, got 'zero'"),
+        ({"init": "zero"}, "init must be one of pathfinder, random, optimize, got 'zero'"),
         ({"metric": "full"}, "metric must be one of prior, diag_e, dense_e, unit_e, got 'full'"),
+        ({"superchains": 3}, "superchains must divide chains, got 3 and 4"),
+        ({"superchains": 0}, "superchains must be a positive integer, got 0"),
         ({"adapt_delta": 1.0}, "adapt_delta must be between 0 and 1, got 1.0"),
         ({"seed": -1}, "seed must be an integer between 0"),
     ],
