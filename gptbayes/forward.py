@@ -60,16 +60,12 @@ def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activat
         If the dims of the tokens do not fit, the context is longer than the model can read, or a
         stage with dropout has no masks.
     """
-    tokens = _checked(stage, parameters, tokens)
-    stream = _embed_tokens(parameters["token_embedding"], tokens)  # (..., B, T, C)
+    stream = _embed(stage, parameters, _checked(stage, parameters, tokens))  # (..., B, T, C)
     attention = None
-    if "position" in stage.features:
-        n_positions = tokens.shape[-1]
-        stream = stream + parameters["position_embedding"][..., None, :n_positions, :]
     if "attention" in stage.features:
         weights = []
         for layer in range(parameters["key"].shape[-4]):
-            stream, looked = _block(stage, _of_layer(stage, parameters, layer), stream, layer)
+            stream, looked, _ = _block(stage, _of_layer(stage, parameters, layer), stream, layer)
             weights.append(looked)
         attention = np.stack(weights, axis=-5)  # (..., L, H, B, T, T)
     if "blocks" in stage.features:
@@ -78,6 +74,33 @@ def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activat
     if "lm_head" in stage.features:
         logits = _linear(stream, parameters["lm_head_multiplier"], parameters["lm_head_offset"])
     return Activations(logits, attention)
+
+
+def hidden_activity(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.ndarray:
+    """Which hidden units of the feed-forward layers are active, and where.
+
+    Parameters
+    ----------
+    stage, parameters, tokens
+        As for `forward`.
+
+    Returns
+    -------
+    ndarray of bool, (..., layer, hidden, sequence, position)
+
+    Raises
+    ------
+    ValueError
+        As `forward`, and for a stage without a feed-forward layer.
+    """
+    if "feed_forward" not in stage.features:
+        raise ValueError(f"stage {stage.number} has no hidden units, stages 06 to 12 have")
+    stream = _embed(stage, parameters, _checked(stage, parameters, tokens))
+    active = []
+    for layer in range(parameters["key"].shape[-4]):
+        stream, _, hidden = _block(stage, _of_layer(stage, parameters, layer), stream, layer)
+        active.append(np.moveaxis(hidden > 0, -1, -3))
+    return np.stack(active, axis=-4)
 
 
 def token_log_prob(
@@ -161,6 +184,13 @@ def attention_weights(q: np.ndarray, k: np.ndarray) -> np.ndarray:
     return softmax(np.where(future, -np.inf, scores), axis=-1)
 
 
+def _embed(stage, parameters, tokens):
+    stream = _embed_tokens(parameters["token_embedding"], tokens)
+    if "position" not in stage.features:
+        return stream
+    return stream + parameters["position_embedding"][..., None, : tokens.shape[-1], :]
+
+
 def _embed_tokens(embedding, tokens):
     if tokens.ndim == 2:
         return embedding[..., tokens, :]
@@ -170,16 +200,20 @@ def _embed_tokens(embedding, tokens):
 
 
 def _block(stage, p, stream, layer):
-    """One block: look around, then think; ``p`` are the parameters of its layer."""
+    """One block: look around, then think; ``p`` are the parameters of its layer.
+
+    The stream after it, attention weights, and hidden units before the ReLU if there are any.
+    """
     masks = stage.masks and Masks(*(mask[layer] for mask in stage.masks))
     read = _layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
     attended, weights = _self_attention(read, p, masks)
     stream = stream + attended if "residual" in stage.features else attended
     if "feed_forward" not in stage.features:
-        return stream, weights
+        return stream, weights, None
     read = _layer_norm(stream, p["ln2_weight"], p["ln2_bias"]) if "ln2_weight" in p else stream
-    thought = _feed_forward(read, p, masks)
-    return stream + thought if "residual" in stage.features else thought, weights
+    thought, hidden = _feed_forward(read, p, masks)
+    stream = stream + thought if "residual" in stage.features else thought
+    return stream, weights, hidden
 
 
 def _self_attention(stream, p, masks):
@@ -205,7 +239,7 @@ def _feed_forward(stream, p, masks):
     out = np.maximum(hidden, 0)
     if "feed_forward_proj_multiplier" in p:
         out = _linear(out, p["feed_forward_proj_multiplier"], p["feed_forward_proj_offset"])
-    return out * masks.feed_forward if masks else out
+    return out * masks.feed_forward if masks else out, hidden
 
 
 def _layer_norm(stream, weight, bias):

@@ -14,7 +14,14 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.fit import Draws, iter_draws, n_units, read_config, read_problem
+from gptbayes.fit import (
+    Draws,
+    iter_draws,
+    n_units,
+    read_config,
+    read_problem,
+    start_of_chain,
+)
 from gptbayes.simulate import next_tokens, prior_draws
 from gptbayes.standata import Problem, data_name, from_stan_data, stan_data
 
@@ -144,6 +151,26 @@ def _gathered(draws, n_units):
                 arrays[name][k] = value
         seconds.append(unit.seconds)
     return variables, stats, seconds
+
+
+def superchains_of(idata: az.InferenceData) -> list[int] | None:
+    """Which superchain each chain belongs to: chains of one began at the same point.
+
+    Parameters
+    ----------
+    idata : InferenceData
+        Of NUTS; some of its chains may have been left out.
+
+    Returns
+    -------
+    list of int, (chain,), or None
+        None if the fit was not made in superchains.
+    """
+    settings = json.loads(idata.attrs["settings"])
+    if settings.get("superchains") is None:
+        return None
+    starts = start_of_chain(settings["chains"], settings["superchains"])
+    return [starts[chain] for chain in idata.posterior["chain"].values]
 
 
 def _nuts(variables, stats):

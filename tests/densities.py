@@ -1,4 +1,4 @@
-"""Log densities and their gradients: as a compiled program has them, and as numpy does."""
+"""Log densities and their gradients as a compiled program has them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import cmdstanpy
 import numpy as np
 
 from gptbayes.fit import executable_of
-from gptbayes.forward import token_log_prob
-from gptbayes.simulate import log_prior
 from gptbayes.standata import stan_data
 from gptbayes.toolchain import compile_program, ensure_cmdstan
 
@@ -52,14 +50,6 @@ def stan_density(model: cmdstanpy.CmdStanModel, problem, parameters) -> Density:
         columns = [c for c in table.columns if c.split(".")[0] == f"g_{name}"]
         gradient[name] = _in_stan_order(name, table[columns].to_numpy()[0], value.shape)
     return Density(float(table["lp__"][0]), gradient)
-
-
-def numpy_log_density(problem, parameters) -> float:
-    """The log posterior of one draw, with this package's dims, as Stan defines it."""
-    log_lik = token_log_prob(
-        problem.stage, {name: value[None] for name, value in parameters.items()}, problem.training
-    )
-    return problem.likelihood_weight * log_lik.sum() + log_prior(problem, parameters)
 
 
 def _in_stan_order(name, flat, shape):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -11,7 +12,7 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
-from densities import compiled, numpy_log_density, stan_density
+from densities import compiled, stan_density
 from problems import UNEQUAL_PRIORS, make_problem
 from scipy.integrate import dblquad
 from scipy.special import expit, log_expit
@@ -22,7 +23,8 @@ from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.draws import check_csv, write_csv
 from gptbayes.fit.units import unit_of
 from gptbayes.forward import token_log_prob
-from gptbayes.inference import open_run
+from gptbayes.inference import open_run, superchains_of
+from gptbayes.log_density import log_posterior, log_posterior_gradient, ravel
 from gptbayes.simulate import prior_draws
 from gptbayes.stages import STAGES
 from gptbayes.standata import Design, Priors, Problem
@@ -40,7 +42,7 @@ def test_program_and_numpy_define_the_same_posterior(problem, rng):
     for i in range(n_draws):
         here = {name: value[i] for name, value in stan.items()}
         theirs = stan_density(model, problem, here)
-        ours = numpy_log_density(problem, {name: value[i] for name, value in draws.items()})
+        ours = log_posterior(problem, {name: value[i] for name, value in draws.items()})
         assert theirs.value == pytest.approx(ours, abs=1e-10, rel=1e-12)
         for name in here:  # one element of each parameter
             index = tuple(rng.integers(n) for n in here[name].shape)
@@ -49,7 +51,7 @@ def test_program_and_numpy_define_the_same_posterior(problem, rng):
                 moved = {n: v.copy() for n, v in here.items()}
                 moved[name][index] += step
                 there = problem.stage.from_stan(moved, problem.design)
-                slopes.append(numpy_log_density(problem, there))
+                slopes.append(log_posterior(problem, there))
             slope = (slopes[0] - slopes[1]) / 2e-5
             assert theirs.gradient[name][index] == pytest.approx(slope, abs=1e-6, rel=1e-6), name
 
@@ -68,10 +70,7 @@ def test_log_lik_of_draws_agrees_with_numpy(problem, tmp_path):
         ours[p.name][0].size * norm.logpdf(0, scale=problem.priors.scale(p))
         for p in problem.stage.parameters
     )
-    lp = [
-        constants + numpy_log_density(problem, {n: v[i] for n, v in ours.items()})
-        for i in range(20)
-    ]
+    lp = constants + log_posterior(problem, ours)
     np.testing.assert_allclose(draws.method_variables["lp"], lp, atol=1e-9)
 
 
@@ -166,6 +165,48 @@ def test_chains_start_from_different_paths(runs):
         json.loads((runs["nuts"] / "init" / f"pathfinder-{k}.json").read_text()) for k in (1, 2)
     ]
     assert starts[0] != starts[1]
+
+
+def test_chains_of_a_superchain_share_their_start_and_no_more(tmp_path):
+    problem = make_problem("02")
+    settings = {"iter_warmup": 30, "iter_sampling": 10, "init": "random", "seed": 2}
+    folder = fit.nuts(problem, tmp_path / "run", chains=6, superchains=3, **settings)
+    assert len(list((folder / "init").glob("random-*.json"))) == 3
+    lines = [path.read_text() for path in sorted((folder / "csv").glob("chain-*.csv"))]
+    assert [re.search(r"random-(\d)\.json", text)[1] for text in lines] == list("112233")
+    idata = open_run(folder)
+    assert superchains_of(idata) == [0, 0, 1, 1, 2, 2]
+    some = idata.isel(chain=[1, 4, 5], groups="posterior")
+    assert superchains_of(some) == [0, 2, 2]
+    draws = idata.posterior["lm_head_offset"].values
+    assert len(np.unique(draws[:, -1, 0])) == 6
+    with pytest.raises(ValueError, match=r"settings\.superchains is 3 there, 2 here"):
+        fit.nuts(problem, folder, chains=6, superchains=2, **settings)
+
+
+def test_a_run_from_before_superchains_goes_on(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs["nuts"], folder)
+    config = fit.read_config(folder)
+    assert config["settings"].pop("superchains") is None
+    fit.directory.write_json(folder / "config.json", config)
+    fit.nuts(make_problem("05"), folder, chains=2, iter_warmup=150, iter_sampling=100, seed=3)
+    assert superchains_of(open_run(folder)) is None
+
+
+def test_chains_start_at_modes_of_different_seeds(tmp_path):
+    """Where L-BFGS stopped there is no slope, and the log density is above that of any draw."""
+    problem = make_problem("02")
+    settings = {"chains": 2, "iter_warmup": 30, "iter_sampling": 20, "seed": 2}
+    folder = fit.nuts(problem, tmp_path / "run", init="optimize", **settings)
+    starts = [json.loads((folder / "init" / f"optimize-{k}.json").read_text()) for k in (1, 2)]
+    points = [
+        ravel(problem.stage, problem.stage.from_stan(start, problem.design)) for start in starts
+    ]
+    assert np.abs(points[0] - points[1]).max() > 0.1
+    values, gradients = log_posterior_gradient(problem)(np.stack(points))
+    assert np.abs(gradients).max() < 0.05
+    assert (values > open_run(folder).sample_stats["lp"].max().item() + 10).all()
 
 
 @pytest.mark.parametrize("iter_warmup", [15, 60, 200])
@@ -264,8 +305,10 @@ def test_too_large_a_fit_is_refused_before_it_starts(tmp_path):
     ("settings", "message"),
     [
         ({"chains": 0}, "chains must be a positive integer, got 0"),
-        ({"init": "zero"}, "init must be one of pathfinder, random, got 'zero'"),
+        ({"init": "zero"}, "init must be one of pathfinder, random, optimize, got 'zero'"),
         ({"metric": "full"}, "metric must be one of prior, diag_e, dense_e, unit_e, got 'full'"),
+        ({"superchains": 3}, "superchains must divide chains, got 3 and 4"),
+        ({"superchains": 0}, "superchains must be a positive integer, got 0"),
         ({"adapt_delta": 1.0}, "adapt_delta must be between 0 and 1, got 1.0"),
         ({"seed": -1}, "seed must be an integer between 0"),
     ],

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from densities import compiled, stan_density
 from jax_gpt import gpt
-from kernel_library import argument_names, call
 from problems import UNEQUAL_PRIORS, make_problem
 
 from gptbayes import fit
@@ -25,6 +24,7 @@ from gptbayes.calibration import change_program
 from gptbayes.fit import programs as fit_programs
 from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run
+from gptbayes.log_density import argument_names, kernel_likelihood
 from gptbayes.report import write_report
 from gptbayes.simulate import prior_draws
 from gptbayes.stages import STAGES, VARIANTS, stan_folder
@@ -294,6 +294,11 @@ def test_instructions_of_the_machine_can_be_switched_off(monkeypatch):
 
 
 # ---- helpers ----
+
+
+def call(library, problem, draw, weights=None, with_gradient=True, length=None):
+    likelihood = kernel_likelihood(problem, library, length=length)
+    return likelihood(draw, weights, with_gradient)
 
 
 def each_draw(problem, count, rng):

@@ -48,6 +48,7 @@ def add_fit(commands) -> None:
             gptbayes fit --stage 05 --method nuts --out runs/05
             gptbayes fit --stage 03 --text hamlet.txt --lower --batch-size 64 --method pathfinder
             gptbayes fit --stage 04 --n-embed 4 --prior attention=0.3 --init random
+            gptbayes fit --stage 04 --chains 32 --superchains 8 --init optimize --draws 100
             gptbayes fit --stage 12 --method prior --prior lm_head=2 --out runs/12-prior
         """,
     )
@@ -107,6 +108,7 @@ def _fit(arguments):
     options = {
         "nuts": {
             "chains": arguments.chains,
+            "superchains": arguments.superchains,
             "iter_warmup": arguments.warmup,
             "iter_sampling": arguments.draws or 500,
             "init": arguments.init,
@@ -202,6 +204,12 @@ def _add_model_options(group):
 def _add_method_options(group):
     add = group.add_argument
     add("--chains", type=int, default=4, help="NUTS chains (4)")
+    add(
+        "--superchains",
+        type=int,
+        metavar="S",
+        help="NUTS chains from only S starting points, for nested R-hat (one for each chain)",
+    )
     add("--warmup", type=int, default=500, help="NUTS warm-up iterations (500)")
     add("--draws", type=int, help="per chain (500), per path (250) or from the prior (1000)")
     add("--init", choices=fit.INITS, default="pathfinder", help="where NUTS starts (pathfinder)")

@@ -323,7 +323,10 @@ def _folder(run, sequence):
 
 
 def _settings(run, settings):
-    return {**json.loads(run.idata.attrs["settings"]), **(settings or {})}
+    own = json.loads(run.idata.attrs["settings"])
+    if "chains" in (settings or {}):  # another number, which those of the run may not divide
+        own = {**own, "superchains": None}
+    return {**own, **(settings or {})}
 
 
 def _iterations(settings):

@@ -41,9 +41,10 @@ __all__ = [
     "read_draws",
     "read_problem",
     "run_unit",
+    "start_of_chain",
 ]
 
-INITS = ("pathfinder", "random")
+INITS = ("pathfinder", "random", "optimize")
 METRICS = ("prior", "diag_e", "dense_e", "unit_e")
 STAN_WINDOWS = (75, 25, 50)  # iterations, the least that Stan's adaptation of a metric needs
 N_MESSAGES = 200
@@ -55,6 +56,7 @@ def nuts(
     out: str | Path,
     *,
     chains: int = 4,
+    superchains: int | None = None,
     iter_warmup: int = 500,
     iter_sampling: int = 500,
     init: str = "pathfinder",
@@ -74,9 +76,16 @@ def nuts(
     out : path
         The run directory; made if it is not there, continued if it is of the same configuration.
     chains, iter_warmup, iter_sampling : int
-    init : {"pathfinder", "random"}
-        Start every chain from a draw of a Pathfinder path of its own, or from a random point with
-        twice the prior's sd. The latter is over-dispersed, the former is not.
+    superchains : int, optional
+        Divides ``chains``: so many starting points, and as many chains from each, which differ
+        by their random numbers, for nested R-hat (Margossian et al. 2024). By default each
+        chain has a starting point of its own. `gptbayes.inference.superchains_of` tells which
+        chains belong together.
+    init : {"pathfinder", "random", "optimize"}
+        Start every chain from a draw of a Pathfinder path of its own, from a random point with
+        twice the prior's sd, or from the mode that L-BFGS finds from there, as the members of a
+        deep ensemble do (Lakshminarayanan et al. 2017; Sommer et al. 2024). Random points are
+        over-dispersed; the others are not, and modes lie above all draws.
     metric : {"prior", "diag_e", "dense_e", "unit_e"}
         "prior": the inverse metric is the variance of the prior throughout, and only the step size
         is adapted; the same as unit scales for parameters in units of their prior sd. The others
@@ -110,10 +119,12 @@ def nuts(
     _check_one_of("metric", metric, METRICS)
     _check_positive(chains=chains, iter_warmup=iter_warmup, iter_sampling=iter_sampling)
     _check_positive(max_treedepth=max_treedepth)
+    _check_superchains(chains, superchains)
     if not 0 < adapt_delta < 1:
         raise ValueError(f"adapt_delta must be between 0 and 1, got {adapt_delta}")
     settings = {
         "chains": chains,
+        "superchains": superchains,
         "iter_warmup": iter_warmup,
         "iter_sampling": iter_sampling,
         "init": init,
@@ -132,21 +143,38 @@ def nuts(
     }
     n_draws = chains * iter_sampling
     with run_directory(problem, out, "nuts", settings, seed, n_draws, kernels=kernels) as run:
-        inits = _nuts_inits(run, problem, init, chains, executor, on_progress)
+        starts = superchains or chains
+        inits = _nuts_inits(run, problem, init, starts, executor, on_progress)
         arguments |= _metric_arguments(run, problem, metric, iter_warmup)
         units = [
             unit_of(
                 run,
                 f"chain {k}",
                 "sample",
-                {**arguments, "chain_ids": [k], "inits": str(inits[k - 1])},
+                {**arguments, "chain_ids": [k], "inits": str(inits[start])},
                 total=iter_warmup + iter_sampling,
                 n_draws=iter_sampling,
             )
-            for k in range(1, chains + 1)
+            for k, start in zip(_ids(chains), start_of_chain(chains, superchains), strict=True)
         ]
         run_units(units, executor, on_progress)
     return run.folder
+
+
+def start_of_chain(chains: int, superchains: int | None) -> list[int]:
+    """Which starting point each chain of `nuts` has, counted from 0: chains of one are neighbours.
+
+    Parameters
+    ----------
+    chains : int
+    superchains : int or None
+        As for `nuts`.
+
+    Returns
+    -------
+    list of int, (chain,)
+    """
+    return [k * (superchains or chains) // chains for k in range(chains)]
 
 
 def pathfinder(
@@ -240,11 +268,7 @@ def optimize(
     settings = {"starts": starts, "max_iterations": max_iterations}
     with run_directory(problem, out, "optimize", settings, seed, starts, kernels=kernels) as run:
         inits = _random_inits(run, problem, starts)
-        arguments = {"algorithm": "lbfgs", "iter": max_iterations, "require_converged": False}
-        units = [
-            unit_of(run, f"start {k}", "optimize", {**arguments, "inits": str(inits[k - 1])})
-            for k in range(1, starts + 1)
-        ]
+        units = [_mode_unit(run, f"start {k}", inits[k - 1], max_iterations) for k in _ids(starts)]
         run_units(units, executor, on_progress)
     return run.folder
 
@@ -330,18 +354,28 @@ def _random_inits(run, problem, count):
     return [_write_init(run, k, {n: v[k - 1] for n, v in values.items()}) for k in _ids(count)]
 
 
-def _nuts_inits(run, problem, init, chains, executor, on_progress):
-    random = _random_inits(run, problem, chains)
+def _nuts_inits(run, problem, init, count, executor, on_progress):
+    random = _random_inits(run, problem, count)
     if init == "random":
         return random
-    units = [_path_unit(run, f"path {k}", random[k - 1], k, 1, 1000, "init") for k in _ids(chains)]
+    if init == "optimize":
+        units = [_mode_unit(run, f"mode {k}", random[k - 1], 20_000, "init") for k in _ids(count)]
+    else:
+        units = [
+            _path_unit(run, f"path {k}", random[k - 1], k, 1, 1000, "init") for k in _ids(count)
+        ]
     run_units(units, executor, on_progress)
     names = [parameter.name for parameter in problem.stage.parameters]
     inits = []
-    for k, unit in zip(_ids(chains), units, strict=True):
+    for k, unit in zip(_ids(count), units, strict=True):
         draws = read_csv(Path(unit.csv), 1).variables
-        inits.append(_write_init(run, k, {name: draws[name][0] for name in names}, "pathfinder"))
+        inits.append(_write_init(run, k, {name: draws[name][0] for name in names}, init))
     return inits
+
+
+def _mode_unit(run, label, init, max_iterations, folder="csv"):
+    arguments = {"algorithm": "lbfgs", "iter": max_iterations, "require_converged": False}
+    return unit_of(run, label, "optimize", {**arguments, "inits": str(init)}, folder=folder)
 
 
 def _path_unit(run, label, init, k, draws, max_lbfgs_iters, folder="csv"):
@@ -369,6 +403,14 @@ def _ids(count):
 def _check_one_of(name, value, valid):
     if value not in valid:
         raise ValueError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
+
+
+def _check_superchains(chains, superchains):
+    if superchains is None:
+        return
+    _check_positive(superchains=superchains)
+    if chains % superchains:
+        raise ValueError(f"superchains must divide chains, got {superchains} and {chains}")
 
 
 def _check_positive(**values):

@@ -2,7 +2,13 @@
 
 from gptbayes.symmetry.actions import permute_heads, rotate_query_key, rotate_stream, rotate_value
 from gptbayes.symmetry.align import Alignment, align
-from gptbayes.symmetry.dimension import NullDimension, generic_null_dimension, null_dimension
+from gptbayes.symmetry.dimension import (
+    NullDimension,
+    generic_null_dimension,
+    logit_jacobian,
+    null_dimension,
+    numerical_rank,
+)
 from gptbayes.symmetry.generators import Generator, generators, symmetries, symmetry_dimension
 
 __all__ = [
@@ -12,7 +18,9 @@ __all__ = [
     "align",
     "generators",
     "generic_null_dimension",
+    "logit_jacobian",
     "null_dimension",
+    "numerical_rank",
     "permute_heads",
     "rotate_query_key",
     "rotate_stream",

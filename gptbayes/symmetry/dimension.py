@@ -137,6 +137,51 @@ def generic_null_dimension(
     return max(found, key=lambda each: (each.rank, each.gap))
 
 
+def logit_jacobian(
+    stage: Stage, parameters: Parameters, tokens: np.ndarray, *, max_bytes: int = MAX_BYTES
+) -> np.ndarray:
+    """Derivative of the centred logits of some contexts with respect to the weights.
+
+    Parameters
+    ----------
+    stage, parameters, tokens, max_bytes
+        As for `null_dimension`.
+
+    Returns
+    -------
+    ndarray, (sequence position token, weight)
+        Weights parameter by parameter, in the order of the stage.
+
+    Raises
+    ------
+    ValueError
+        As `null_dimension`.
+    """
+    n_parameters = sum(np.size(parameters[p.name]) for p in stage.parameters)
+    _refuse_too_many(n_parameters)
+    return _jacobian(stage, parameters, np.asarray(tokens), n_parameters, max_bytes)
+
+
+def numerical_rank(values: np.ndarray) -> tuple[int, float]:
+    """Where singular values, largest first, fall to rounding noise: at the widest gap.
+
+    Returns
+    -------
+    tuple of int and float
+        How many count, and the gap as in `NullDimension`.
+    """
+    noise = values[0] * len(values) * np.finfo(float).eps
+    if values[0] == 0:
+        return 0, np.inf
+    floored = np.maximum(values, noise)
+    ratios = floored[:-1] / floored[1:]
+    ratios[values[1:] > ZERO * values[0]] = 0
+    if not ratios.any():
+        return len(values), np.inf
+    first_zero = int(np.argmax(ratios)) + 1
+    return first_zero, float(ratios[first_zero - 1])
+
+
 def _n_outputs(stage, design):
     """How many numbers of a context are looked at: a little more than the stream brings.
 
@@ -155,7 +200,7 @@ def _null_dimension(stage, parameters, tokens, views, max_bytes):
     values = np.zeros(n_parameters)
     found = scipy.linalg.svdvals(jacobian[:n_parameters])
     values[: len(found)] = found
-    rank, gap = _rank(values)
+    rank, gap = numerical_rank(values)
     return NullDimension(n_parameters, rank, n_parameters - rank, gap)
 
 
@@ -213,20 +258,6 @@ def _unravelled(flat, shapes):
         values[name] = flat[:, start : start + size].reshape(len(flat), *shape)
         start += size
     return values
-
-
-def _rank(values):
-    """Where the singular values, largest first, fall to rounding noise: at the widest gap."""
-    noise = values[0] * len(values) * np.finfo(float).eps
-    if values[0] == 0:
-        return 0, np.inf
-    floored = np.maximum(values, noise)
-    ratios = floored[:-1] / floored[1:]
-    ratios[values[1:] > ZERO * values[0]] = 0
-    if not ratios.any():
-        return len(values), np.inf
-    first_zero = int(np.argmax(ratios)) + 1
-    return first_zero, float(ratios[first_zero - 1])
 
 
 def _refuse_too_many(n_parameters):
