@@ -22,6 +22,8 @@ ORDER = [
     "attention",
     "symmetry",
     "known_answers",
+    "mixing",
+    "modes",
     "diagnostics",
     "sensitivity",
     "compare",
@@ -38,6 +40,7 @@ ONLY_IMPORTERS = {
     "jinja2": {"report"},
     "argparse": {"cli"},
     "rich": {"cli"},
+    "sklearn": {"mixing"},
 }
 PACKAGE = Path(gptbayes.__file__).parent
 
