@@ -8,7 +8,6 @@ have an R-hat that means convergence.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import arviz as az
@@ -17,7 +16,8 @@ import xarray as xr
 
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.known_answers import ALPHA, family_wise_p, known_answers
-from gptbayes.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, ess, r_hat
+from gptbayes.mixing import convergence
+from gptbayes.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, r_hat
 from gptbayes.symmetry import align, symmetries
 
 E_BFMI_LIMIT = 0.3  # Betancourt 2016, section 6.1
@@ -52,7 +52,7 @@ class Diagnosis(NamedTuple):
     r_hats : dict of str to DataArray (scalar), or None
         R-hat of every scalar of each kind of quantity; NUTS of several chains only.
     convergence : Dataset (quantity), or None
-        See `convergence`; NUTS of several chains only.
+        See `gptbayes.mixing.convergence`; NUTS of several chains only.
     """
 
     findings: list[Finding]
@@ -95,40 +95,8 @@ def diagnose(idata: az.InferenceData) -> Diagnosis:
     return Diagnosis([*found, _agreement_with(answers)], answers, health, r_hats, table)
 
 
-def convergence(
-    kinds: Mapping[str, xr.DataArray], r_hats: Mapping[str, xr.DataArray] | None = None
-) -> xr.Dataset:
-    """R-hat and ESS of several kinds of quantity, one row each.
-
-    Parameters
-    ----------
-    kinds : mapping of str to DataArray (chain, draw, scalar)
-        As `quantities` returns them.
-    r_hats : mapping of str to DataArray (scalar), optional
-        Where they are known already.
-
-    Returns
-    -------
-    Dataset (quantity)
-        ``n`` scalars of each kind, ``r_hat_max``, ``r_hat_median``, ``share_above`` (of R-hats
-        above 1.01), ``ess_bulk_min``, ``ess_tail_min``.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two chains: their agreement is what this is about.
-    """
-    n_chain = next(iter(kinds.values())).sizes["chain"]
-    if n_chain < 2:
-        raise ValueError(f"convergence needs at least two chains, got {n_chain}")
-    if r_hats is None:
-        r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
-    names = xr.DataArray(list(kinds), dims="quantity", name="quantity")
-    return xr.concat([_row(draws, r_hats[name]) for name, draws in kinds.items()], names)
-
-
 def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
-    """What `convergence` looks at, each ``(chain, draw, scalar)``.
+    """What `gptbayes.mixing.convergence` looks at, each ``(chain, draw, scalar)``.
 
     Returns
     -------
@@ -263,17 +231,3 @@ def _count(count, n_draws, what, why):
 def _columns(arrays):
     flat = [np.asarray(a).reshape(*np.shape(a)[:2], -1) for a in arrays]
     return xr.DataArray(np.concatenate(flat, axis=-1), dims=("chain", "draw", "scalar"))
-
-
-def _row(draws, values):
-    sizes = ess(draws)
-    return xr.Dataset(
-        {
-            "n": draws.sizes["scalar"],
-            "r_hat_max": values.max(),
-            "r_hat_median": values.median(),
-            "share_above": (values > R_HAT_LIMIT).mean(),
-            "ess_bulk_min": sizes["ess_bulk"].min(),
-            "ess_tail_min": sizes["ess_tail"].min(),
-        }
-    )

@@ -23,6 +23,8 @@ ORDER = [
     "attention",
     "symmetry",
     "known_answers",
+    "mixing",
+    "modes",
     "connect",
     "contraction",
     "diagnostics",
@@ -41,6 +43,7 @@ ONLY_IMPORTERS = {
     "jinja2": {"report"},
     "argparse": {"cli"},
     "rich": {"cli"},
+    "sklearn": {"mixing"},
 }
 PACKAGE = Path(gptbayes.__file__).parent
 
