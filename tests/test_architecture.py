@@ -28,6 +28,7 @@ ORDER = [
     "connect",
     "contraction",
     "diagnostics",
+    "examine",
     "sensitivity",
     "compare",
     "uniformity",

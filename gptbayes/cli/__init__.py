@@ -18,6 +18,7 @@ import gptbayes  # noqa: E402
 from gptbayes.cli.comparing import add_compare  # noqa: E402
 from gptbayes.cli.fitting import add_fit, add_setup, add_stages  # noqa: E402
 from gptbayes.cli.reporting import add_report  # noqa: E402
+from gptbayes.cli.symmetry import add_symmetry  # noqa: E402
 from gptbayes.cli.terminal import ERR, command, progress_bars  # noqa: E402
 
 __all__ = ["main", "progress_bars"]
@@ -74,6 +75,7 @@ def _parser():
     add_setup(commands)
     add_stages(commands)
     add_fit(commands)
+    add_symmetry(commands)
     add_compare(commands)
     add_report(commands)
     return parser

@@ -1,0 +1,167 @@
+"""What chains disagree about, all of it: symmetry, modes, paths between them, and what was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import arviz as az
+import numpy as np
+import xarray as xr
+
+from gptbayes.connect import connections
+from gptbayes.contraction import Contraction, contraction
+from gptbayes.diagnostics import quantities
+from gptbayes.inference import parameters_of, problem_of, superchains_of
+from gptbayes.mixing import Verdict, mixing_table, verdict
+from gptbayes.modes import (
+    Modes,
+    Space,
+    Stack,
+    context_log_prob,
+    find_modes,
+    function_space,
+    stack_chains,
+    weight_space,
+)
+from gptbayes.summary import r_hat
+from gptbayes.symmetry import generators, invariants, symmetry_dimension
+
+MAX_TANGENTS = 20_000_000
+"""Of numbers in the tangents of one draw; beyond, the dimension of its orbit is not computed."""
+
+
+class Examination(NamedTuple):
+    """All that `gptbayes symmetry` says of a fit.
+
+    Attributes
+    ----------
+    kinds : dict of str to DataArray (chain, draw, scalar)
+        "raw weights", "aligned weights", "invariants", "log probabilities", "log posterior".
+    r_hats : dict of str to DataArray (scalar)
+    verdict : gptbayes.mixing.Verdict
+    functions, weights : gptbayes.modes.Space
+        Segments of chains by what they predict and by their aligned weights.
+    modes : gptbayes.modes.Modes
+    stack : gptbayes.modes.Stack or None
+        None for a single chain.
+    connections : Dataset or None
+        As `gptbayes.connect.connections`; None if it was not asked for.
+    contraction : gptbayes.contraction.Contraction or None
+        None if it was not asked for.
+    n_parameters, n_redundant : int
+        Weights, and the dimension of the orbit of one draw: how many directions of weight space no
+        prediction depends on. -1 where the model is too large to say.
+    symmetries : tuple of (str, bool, bool)
+        Name, whether continuous, whether the prior keeps it.
+    """
+
+    kinds: dict[str, xr.DataArray]
+    r_hats: dict[str, xr.DataArray]
+    verdict: Verdict
+    functions: Space
+    weights: Space
+    modes: Modes
+    stack: Stack | None
+    connections: xr.Dataset | None
+    contraction: Contraction | None
+    n_parameters: int
+    n_redundant: int
+    symmetries: tuple[tuple[str, bool, bool], ...]
+
+
+def examine(
+    idata: az.InferenceData,
+    *,
+    paths: bool = True,
+    learned: bool = True,
+    seed: int = 1,
+    on_step: Callable[[str], None] | None = None,
+) -> Examination:
+    """Examine a NUTS fit.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    paths : bool
+        Whether to look for barriers between chains; needs a C++ compiler for curves.
+    learned : bool
+        Whether to compare the posterior with the prior.
+    seed : int
+        Of which draws are joined, of classifiers and of texts.
+    on_step : callable, optional
+        Called with a word or two before each step.
+
+    Returns
+    -------
+    Examination
+
+    Raises
+    ------
+    ValueError
+        If it is no fit by NUTS, or its chains are too short.
+    """
+    if idata.attrs["method"] != "nuts":
+        raise ValueError(f"chains are those of nuts, got a fit by {idata.attrs['method']}")
+    say = on_step or (lambda step: None)
+    problem, parameters = problem_of(idata), parameters_of(idata)
+    superchains = superchains_of(idata)
+    say("aligning")
+    kinds = all_quantities(idata)
+    say("mixing")
+    r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
+    table = mixing_table(kinds, superchains, r_hats=r_hats, seed=seed)
+    said = verdict(kinds, superchains, r_hats=r_hats, table=table)
+    say("modes")
+    functions = function_space(context_log_prob(idata))
+    weights = weight_space(kinds.get("aligned weights", kinds["raw weights"]))
+    label = said.groups.label if said.groups else None
+    modes = find_modes(idata, label, seed=seed)
+    stack = stack_chains(idata) if idata.posterior.sizes["chain"] > 1 else None
+    joined = learnt = None
+    if paths and idata.posterior.sizes["chain"] > 1:
+        say("paths")
+        joined = connections(problem, parameters, rng=np.random.default_rng(seed))
+    if learned:
+        say("what was learned")
+        learnt = contraction(idata)
+    say("dimensions")
+    return Examination(
+        kinds=kinds,
+        r_hats=r_hats,
+        verdict=said,
+        functions=functions,
+        weights=weights,
+        modes=modes,
+        stack=stack,
+        connections=joined,
+        contraction=learnt,
+        n_parameters=problem.stage.n_parameters(problem.design),
+        n_redundant=_n_redundant(problem, parameters),
+        symmetries=tuple(
+            (each.name, each.continuous, each.keeps_prior) for each in generators(problem.stage)
+        ),
+    )
+
+
+def all_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
+    """`gptbayes.diagnostics.quantities`, and what no symmetry moves, "invariants".
+
+    Returns
+    -------
+    dict of str to DataArray (chain, draw, scalar)
+    """
+    found = quantities(idata)
+    parts = invariants(problem_of(idata), parameters_of(idata)).values()
+    plain = [part.drop_vars(list(part.coords), errors="ignore") for part in parts]
+    order = ("raw weights", "aligned weights", "invariants", "log probabilities", "log posterior")
+    found["invariants"] = xr.concat(plain, "scalar")
+    return {name: found[name] for name in order if name in found}
+
+
+def _n_redundant(problem, parameters):
+    """Of the last draw, whose orbit is as large as that of any other."""
+    n = problem.stage.n_parameters(problem.design)
+    if n**2 > MAX_TANGENTS:
+        return -1
+    return symmetry_dimension(problem.stage, {k: v[-1, -1] for k, v in parameters.items()})
