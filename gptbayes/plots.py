@@ -18,8 +18,10 @@ import xarray as xr
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import dendrogram
 
 COLOURS = sns.color_palette("colorblind")
+_MARKERS = "osD^vP*Xph"
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
@@ -315,6 +317,120 @@ def plot_rank_ecdf(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     if n_outside:
         ax.legend(frameon=False, fontsize="x-small", loc="best")
     ax.set(xlim=(0, 1), xlabel="rank of the true value", ylabel="ECDF less uniform")
+    sns.despine(ax=ax)
+    return ax
+
+
+def plot_mixing(
+    r_hats: dict[str, xr.DataArray],
+    table: xr.Dataset,
+    *,
+    limit: float,
+    ax: Axes | None = None,
+) -> Axes:
+    """R-hats of several kinds of quantity, with R* and the smallest ESS beside each.
+
+    Parameters
+    ----------
+    r_hats : dict of str to DataArray (scalar)
+    table : Dataset (quantity)
+        As `gptbayes.mixing.mixing_table` returns it, of the same kinds.
+    limit : float
+        Where a line says what is too large.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plot_r_hat(r_hats, limit=limit, ax=ax)
+    for row, name in enumerate(r_hats):
+        found = table.sel(quantity=name)
+        words = f"smallest ESS {float(found['ess_bulk_min']):.0f}"
+        if np.isfinite(found["r_star"]):
+            words += f"\nR* {float(found['r_star']):.1f} of {int(found['r_star_largest'])}"
+        ax.annotate(
+            words,
+            (1.02, row),
+            xycoords=ax.get_yaxis_transform(),
+            va="center",
+            fontsize="small",
+            annotation_clip=False,
+        )
+    return ax
+
+
+def plot_dendrogram(space, *, ax: Axes | None = None) -> Axes:
+    """How segments of chains join, nearest first; as many colours as chains.
+
+    Parameters
+    ----------
+    space : gptbayes.modes.Space
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    drawn = dendrogram(space.tree, no_plot=True)
+    for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
+        ax.plot(y, x, color="0.35", lw=1)
+    chain = space.distance["of_chain"].values
+    start, stop = space.distance["start"].values, space.distance["stop"].values
+    at = 5 + 10 * np.arange(len(drawn["leaves"]))
+    for y, leaf in zip(at, drawn["leaves"], strict=True):
+        ax.plot(0, y, _MARKERS[chain[leaf] % 10], color=COLOURS[chain[leaf] % 10], clip_on=False)
+    names = [f"chain {chain[i] + 1}, {start[i] + 1}–{stop[i]}" for i in drawn["leaves"]]
+    ax.set_yticks(at, names, fontsize="small" if len(at) <= 20 else "xx-small")
+    if np.isfinite(space.within):
+        ax.axvline(space.within, color="black", lw=1, ls="--")
+        ax.set_title(
+            "dashed: typical distance within a chain and mode", fontsize="small", loc="right"
+        )
+    ax.set(xlabel=f"distance ({space.unit})", ylim=(10 * len(at), 0))
+    ax.set_xlim(left=0)
+    sns.despine(ax=ax, left=True)
+    ax.tick_params(axis="y", length=0, pad=8)
+    return ax
+
+
+def plot_mode_map(space, *, label: xr.DataArray | None = None, ax: Axes | None = None) -> Axes:
+    """Segments of chains on a plane, near where they predict alike or have like weights.
+
+    Parameters
+    ----------
+    space : gptbayes.modes.Space
+    label : DataArray of int (segment), optional
+        The mode of each segment, -1 where it is in none; by default that of the space.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    if label is None and space.groups:
+        label = space.groups.label
+    n = space.map.sizes["segment"]
+    label = np.zeros(n, int) if label is None else label.values
+    points, chain = space.map.values, space.map["of_chain"].values
+    for c in np.unique(chain):
+        path = points[chain == c]
+        ax.plot(*path.T, color="0.7", lw=0.7, zorder=1)
+        last = f"{c + 1}"
+        ax.annotate(last, path[-1], xytext=(4, 4), textcoords="offset points", fontsize="small")
+    for k in np.unique(label):
+        here = points[label == k]
+        name = f"mode {k + 1}" if k >= 0 else "in no mode"
+        colour = COLOURS[k % 10] if k >= 0 else "0.5"
+        style = {"ls": "none", "ms": 6, "label": name}
+        ax.plot(*here.T, _MARKERS[k % 10] if k >= 0 else "x", color=colour, **style)
+    if len(np.unique(label)) > 1:
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
+    ax.set_aspect("equal", adjustable="datalim")
+    shown = f"{_percent(space.shown)} % of squared distances shown"
+    ax.set(xlabel=f"first axis ({space.unit})\n{shown}", ylabel="second axis")
     sns.despine(ax=ax)
     return ax
 

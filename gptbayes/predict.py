@@ -284,6 +284,43 @@ def loo(idata: az.InferenceData) -> az.ELPDData:
         return az.loo(reduced, pointwise=True, reff=min(1.0, effective / n_draws))
 
 
+def stacked(elpds: Mapping[str, az.ELPDData]) -> xr.Dataset:
+    """Differences of elpd with paired standard errors, and stacking weights, by ArviZ.
+
+    Parameters
+    ----------
+    elpds : mapping of str to arviz.ELPDData
+        At least two, pointwise and of the same sequences, as `loo` returns them.
+
+    Returns
+    -------
+    Dataset (fit)
+        Best first: ``difference`` to the best in nats (0 or less), ``difference_se``, and
+        ``weight``, that of stacking (Yao et al. 2018): weights for a mixture that predicts, no
+        probabilities of models.
+    """
+    terms = {name: each["loo_i"] for name, each in elpds.items()}
+    best = xr.concat(list(terms.values()), "fit").max("fit")
+    shifted = {}
+    for name, each in elpds.items():
+        shifted[name] = each.copy()
+        # ArviZ exponentiates the terms, which underflow for long sequences; neither differences
+        # nor weights change when the same is taken from the terms of all fits.
+        shifted[name]["loo_i"] = terms[name] - best
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it could warn of is said by whoever asks
+        found = az.compare(shifted, ic="loo", method="stacking")
+    columns = {
+        "difference": 0.0 - found["elpd_diff"],
+        "difference_se": found["dse"],
+        "weight": found["weight"].clip(0, 1),
+    }
+    return xr.Dataset(
+        {name: ("fit", column.to_numpy(float)) for name, column in columns.items()},
+        {"fit": list(found.index)},
+    )
+
+
 def n_bad_pareto_k(result: az.ELPDData) -> int:
     """How many sequences have a Pareto k above 0.7 in a `loo`."""
     return int((result.pareto_k > PARETO_K_LIMIT).sum())

@@ -27,7 +27,7 @@ from gptbayes.compare.refits import (
 from gptbayes.compare.tempered import Wbic, tempered, wbic
 from gptbayes.diagnostics import Finding
 from gptbayes.inference import open_run, problem_of
-from gptbayes.predict import Comparison, compare_held_out, loo
+from gptbayes.predict import Comparison, compare_held_out, loo, stacked
 from gptbayes.summary import PARETO_K_LIMIT, log_mean_exp
 
 __all__ = [
@@ -192,26 +192,7 @@ def differences(loos: Mapping[str, ExactLoo]) -> xr.Dataset:
         ``weight``, that of stacking (Yao et al. 2018): weights for a mixture that predicts, no
         probabilities of models.
     """
-    terms = {name: each.elpd["loo_i"] for name, each in loos.items()}
-    best = xr.concat(list(terms.values()), "fit").max("fit")
-    shifted = {}
-    for name, each in loos.items():
-        shifted[name] = each.elpd.copy()
-        # ArviZ exponentiates the terms, which underflow for long sequences; neither differences
-        # nor weights change when the same is taken from the terms of all fits.
-        shifted[name]["loo_i"] = terms[name] - best
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it could warn of is in the findings
-        found = az.compare(shifted, ic="loo", method="stacking")
-    columns = {
-        "difference": 0.0 - found["elpd_diff"],
-        "difference_se": found["dse"],
-        "weight": found["weight"].clip(0, 1),
-    }
-    return xr.Dataset(
-        {name: ("fit", column.to_numpy(float)) for name, column in columns.items()},
-        {"fit": list(found.index)},
-    )
+    return stacked({name: each.elpd for name, each in loos.items()})
 
 
 def token_terms(idata: az.InferenceData) -> xr.Dataset:
