@@ -25,7 +25,8 @@ from gptbayes.modes import (
     weight_space,
 )
 from gptbayes.summary import r_hat
-from gptbayes.symmetry import generators, invariants, symmetry_dimension
+from gptbayes.symmetry import generators, symmetry_dimension
+from gptbayes.symmetry.invariants import invariants
 
 MAX_TANGENTS = 20_000_000
 """Of numbers in the tangents of one draw; beyond, the dimension of its orbit is not computed."""

@@ -38,7 +38,9 @@ def fit_arguments(text, out, *more):
     return ["fit", "--stage", "05", "--text", text, *sizes, "--out", out, *more]
 
 
-@pytest.mark.parametrize("command", [[], ["setup"], ["stages"], ["fit"], ["symmetry"], ["compare"], ["report"]])
+@pytest.mark.parametrize(
+    "command", [[], ["setup"], ["stages"], ["fit"], ["symmetry"], ["compare"], ["report"]]
+)
 def test_help_shows_an_example(command):
     done = run(*command, "--help")
     assert done.returncode == 0
