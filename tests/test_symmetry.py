@@ -19,7 +19,6 @@ from gptbayes.symmetry import (
     generators,
     generic_null_dimension,
     invariants,
-    null_dimension,
     permute_heads,
     rotate_query_key,
     symmetries,
@@ -131,9 +130,8 @@ def test_masks_that_tell_all_apart_leave_no_permutation():
 def test_unequal_prior_scales_keep_what_stays_within_a_family(rng):
     scales = Priors(**{name: 0.3 + 0.1 * i for i, name in enumerate(Priors.__annotations__)})
     for number in ("06", "08", "12"):
-        assert_symmetric(
-            make := make_problem(number, priors=scales), prior_draws(make, N, rng), rng
-        )
+        problem = make_problem(number, priors=scales)
+        assert_symmetric(problem, prior_draws(problem, N, rng), rng)
 
 
 def near_misses(number, problem, draws, rng):
@@ -164,8 +162,8 @@ def near_misses(number, problem, draws, rng):
     if number == "07":
         return {
             "a rotation of a stream with a ReLU in it": transform_stream(stage, draws, whole),
-            "the sign of a coordinate": transform_stream(
-                stage, draws, -np.eye(6) * np.ones(N)[:, None, None]
+            "the sign of the stream": transform_stream(
+                stage, draws, np.tile(-np.eye(6), (N, 1, 1))
             ),
             "coordinates without their heads": permute_stream(stage, draws, np.tile(cycle, (N, 1))),
         }
@@ -233,12 +231,10 @@ def test_the_tangents_span_the_null_space_of_the_logits(number, rng):
 
 @pytest.mark.parametrize("number, n_head, n_layer", [("12", 2, 2), ("11", 2, 1), ("05", 1, 1)])
 def test_the_dimension_is_that_of_the_null_space_at_other_sizes(number, n_head, n_layer, rng):
-    """Two layers; what masks drop and allow."""
+    """Two layers; what masks drop and allow; one head."""
     problem = posed(number)
     design = Design(7, 5, 1, n_embed=4, n_head=n_head, n_layer=n_layer)
     stage = problem.stage
-    if number == "12":
-        stage = replace(stage, masks=None)
     if number == "11":
         masks = [np.ones((1, 2, 5, 5)), np.array([[1, 1, 0, 1.0]]), np.array([[0, 0, 1, 1.0]])]
         masks[0][0, 0, 3, 1] = 0
@@ -248,16 +244,9 @@ def test_the_dimension_is_that_of_the_null_space_at_other_sizes(number, n_head, 
         stage = replace(stage, masks=Masks(*(np.ones(shape) for shape in ones)))
     problem = replace(problem, stage=stage, design=design, priors=Priors.default(stage, design))
     point = {name: value[0] for name, value in prior_draws(problem, 1, rng).items()}
-    found = generic_null_dimension(problem, rng)
+    found = generic_null_dimension(problem, rng, n_points=n_layer)
     assert found.clear
     assert symmetry_dimension(stage, point) == found.null
-
-
-def test_real_contexts_may_see_less_than_the_symmetries_leave(rng):
-    problem = make_problem("05")
-    point = {name: value[0] for name, value in prior_draws(problem, 1, rng).items()}
-    found = null_dimension(problem.stage, point, problem.training.x)
-    assert found.null >= symmetry_dimension(problem.stage, point)
 
 
 # Alignment.
@@ -323,30 +312,29 @@ def test_the_reference_is_where_most_draws_are(rng):
 
 def test_ties_are_broken_and_always_alike(problem, draws):
     """Parts that are equal, or nothing, have no best place: any will do, and nothing fails."""
-    tied = {name: np.round(value) for name, value in draws.items()}
+    tied = {name: value.copy() for name, value in draws.items()}
     for name in ("key", "feed_forward_multiplier", "feed_forward_offset"):
         if name in tied:
-            tied[name] = np.zeros_like(tied[name])
+            tied[name][:] = 0
+    for name in ("query", "value"):
+        if name in tied:
+            tied[name][:] = tied[name][:, :, :1]
     first, second = (align(problem.stage, tied) for _ in range(2))
     for name, value in first.parameters.items():
-        assert np.isfinite(value).all()
         np.testing.assert_array_equal(value, second.parameters[name])
-    np.testing.assert_allclose(
-        centred_logits(problem, first.parameters), centred_logits(problem, tied), atol=1e-9
-    ) if "layer_norm" not in problem.stage.features else None
+    after, before = (centred_logits(problem, d) for d in (first.parameters, tied))
+    np.testing.assert_allclose(after, before, atol=1e-9)
+    assert (np.diff(first.objective) <= 0).all()
 
 
 def test_chunks_and_batch_dims_do_not_show(problem, draws):
-    whole = align(problem.stage, draws)
-    split = {name: value[:16].reshape(2, 8, *value.shape[1:]) for name, value in draws.items()}
-    small = align(problem.stage, {n: v[:16] for n, v in draws.items()}, max_bytes=1)
-    found = align(problem.stage, split)
-    assert whole.objective.size and {n: v.shape for n, v in found.parameters.items()} == {
-        n: v.shape for n, v in split.items()
-    }
-    for name, value in found.parameters.items():
-        flat = value.reshape(16, *value.shape[2:])
-        np.testing.assert_allclose(flat, small.parameters[name], atol=1e-8)
+    flat = {name: value[:16] for name, value in draws.items()}
+    split = {name: value.reshape(2, 8, *value.shape[1:]) for name, value in flat.items()}
+    small = align(problem.stage, flat, max_bytes=1, max_iterations=3).parameters
+    found = align(problem.stage, split, max_iterations=3).parameters
+    for name, value in found.items():
+        assert value.shape == split[name].shape
+        np.testing.assert_allclose(value.reshape(flat[name].shape), small[name], atol=1e-8)
 
 
 def test_one_draw_is_its_own_reference_and_bad_draws_are_refused(rng):
@@ -411,7 +399,7 @@ def test_no_symmetry_moves_an_invariant(problem, draws, rng):
             )
     for name, found in before.items():
         assert found.dims == ("chain", "draw", "scalar")
-        assert np.ptp(found.values, axis=(0, 1)).min() > 0, name  # draws differ in all of them
+        assert np.ptp(found.values, axis=(0, 1)).max() > 1e-3, name  # draws differ
 
 
 def test_invariants_are_singular_values_and_divergences_as_defined(rng):

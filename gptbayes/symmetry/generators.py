@@ -6,7 +6,8 @@ within families, and no sign, scale or translation of anything whose prior has a
 to be missed by. Together the continuous ones span the null space of the logits at almost every
 point (Elhage et al. 2021 and Theus et al. 2025 describe parts of the group). Stages with one head
 and layer norms but no projection (09 to 11 with ``n_head = 1``) have a few directions more, along
-ones, than are listed here.
+ones, than are listed here; so has stage 12 where masks drop coordinates, for what is written into
+the others stands for all up to a constant that no layer norm sees. None of these keeps the prior.
 """
 
 from __future__ import annotations
