@@ -20,7 +20,6 @@ import numpy as np
 
 from gptbayes.forward import Parameters
 from gptbayes.stages import Stage
-from gptbayes.standata import Design
 from gptbayes.symmetry import actions
 from gptbayes.symmetry.dimension import STEP, ZERO
 
@@ -603,16 +602,3 @@ def sizes_of(stage: Stage, parameters: Parameters) -> dict[str, int]:
         shape = parameters[p.name].shape
         sizes |= dict(zip(p.dims, shape[len(shape) - len(p.dims) :], strict=True))
     return sizes
-
-
-def design_of(stage: Stage, parameters: Parameters) -> Design:
-    """The sizes of a model from its parameters; the batch size, which they do not show, is 1."""
-    n = sizes_of(stage, parameters)
-    return Design(
-        vocab_size=n["token"],
-        block_size=n.get("position", 1),
-        batch_size=1,
-        n_embed=n["embed"],
-        n_head=n.get("head", 1),
-        n_layer=n.get("layer", 1),
-    )
