@@ -28,7 +28,7 @@ problem = problem_of(idata)
 # ## Take the symmetries out
 #
 # Every draw is rotated and its heads are reordered so that it lies as close as possible to the
-# mean of all draws. The actions are exact symmetries of the posterior: not one prediction moves.
+# centre of all draws. The actions are exact symmetries of the posterior: not one prediction moves.
 
 parameters = parameters_of(idata)
 alignment = align(problem.stage, parameters)
@@ -36,11 +36,11 @@ before = token_log_prob(problem.stage, parameters, problem.held_out)
 after = token_log_prob(problem.stage, alignment.parameters, problem.held_out)
 print(f"symmetries of stage {problem.stage.number}: {', '.join(symmetries(problem.stage))}")
 print(f"largest change of a held-out log probability: {np.abs(after - before).max():.1e} nats")
-raw = sum(
-    ((value - value.mean(axis=(0, 1))) ** 2).sum() / (value.shape[0] * value.shape[1])
-    for value in parameters.values()
-)
-left = alignment.objective[-1] / raw
+variance = [
+    sum(value.var(axis=(0, 1)).sum() for value in draws.values())
+    for draws in (parameters, alignment.parameters)
+]
+left = variance[1] / variance[0]
 print(f"share of the weights' variance that is left after alignment: {left:.0%}")
 
 # ## R-hat, three times over

@@ -19,6 +19,9 @@ _SYMMETRIES = {
     "rotate_query_key": "rotations of queries with their keys",
     "rotate_value": "rotations of values with what reads them",
     "permute_heads": "the order of the heads",
+    "permute_stream": "the order of the stream's coordinates",
+    "flip_stream": "the sign of the stream",
+    "permute_hidden": "the order of the hidden units",
 }
 
 
@@ -58,17 +61,12 @@ def _about_symmetry(stage):
             f"No rotation or permutation of stage {stage.number}'s weights leaves all predictions "
             "as they are: R-hat of its weights means what it always does."
         )
-    others = (
-        " This stage has more of them, which are not taken out yet."
-        if "feed_forward" in stage.features
-        else ""
-    )
     return (
         "Rotations and permutations of the weights leave every prediction and the prior as they "
         "are, so that chains may sit at different places of the same orbit. R-hat of raw weights "
         "measures that place; a large one is no fault and a small one no proof. In aligned "
         "weights these are taken out, as far as one local alignment can: "
-        f"{', '.join(known)}.{others} "
+        f"{', '.join(known)}. "
         "Only log probabilities and the log posterior are free of symmetries altogether."
     )
 

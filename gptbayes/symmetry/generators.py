@@ -6,7 +6,8 @@ within families, and no sign, scale or translation of anything whose prior has a
 to be missed by. Together the continuous ones span the null space of the logits at almost every
 point (Elhage et al. 2021 and Theus et al. 2025 describe parts of the group). Stages with one head
 and layer norms but no projection (09 to 11 with ``n_head = 1``) have a few directions more, along
-ones, than are listed here.
+ones, than are listed here; so has stage 12 where masks drop coordinates, for what is written into
+the others stands for all up to a constant that no layer norm sees. None of these keeps the prior.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import numpy as np
 
 from gptbayes.forward import Parameters
 from gptbayes.stages import Stage
-from gptbayes.standata import Design
 from gptbayes.symmetry import actions
 from gptbayes.symmetry.dimension import STEP, ZERO
 
@@ -602,16 +602,3 @@ def sizes_of(stage: Stage, parameters: Parameters) -> dict[str, int]:
         shape = parameters[p.name].shape
         sizes |= dict(zip(p.dims, shape[len(shape) - len(p.dims) :], strict=True))
     return sizes
-
-
-def design_of(stage: Stage, parameters: Parameters) -> Design:
-    """The sizes of a model from its parameters; the batch size, which they do not show, is 1."""
-    n = sizes_of(stage, parameters)
-    return Design(
-        vocab_size=n["token"],
-        block_size=n.get("position", 1),
-        batch_size=1,
-        n_embed=n["embed"],
-        n_head=n.get("head", 1),
-        n_layer=n.get("layer", 1),
-    )
