@@ -18,7 +18,7 @@ from gptbayes.inference import parameters_of, problem_of
 from gptbayes.known_answers import ALPHA, family_wise_p, known_answers
 from gptbayes.mixing import convergence
 from gptbayes.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, r_hat
-from gptbayes.symmetry import align, symmetries
+from gptbayes.symmetry import align, invariants, symmetries
 
 E_BFMI_LIMIT = 0.3  # Betancourt 2016, section 6.1
 
@@ -49,6 +49,8 @@ class Diagnosis(NamedTuple):
         See `gptbayes.known_answers.known_answers`.
     health : Dataset (chain), or None
         See `sampler_health`; NUTS only.
+    kinds : dict of str to DataArray (chain, draw, scalar), or None
+        See `quantities`; NUTS of several chains only.
     r_hats : dict of str to DataArray (scalar), or None
         R-hat of every scalar of each kind of quantity; NUTS of several chains only.
     convergence : Dataset (quantity), or None
@@ -58,6 +60,7 @@ class Diagnosis(NamedTuple):
     findings: list[Finding]
     known_answers: xr.Dataset | None = None
     health: xr.Dataset | None = None
+    kinds: dict[str, xr.DataArray] | None = None
     r_hats: dict[str, xr.DataArray] | None = None
     convergence: xr.Dataset | None = None
 
@@ -92,7 +95,7 @@ def diagnose(idata: az.InferenceData) -> Diagnosis:
     r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
     table = convergence(kinds, r_hats)
     found += [_mixing(table, name) for name in ("log probabilities", "log posterior")]
-    return Diagnosis([*found, _agreement_with(answers)], answers, health, r_hats, table)
+    return Diagnosis([*found, _agreement_with(answers)], answers, health, kinds, r_hats, table)
 
 
 def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
@@ -101,8 +104,8 @@ def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
     Returns
     -------
     dict of str to DataArray
-        "raw weights", "aligned weights" where the stage has symmetries, "log probabilities" of
-        every training character, "log posterior".
+        "raw weights", "aligned weights" where the stage has symmetries, "invariants" that no
+        symmetry moves, "log probabilities" of every training character, "log posterior".
     """
     problem = problem_of(idata)
     parameters = parameters_of(idata)
@@ -110,6 +113,8 @@ def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
     if symmetries(problem.stage):
         aligned = align(problem.stage, parameters).parameters
         found["aligned weights"] = _columns(aligned.values())
+    parts = invariants(problem, parameters).values()
+    found["invariants"] = _columns([part.values for part in parts])
     found["log probabilities"] = _columns([idata.log_likelihood["log_lik"].values])
     found["log posterior"] = _columns([idata.sample_stats["lp"].values[..., None]])
     return found

@@ -1,4 +1,4 @@
-"""What chains disagree about, all of it: symmetry, modes, paths between them, and what was learned."""
+"""What chains disagree about: symmetry, modes, paths between them, and what was learned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import xarray as xr
 
 from gptbayes.connect import connections
 from gptbayes.contraction import Contraction, contraction
-from gptbayes.diagnostics import quantities
+from gptbayes.diagnostics import Diagnosis, quantities
 from gptbayes.inference import parameters_of, problem_of, superchains_of
 from gptbayes.mixing import Verdict, mixing_table, verdict
 from gptbayes.modes import (
@@ -26,7 +26,6 @@ from gptbayes.modes import (
 )
 from gptbayes.summary import r_hat
 from gptbayes.symmetry import generators, symmetry_dimension
-from gptbayes.symmetry.invariants import invariants
 
 MAX_TANGENTS = 20_000_000
 """Of numbers in the tangents of one draw; beyond, the dimension of its orbit is not computed."""
@@ -74,6 +73,7 @@ class Examination(NamedTuple):
 def examine(
     idata: az.InferenceData,
     *,
+    diagnosis: Diagnosis | None = None,
     paths: bool = True,
     learned: bool = True,
     seed: int = 1,
@@ -84,6 +84,8 @@ def examine(
     Parameters
     ----------
     idata : InferenceData
+    diagnosis : gptbayes.diagnostics.Diagnosis, optional
+        Of the same fit, where it is known already.
     paths : bool
         Whether to look for barriers between chains; needs a C++ compiler for curves.
     learned : bool
@@ -108,7 +110,7 @@ def examine(
     problem, parameters = problem_of(idata), parameters_of(idata)
     superchains = superchains_of(idata)
     say("aligning")
-    kinds = all_quantities(idata)
+    kinds = diagnosis.kinds if diagnosis and diagnosis.kinds else quantities(idata)
     say("mixing")
     r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
     table = mixing_table(kinds, superchains, r_hats=r_hats, seed=seed)
@@ -143,21 +145,6 @@ def examine(
             (each.name, each.continuous, each.keeps_prior) for each in generators(problem.stage)
         ),
     )
-
-
-def all_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
-    """`gptbayes.diagnostics.quantities`, and what no symmetry moves, "invariants".
-
-    Returns
-    -------
-    dict of str to DataArray (chain, draw, scalar)
-    """
-    found = quantities(idata)
-    parts = invariants(problem_of(idata), parameters_of(idata)).values()
-    plain = [part.drop_vars(list(part.coords), errors="ignore") for part in parts]
-    order = ("raw weights", "aligned weights", "invariants", "log probabilities", "log posterior")
-    found["invariants"] = xr.concat(plain, "scalar")
-    return {name: found[name] for name in order if name in found}
 
 
 def _n_redundant(problem, parameters):

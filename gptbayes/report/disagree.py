@@ -7,6 +7,7 @@ import xarray as xr
 
 from gptbayes import plots
 from gptbayes.diagnostics import Diagnosis
+from gptbayes.examine import examine
 from gptbayes.inference import problem_of
 from gptbayes.predict import held_out_log_prob
 from gptbayes.report.blocks import Paragraph, Section, Table, picture
@@ -37,37 +38,118 @@ def disagree(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
             "nuts": "There is one chain: run several to see whether they agree.",
         }[idata.attrs["method"]]
         return Section("disagree", title, [Paragraph(note)])
-    table = diagnosis.convergence
-    fig, (ax,) = plots.figure(height=1.1 * len(diagnosis.r_hats) + 0.8)
-    plots.plot_r_hat(diagnosis.r_hats, limit=R_HAT_LIMIT, ax=ax)
+    try:
+        found = examine(idata, diagnosis=diagnosis, paths=False, learned=False)
+    except ValueError as error:  # chains that never move, or are too short to compare
+        return Section("disagree", title, [Paragraph(f"Nothing can be said: {error}.")])
+    said, table = found.verdict, found.verdict.evidence
     blocks = [
-        Paragraph(_about_symmetry(problem_of(idata).stage)),
-        picture(
-            fig,
-            alt=f"R-hat of {', '.join(diagnosis.r_hats)}",
-            caption=f"R-hat of every scalar of each kind; the line is at {R_HAT_LIMIT}.",
-        ),
+        Paragraph(_about_symmetry(problem_of(idata).stage, found)),
+        Paragraph(f"{_capital(said.text)} This would be wrong if {said.wrong_if}."),
+        _mixing_picture(found, table),
         _convergence_table(table),
-        Paragraph(_verdict(table)),
+        _map_picture(found),
+        *_modes(found),
         _chain_table(idata),
+        Paragraph(
+            "gptbayes symmetry looks further: for paths without a barrier between the chains, and "
+            "for what the text taught about each kind of weight."
+        ),
     ]
     return Section("disagree", title, blocks)
 
 
-def _about_symmetry(stage):
+def _mixing_picture(found, table):
+    fig, (ax,) = plots.figure(height=1.1 * len(found.r_hats) + 0.8)
+    plots.plot_mixing(found.r_hats, table, limit=R_HAT_LIMIT, ax=ax)
+    return picture(
+        fig,
+        alt=f"R-hat of {', '.join(found.r_hats)}",
+        caption=f"R-hat of every scalar of each kind; the line is at {R_HAT_LIMIT}. R* is how many "
+        "times better than by guessing a classifier tells which half chain a draw is from: 1 if it "
+        "cannot, the number of half chains if it always can.",
+    )
+
+
+def _map_picture(found):
+    fig, (ax,) = plots.figure(height=4.2)
+    label = found.verdict.groups.label if found.verdict.groups else None
+    plots.plot_mode_map(found.functions, label=label, ax=ax)
+    return picture(
+        fig,
+        alt="Segments of chains on a plane",
+        caption="Segments of the chains, each joined to the next and numbered at its last: near "
+        "to each other where they predict alike at contexts from held-out text. Chains that wander "
+        "over the same ground are one posterior; separate islands are modes.",
+    )
+
+
+def _modes(found):
+    modes = found.modes
+    n = modes.table.sizes["mode"]
+    if n < 2:
+        return []
+    rows = [
+        [
+            str(k + 1),
+            str(int(row["whole_chains"])),
+            f"{float(row['lp']):.1f} ± {float(row['lp_mcse']):.1f}",
+            f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}",
+            str(row["text"].item()),
+        ]
+        for k, row in ((k, modes.table.isel(mode=k)) for k in range(n))
+    ]
+    columns = ["mode", "whole chains", "log posterior", "held-out elpd", "a text"]
+    blocks = [
+        Table("The modes, in nats.", columns, rows),
+        Paragraph(f"{modes.table.attrs['mass']}."),
+    ]
+    different = [
+        [
+            f"{int(row['mode']) + 1} and {int(row['other']) + 1}",
+            repr(str(row["context"].item())),
+            repr(str(row["character"].item())),
+            f"{float(row['probability']):.3f}",
+            f"{float(row['other_probability']):.3f}",
+            f"{float(row['difference']):+.3f} ± {float(row['mcse']):.3f}",
+        ]
+        for row in (modes.differences.isel(row=i) for i in range(modes.differences.sizes["row"]))
+    ]
+    if different:
+        columns = ["modes", "after", "probability of", "in one", "in the other", "difference"]
+        caption = (
+            "What they predict most differently, with its Monte Carlo error. The largest of many: "
+            "less than three errors may be chance."
+        )
+        blocks.append(Table(caption, columns, different))
+    return blocks
+
+
+def _capital(text):
+    return text[:1].upper() + text[1:]
+
+
+def _about_symmetry(stage, found):
     known = [_SYMMETRIES[name] for name in symmetries(stage)]
+    size = ""
+    if found.n_redundant > 0:
+        share = percent(found.n_redundant / found.n_parameters)
+        size = (
+            f" Of {found.n_parameters} weights' directions {found.n_redundant} ({share}) change no "
+            "prediction at all."
+        )
     if not known:
         return (
             f"No rotation or permutation of stage {stage.number}'s weights leaves all predictions "
-            "as they are: R-hat of its weights means what it always does."
+            f"and the prior as they are: R-hat of its weights means what it always does.{size}"
         )
     return (
         "Rotations and permutations of the weights leave every prediction and the prior as they "
         "are, so that chains may sit at different places of the same orbit. R-hat of raw weights "
         "measures that place; a large one is no fault and a small one no proof. In aligned "
         "weights these are taken out, as far as one local alignment can: "
-        f"{', '.join(known)}. "
-        "Only log probabilities and the log posterior are free of symmetries altogether."
+        f"{', '.join(known)}. Invariants, such as the singular values of what a head compares, "
+        f"log probabilities and the log posterior are free of symmetries altogether.{size}"
     )
 
 
@@ -89,31 +171,6 @@ def _convergence_table(table):
     caption = "Convergence of weights and of what they predict."
     columns = ["quantity", "scalars", "median R-hat", "largest R-hat", f"above {R_HAT_LIMIT}"]
     return Table(caption, [*columns, "smallest bulk ESS", "smallest tail ESS"], rows)
-
-
-def _verdict(table):
-    def worst(name):
-        return float(table.sel(quantity=name)["r_hat_max"])
-
-    functions = max(worst("log probabilities"), worst("log posterior"))
-    raw = worst("raw weights")
-    limit = f"{R_HAT_LIMIT}"
-    if functions <= R_HAT_LIMIT:
-        if raw <= R_HAT_LIMIT:
-            return f"The chains agree, in weights and in predictions: no R-hat is above {limit}."
-        return (
-            f"The chains agree about every prediction (largest R-hat {functions:.3f}) and differ "
-            f"in weights (largest R-hat {raw:.2f}): what they disagree about is where on the orbit "
-            "of the symmetries they are, or something that no training character's probability "
-            "shows."
-        )
-    share = float(table.sel(quantity="log probabilities")["share_above"])
-    return (
-        f"The chains do not yet agree about every prediction: largest R-hat {functions:.3f}, and "
-        f"{percent(share)} of those of log probabilities above {limit}. Slow mixing and separate "
-        "modes both look like this; longer chains tell them apart. Do not read the disagreement "
-        "of raw weights before this is mended."
-    )
 
 
 def _chain_table(idata):
