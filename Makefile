@@ -12,7 +12,7 @@ BENCH_VENV ?= .venv-bench
 TORCH  ?= torch>=2
 
 BIN     := $(VENV)/bin
-SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html')
+SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html' -o -path '*kernels/*pp')
 FIRST   := $(RUNS)/01_first_fit.txt
 OTHERS  := $(RUNS)/02_what_comes_next.txt $(RUNS)/03_where_it_looks.txt \
            $(RUNS)/04_what_chains_disagree_about.txt

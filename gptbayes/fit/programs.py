@@ -61,13 +61,17 @@ def executable_of(stage: Stage, kernels: str = "auto") -> Executable:
     built = None if kernels == "stan" or stage.folder else _build(required=kernels == "c++")
     if built is None:
         return Executable(compile_program(stage.program, [functions]), "stan")
-    path = compile_program(
-        stage.program,
-        [stan_folder() / "kernels", functions],
-        user_header=built.headers / f"{stage.number[:2]}.hpp",
-        object_files=[built.object_file],
+    return Executable(compile_with_kernels(stage.program, stage.number, built), "c++")
+
+
+def compile_with_kernels(program: Path, number: str, kernels: Kernels) -> Path:
+    """The executable of a stage's program whose likelihood is the kernels'."""
+    return compile_program(
+        program,
+        [stan_folder() / "kernels", program.parent / "functions"],
+        user_header=kernels.headers / f"{number[:2]}.hpp",
+        object_files=[kernels.object_file],
     )
-    return Executable(path, "c++")
 
 
 def _build(required: bool) -> Kernels | None:

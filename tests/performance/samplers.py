@@ -22,8 +22,10 @@ from densities import compiled
 from stan_peer import NAMES
 
 from gptbayes import fit
+from gptbayes.fit.programs import compile_with_kernels
 from gptbayes.simulate import prior_draws
 from gptbayes.stages import stan_folder
+from gptbayes.toolchain import build_kernels
 
 TARGET, MAX_DEPTH = 0.8, 10
 
@@ -136,11 +138,15 @@ def _seconds_to_compile(problem, bricks):
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "stan"
         shutil.copytree(stan_folder(), copy)
-        again = replace(problem, stage=replace(problem.stage, folder=copy))
-        with again.stage.program.open("a") as program:
+        stage = replace(problem.stage, folder=copy)
+        with stage.program.open("a") as program:
             program.write(f"// {time.time_ns()}\n")
+        kernels = build_kernels(stan_folder() / "kernels")
         before = processor_seconds()
-        executable = Path(compiled(again, bricks).exe_file)
+        if bricks == "kernels":
+            executable = compile_with_kernels(stage.program, stage.number, kernels)
+        else:
+            executable = fit.executable_of(stage, "stan").path
         seconds = processor_seconds() - before
     shutil.rmtree(executable.parent)
     return seconds

@@ -1,0 +1,160 @@
+"""`gptbayes compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from gptbayes import compare, fit
+from gptbayes.cli.terminal import ERR, OUT, command, print_findings, progress_bars
+
+
+def add_compare(commands) -> None:
+    parser = command(
+        commands.add_parser,
+        _compare,
+        "compare",
+        help="compare fits of the same text",
+        description="Compare NUTS fits of the same text by leave-one-sequence-out, with exact "
+        "refits where importance sampling fails, and by held-out text; fits by Pathfinder and "
+        "modes by held-out text alone. Refits are kept in RUN/refits, the tempered fit of WBIC "
+        "in RUN/wbic: what was interrupted goes on where it was.",
+        epilog="""
+            gptbayes compare runs/01-nuts runs/05-nuts
+            gptbayes compare runs/05-nuts runs/05-pathfinder runs/05-optimize --refits none
+            gptbayes compare runs/04-nuts runs/05-nuts --refits 5 --wbic --out stages.csv
+        """,
+    )
+    add = parser.add_argument
+    add("runs", type=Path, nargs="*", metavar="RUN", help="run directories, at least one of NUTS")
+    add("--refits", default="all", metavar="all|none|N", help="of each run, worst first (all)")
+    add("--wbic", action="store_true", help="fit the tempered posterior of each NUTS run too")
+    add("--out", type=Path, metavar="FILE.csv", help="write the numbers, one row per run")
+    group = parser.add_argument_group("refits and tempered fits", "(default: as the run)")
+    group.add_argument("--chains", type=int)
+    group.add_argument("--warmup", type=int)
+    group.add_argument("--draws", type=int, help="per chain")
+    group.add_argument("--init", choices=fit.INITS)
+
+
+def _compare(arguments):
+    names = {"chains": "chains", "warmup": "iter_warmup", "draws": "iter_sampling", "init": "init"}
+    given = {key: getattr(arguments, name) for name, key in names.items()}
+    with progress_bars() as on_progress:
+        compared = compare.compare_runs(
+            arguments.runs,
+            refits=_refits(arguments.refits),
+            settings={key: value for key, value in given.items() if value is not None},
+            with_wbic=arguments.wbic,
+            on_plan=_print_plans,
+            on_progress=on_progress,
+        )
+    for title, columns in _COMPARISONS:
+        _print_comparison(compared.table, title, columns)
+    print_findings(compared.findings)
+    if arguments.out:
+        compared.table.to_dataframe().to_csv(arguments.out)
+        OUT.print(str(arguments.out), markup=False, soft_wrap=True)
+
+
+def _refits(text):
+    try:
+        return text if text in ("all", "none") else int(text)
+    except ValueError:
+        raise ValueError(f"--refits must be all, none or a number, got {text!r}") from None
+
+
+def _print_plans(plans):
+    for plan in plans:
+        left = len(plan.sequences) - plan.n_finished
+        words = (
+            f"{plan.name}: Pareto k above 0.7 for {plan.n_bad} of {plan.n_sequences} sequences, "
+            f"{len(plan.sequences)} to refit, {plan.n_finished} of these done"
+        )
+        if left:
+            time = "unknown time" if plan.seconds != plan.seconds else _duration(plan.seconds)
+            words += f"; {left} left, about {time} and {plan.n_bytes / 1e6:.0f} MB"
+        ERR.print(words, markup=False, soft_wrap=True)
+
+
+def _duration(seconds):
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+_COMPARISONS = (
+    (
+        "Leave one sequence out, nats ± standard error; weights are those of a mixture that "
+        "predicts (stacking), no probabilities of models",
+        {
+            "stage": "stage",
+            "elpd": ("elpd_loo", "se", 1),
+            "difference": ("difference", "difference_se", 1),
+            "p_loo": ("p_loo", 1),
+            "k > 0.7": ("n_bad_k", 0),
+            "refitted": ("n_refitted", 0),
+            "weight": ("weight", 2),
+        },
+    ),
+    (
+        "Log predictive density, nats: training and held-out text per character; sum, its Monte "
+        "Carlo error and difference to the first row for held-out text",
+        {
+            "method": "method",
+            "training": ("training_per_character", 3),
+            "held out": ("held_out_per_character", 3),
+            "sum": ("held_out_elpd", "held_out_se", 1),
+            "MC error": ("held_out_mcse", 1),
+            "difference": ("held_out_difference", "held_out_difference_se", 1),
+        },
+    ),
+    (
+        "Per-token terms, conditional: each is log p(character | its context and all OTHER "
+        "characters of the text), their sum and means, nats; characters are no exchangeable "
+        "units, hence no standard error",
+        {
+            "sum": ("token_elpd", 1),
+            "first position": ("token_first", 3),
+            "last position": ("token_last", 3),
+            "k > 0.7": ("token_n_bad_k", 0),
+        },
+    ),
+    (
+        "WBIC in nats, small is good, and learning coefficient, ± Monte Carlo error",
+        {
+            "WBIC": ("wbic", "wbic_mcse", 1),
+            "R-hat": ("wbic_r_hat", 3),
+            "ESS": ("wbic_ess", 0),
+            "learning coefficient": ("learning_coefficient", "learning_coefficient_mcse", 1),
+            "if regular": ("learning_coefficient_bound", 1),
+            "parameters": ("n_parameters", 0),
+            "null dimension": ("null_dimension", 0),
+        },
+    ),
+)
+
+
+def _print_comparison(dataset, title, columns):
+    """One table; rows that have none of its numbers are left out."""
+    first = next(spec[0] for spec in columns.values() if not isinstance(spec, str))
+    if first not in dataset:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("fit", overflow="fold")  # a name that is cut short names nothing
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for name in dataset["fit"].values[dataset[first].notnull().values]:
+        row = dataset.sel(fit=name)
+        table.add_row(str(name), *(_cell(row, spec) for spec in columns.values()))
+    OUT.print(Text(title, "bold"), table, "", sep="\n")
+
+
+def _cell(row, spec):
+    if isinstance(spec, str):
+        return str(row[spec].item())
+    *names, digits = spec
+    values = [f"{float(row[name]):.{digits}f}" for name in names]
+    return "" if values[0] == "nan" else " ± ".join(each for each in values if each != "nan")

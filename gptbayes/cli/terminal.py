@@ -1,0 +1,62 @@
+"""What all commands share: the terminal, progress, and how a parser is made."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeRemaining
+from rich.text import Text
+
+from gptbayes import fit
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[list[fit.Progress]], None]]:
+    """Progress bars on the terminal, one for each chain or path.
+
+    Yields
+    ------
+    callable
+        For ``on_progress`` of `gptbayes.fit.nuts`, `pathfinder` and `optimize`.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemaining(), console=ERR) as bars:
+        tasks = {}
+
+        def on_progress(units):
+            for unit in units:
+                if unit.label not in tasks:
+                    tasks[unit.label] = bars.add_task(unit.label, total=unit.total, start=False)
+                if unit.begun:
+                    bars.start_task(tasks[unit.label])
+                bars.update(tasks[unit.label], completed=unit.done)
+
+        yield on_progress
+
+
+def print_findings(findings) -> None:
+    """Warnings and good news, one line each."""
+    for finding in findings:
+        mark = Text("fine    ", "green") if finding.ok else Text("warning ", "yellow")
+        OUT.print(mark + finding.text, soft_wrap=True)
+
+
+def command(make, act, *args, epilog, **kwargs):
+    """A parser whose help ends with examples, and the function that it leads to."""
+    examples = textwrap.indent(textwrap.dedent(epilog).strip(), "  ")
+    parser = make(
+        *args,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **kwargs,
+    )
+    parser.set_defaults(act=act)
+    return parser
