@@ -24,6 +24,7 @@ from typing import NamedTuple
 import arviz as az
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 import xarray as xr
 from scipy.special import softmax, xlogy
 from scipy.stats import kstwobign
@@ -44,6 +45,8 @@ MAX_DRAWS = 250
 LEARNED = 0.5
 """A direction with a larger contraction was settled by the text more than by the prior."""
 CONSTANT = 1e-9
+SKETCH = 8
+"""Random sums that each row of a Jacobian goes into."""
 LEVEL = 0.01
 """Of the test that tells a posterior summary from the prior's."""
 
@@ -85,7 +88,8 @@ def contraction(
     idata : InferenceData
         Of NUTS or Pathfinder: a mode has no variance.
     n_local : int
-        Draws at which the local approximation is taken; one costs seconds at 1000 parameters.
+        Draws at which the local approximation is taken; one costs seconds at 1000
+        parameters, up to a minute at 2500.
     max_draws : int
         Draws per chain, evenly spaced, of aligned weights, predictions, heads and hidden units.
 
@@ -355,36 +359,42 @@ def _local(problem, draw):
     )
     x, n_weights, n_token = problem.training.x, len(scale), problem.design.vocab_size
     size = max(1, 2 * n_weights // (x.shape[1] * n_token))  # sequences whose Jacobian is held
-    fisher, triangle = np.zeros((n_weights, n_weights)), np.zeros((0, n_weights))
+    rng = np.random.default_rng(0)
+    fisher, rows = np.zeros((n_weights, n_weights)), np.zeros((2 * n_weights, n_weights))
     for start in range(0, len(x), size):
         part = x[start : start + size]
         jacobian = logit_jacobian(problem.stage, draw, part) * scale  # (B T V, weight)
         logits = forward(problem.stage, draw, part).logits
         half = _half_fisher(jacobian, softmax(logits, axis=-1).reshape(-1, n_token))
         fisher += problem.likelihood_weight * half.T @ half
-        # The Jacobian of all sequences, as far as its singular values go, in few rows.
-        (triangle,) = scipy.linalg.qr(np.concatenate([triangle, jacobian]), mode="r")
-        triangle = triangle[:n_weights]
+        rows += _sketch(len(jacobian), len(rows), rng) @ jacobian
     values, vectors = scipy.linalg.eigh(fisher)
     shrunk = np.maximum(values, 0) / (1 + np.maximum(values, 0))
-    return vectors**2 @ shrunk, _gauge_share(triangle), shrunk[::-1]
+    return vectors**2 @ shrunk, _gauge_share(rows), shrunk[::-1]
+
+
+def _sketch(n_from, n_to, rng):
+    """Random sums of rows, which keep the row space (Nelson & Nguyen 2013)."""
+    to = rng.integers(n_to, size=(n_from, SKETCH))
+    at = (to.ravel(), np.repeat(np.arange(n_from), SKETCH))
+    return scipy.sparse.csr_array((rng.normal(size=to.size), at), shape=(n_to, n_from))
 
 
 def _half_fisher(jacobian, probs):
     """A root of the Fisher information: diag(p) - p pᵀ is the square of diag(√p) (1 - 1 pᵀ)."""
     slopes = jacobian.reshape(*probs.shape, -1)  # (context, token, weight)
-    mean = np.einsum("nv,nvp->np", probs, slopes)
-    return (np.sqrt(probs)[..., None] * (slopes - mean[:, None])).reshape(jacobian.shape)
+    mean = probs[:, None] @ slopes  # (context, 1, weight)
+    return (np.sqrt(probs)[..., None] * (slopes - mean)).reshape(jacobian.shape)
 
 
-def _gauge_share(jacobian):
-    """Diagonal of the projector on the null space of a Jacobian."""
-    n_weights = jacobian.shape[1]
-    _, found, rows = scipy.linalg.svd(jacobian, full_matrices=False)
-    values = np.zeros(n_weights)
-    values[: len(found)] = found
+def _gauge_share(rows):
+    """Diagonal of the projector on the directions that are orthogonal to all rows."""
+    (triangle,) = scipy.linalg.qr(rows, mode="r", check_finite=False)
+    triangle = triangle[: rows.shape[1]]
+    basis, found, _ = scipy.linalg.qr(triangle.T, mode="economic", pivoting=True)
+    values = np.abs(np.diag(found))  # like singular values, but for a factor, and much sooner had
     rank, _ = numerical_rank(values)
-    return 1 - (rows[:rank] ** 2).sum(axis=0)
+    return 1 - (basis[:, :rank] ** 2).sum(axis=1)
 
 
 def _blocks(problem):
