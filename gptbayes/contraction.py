@@ -24,6 +24,7 @@ from typing import NamedTuple
 import arviz as az
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 import xarray as xr
 from scipy.special import softmax, xlogy
 from scipy.stats import kstwobign
@@ -43,6 +44,9 @@ MAX_DRAWS = 250
 """Draws per chain, evenly spaced, of aligned weights and predictions."""
 LEARNED = 0.5
 """A direction with a larger contraction was settled by the text more than by the prior."""
+CONSTANT = 1e-9
+SKETCH = 8
+"""Random sums that each row of a Jacobian goes into."""
 LEVEL = 0.01
 """Of the test that tells a posterior summary from the prior's."""
 
@@ -84,7 +88,8 @@ def contraction(
     idata : InferenceData
         Of NUTS or Pathfinder: a mode has no variance.
     n_local : int
-        Draws at which the local approximation is taken; one costs seconds at 1000 parameters.
+        Draws at which the local approximation is taken; one costs seconds at 1000
+        parameters, up to a minute at 2500.
     max_draws : int
         Draws per chain, evenly spaced, of aligned weights, predictions, heads and hidden units.
 
@@ -134,8 +139,10 @@ def gauge_contraction(problem: Problem, posterior: xr.Dataset) -> xr.Dataset | N
     rows = {}
     for name, known in known_directions(problem, posterior).items():
         if np.isfinite(known.sd):
-            squares = ((known.draws - known.mean) / known.sd) ** 2
-            share = summarise(squares.mean("scalar"))
+            squares = (((known.draws - known.mean) / known.sd) ** 2).mean("scalar")
+            if float(squares.std()) < CONSTANT:  # an orientation: its squares always add up to one
+                continue
+            share = summarise(squares)
             rows[name] = xr.Dataset(
                 {
                     "n": known.draws.sizes["scalar"],
@@ -347,34 +354,47 @@ def compare_with_prior(posterior: xr.DataArray, prior: xr.DataArray) -> xr.Datas
 
 def _local(problem, draw):
     """Of each weight at one draw: its share of what is learned, and of the gauge; the spectrum."""
-    stage = problem.stage
     scale = np.concatenate(
-        [np.full(draw[p.name].size, problem.priors.scale(p)) for p in stage.parameters]
+        [np.full(draw[p.name].size, problem.priors.scale(p)) for p in problem.stage.parameters]
     )
-    x = problem.training.x
-    jacobian = logit_jacobian(stage, draw, x) * scale  # (sequence position token, weight)
-    n_token = problem.design.vocab_size
-    probs = softmax(forward(stage, draw, x).logits, axis=-1).reshape(-1, n_token)
-    slopes = jacobian.reshape(len(probs), n_token, -1)
-    mean = np.einsum("nv,nvp->np", probs, slopes)
-    half = (np.sqrt(probs)[..., None] * (slopes - mean[:, None])).reshape(jacobian.shape)
-    fisher = problem.likelihood_weight * half.T @ half
+    x, n_weights, n_token = problem.training.x, len(scale), problem.design.vocab_size
+    size = max(1, 2 * n_weights // (x.shape[1] * n_token))  # sequences whose Jacobian is held
+    rng = np.random.default_rng(0)
+    fisher, rows = np.zeros((n_weights, n_weights)), np.zeros((2 * n_weights, n_weights))
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        jacobian = logit_jacobian(problem.stage, draw, part) * scale  # (B T V, weight)
+        logits = forward(problem.stage, draw, part).logits
+        half = _half_fisher(jacobian, softmax(logits, axis=-1).reshape(-1, n_token))
+        fisher += problem.likelihood_weight * half.T @ half
+        rows += _sketch(len(jacobian), len(rows), rng) @ jacobian
     values, vectors = scipy.linalg.eigh(fisher)
     shrunk = np.maximum(values, 0) / (1 + np.maximum(values, 0))
-    learned = vectors**2 @ shrunk
-    return learned, _gauge_share(jacobian), shrunk[::-1]
+    return vectors**2 @ shrunk, _gauge_share(rows), shrunk[::-1]
 
 
-def _gauge_share(jacobian):
-    """Diagonal of the projector on the null space of a Jacobian."""
-    n_weights = jacobian.shape[1]
-    if jacobian.shape[0] > n_weights:
-        (jacobian,) = scipy.linalg.qr(jacobian, mode="r", check_finite=False)
-    _, found, rows = scipy.linalg.svd(jacobian[:n_weights], full_matrices=False)
-    values = np.zeros(n_weights)
-    values[: len(found)] = found
+def _sketch(n_from, n_to, rng):
+    """Random sums of rows, which keep the row space (Nelson & Nguyen 2013)."""
+    to = rng.integers(n_to, size=(n_from, SKETCH))
+    at = (to.ravel(), np.repeat(np.arange(n_from), SKETCH))
+    return scipy.sparse.csr_array((rng.normal(size=to.size), at), shape=(n_to, n_from))
+
+
+def _half_fisher(jacobian, probs):
+    """A root of the Fisher information: diag(p) - p pᵀ is the square of diag(√p) (1 - 1 pᵀ)."""
+    slopes = jacobian.reshape(*probs.shape, -1)  # (context, token, weight)
+    mean = probs[:, None] @ slopes  # (context, 1, weight)
+    return (np.sqrt(probs)[..., None] * (slopes - mean)).reshape(jacobian.shape)
+
+
+def _gauge_share(rows):
+    """Diagonal of the projector on the directions that are orthogonal to all rows."""
+    (triangle,) = scipy.linalg.qr(rows, mode="r", check_finite=False)
+    triangle = triangle[: rows.shape[1]]
+    basis, found, _ = scipy.linalg.qr(triangle.T, mode="economic", pivoting=True)
+    values = np.abs(np.diag(found))  # like singular values, but for a factor, and much sooner had
     rank, _ = numerical_rank(values)
-    return 1 - (rows[:rank] ** 2).sum(axis=0)
+    return 1 - (basis[:, :rank] ** 2).sum(axis=1)
 
 
 def _blocks(problem):
@@ -496,17 +516,10 @@ def _sentences(found):
         sentences.append(_gauge_sentence(found.gauge))
     if found.local is not None:
         sentences += _local_sentences(found.local)
-    at = found.predictions
-    values = at["contraction"].values
-    low, high = int(values.argmin()), int(values.argmax())
-    sentences.append(
-        f"the variance of predictions is {100 * values[low]:.0f} % (position {low + 1} of a "
-        f"context) to {100 * values[high]:.0f} % (position {high + 1}) smaller than a priori, "
-        f"Monte Carlo error {100 * float(at['mcse'].max()):.1f} %"
-    )
+    sentences.append(_prediction_sentence(found.predictions))
     for name, table in found.parts.items():
         sentences += _part_sentences(name, table)
-    smallest = min(float(at["ess_bulk"].min()), float(found.weights["ess_bulk"].min()))
+    smallest = min(float(t["ess_bulk"].min()) for t in (found.predictions, found.weights))
     if smallest < ESS_LIMIT:
         sentences.append(
             f"smallest ESS of a variance {smallest:.0f}, below {ESS_LIMIT}: contractions are rough"
@@ -534,10 +547,11 @@ def _local_sentences(local):
     first = (
         f"of {total} weights {gauge:.0f} directions change no prediction of the text; in the other "
         f"{total - gauge:.0f} the text is worth {learned:.0f} parameters (local normal "
-        f"approximation at {local.attrs['n_draws']} draws), {settled} directions are settled by "
-        "it more than by the prior"
+        f"approximation, draws looked at: {local.attrs['n_draws']}), {settled} directions are "
+        "settled by it more than by the prior"
     )
-    ordered = local.dropna("block").sortby("contraction", ascending=False)
+    some = local.isel(block=local["contraction"].notnull().values)
+    ordered = some.sortby("contraction", ascending=False)
     ends = [
         f"{ordered['block'].values[k]} ({100 * float(ordered['contraction'][k]):.0f} %)"
         for k in (0, -1)
@@ -545,6 +559,19 @@ def _local_sentences(local):
     if ordered.sizes["block"] < 2:
         return [first]
     return [first, f"it taught most about {ends[0]}, least about {ends[1]}"]
+
+
+def _prediction_sentence(at):
+    values = 100 * at["contraction"].values
+    low, high = int(values.argmin()), int(values.argmax())
+    text = (
+        f"predictions (centred logits at the contexts of the text) contract by {values[low]:.0f} % "
+        f"at position {low + 1} of a context to {values[high]:.0f} % at position {high + 1}, Monte "
+        f"Carlo error up to {100 * float(at['mcse'].max()):.1f} %"
+    )
+    if values[low] >= 0:
+        return text
+    return f"{text}; negative is a wider spread than a priori, as large weights give"
 
 
 def _part_sentences(name, table):

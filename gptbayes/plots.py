@@ -455,3 +455,115 @@ def _intervals(ax, y, summary, colour, label, marker):
 
 def _percent(value):
     return f"{100 * value:.0f}"
+
+
+def plot_path(found: xr.Dataset, *, alignment: str = "aligned", ax: Axes | None = None) -> Axes:
+    """The log posterior along paths between chains, one colour and line style for each kind.
+
+    Parameters
+    ----------
+    found : Dataset (alignment, path, pair, point)
+        As `gptbayes.connect.connections` returns it.
+    alignment : {"aligned", "as drawn"}
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        Thick lines are medians over pairs of different chains, thin ones the pairs; dotted is the
+        median arc between draws of one chain. The band is what draws do without going anywhere.
+    """
+    ax = plt.gca() if ax is None else ax
+    level, sd, t = found.attrs["level"], found.attrs["sd"], found["t"].values
+    if np.isfinite(sd):
+        label = "draws of one chain ± 2 sd"
+        ax.axhspan(level - 2 * sd, level + 2 * sd, color="0.92", lw=0, label=label)
+    values = found["log_posterior"].sel(alignment=alignment)
+    between = ~found["same_chain"].values
+    for k, path in enumerate(found["path"].values):
+        style = {"color": COLOURS[k], "ls": ("-", "--", "-.")[k]}
+        lines = values.sel(path=path).values[between]
+        ax.plot(t, lines.T, lw=0.5, alpha=0.4, **style)
+        ax.plot(t, np.median(lines, axis=0), lw=2, label=_PATHS[str(path)], **style)
+    if "arc" in found["path"] and not between.all():
+        same = np.median(values.sel(path="arc").values[~between], axis=0)
+        ax.plot(t, same, color="black", ls=":", lw=1.5, label="arc between draws of one chain")
+    words = {"aligned": "after alignment", "as drawn": "as drawn"}[alignment]
+    ends = {"draws": "a draw", "means": "the mean"}[found.attrs["ends"]]
+    ax.set(xlim=(0, 1), xlabel=f"from {ends} of one chain to {ends} of another, {words}")
+    ax.set(ylabel="log posterior, nats")
+    ax.legend(frameon=False, fontsize="x-small")
+    sns.despine(ax=ax)
+    return ax
+
+
+def plot_contraction(local: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """What the text taught about each kind of parameter, as shares of its weights.
+
+    Parameters
+    ----------
+    local : Dataset (block)
+        As `gptbayes.contraction.local_contraction` returns it.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        One bar for each block, in three parts: learned from the text, left to the prior, and
+        redundant, on which no prediction depends.
+    """
+    ax = plt.gca() if ax is None else ax
+    y, n = np.arange(local.sizes["block"]), local["n"].values
+    learned, gauge = local["learned"].values / n, local["gauge"].values / n
+    parts = (
+        ("learned from the text", learned, {"color": COLOURS[0]}),
+        ("left to the prior", 1 - learned - gauge, {"color": "0.85"}),
+        ("redundant", gauge, {"color": "white", "hatch": "////", "edgecolor": "0.6", "lw": 0}),
+    )
+    left = np.zeros(len(y))
+    for label, width, style in parts:
+        ax.barh(y, np.maximum(width, 0), left=left, label=label, **style)
+        left = left + width
+    names = [f"{block} ({size})" for block, size in zip(local["block"].values, n, strict=True)]
+    ax.set_yticks(y, names)
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlim=(0, 1), xlabel="share of the weights")
+    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    sns.despine(ax=ax)
+    return ax
+
+
+def plot_beside_prior(table: xr.Dataset, *, label: str, ax: Axes | None = None) -> Axes:
+    """Sorted summaries of heads or hidden units, posterior and prior, with 90 % intervals.
+
+    Parameters
+    ----------
+    table : Dataset (layer, rank)
+        As `gptbayes.contraction.compare_with_prior` returns it.
+    label : str
+        What is summarised.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        Open circles are what cannot be told from the prior.
+    """
+    ax = plt.gca() if ax is None else ax
+    n_layer, n_rank = table.sizes["layer"], table.sizes["rank"]
+    flat = table.stack(row=("layer", "rank"))
+    y = np.concatenate([np.arange(n_rank) + k * (n_rank + 1) for k in range(n_layer)])
+    prior = xr.Dataset({name: flat[f"prior_{name}"] for name in ("mean", "lower", "upper")})
+    _intervals(ax, y + 0.25, prior, "0.6", "prior", marker="s")
+    _intervals(ax, y, flat, COLOURS[0], "posterior", marker="o")
+    same = ~flat["told_apart"].values
+    ax.plot(flat["mean"].values[same], y[same], "o", ms=5, mfc="white", color=COLOURS[0])
+    middle = [k * (n_rank + 1) + (n_rank - 1) / 2 for k in range(n_layer)]
+    names = [f"layer {k + 1}, " if n_layer > 1 else "" for k in range(n_layer)]
+    ax.set_yticks(middle, [f"{name}largest\nto smallest" for name in names])
+    ax.set(ylim=(y.max() + 0.8, -0.8), xlabel=label)
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax
+
+
+_PATHS = {"straight": "straight path", "arc": "arc", "curve": "optimised curve"}

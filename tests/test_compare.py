@@ -126,6 +126,15 @@ def test_refit_and_psis_agree_where_k_is_small(toy):
     shutil.rmtree(folder / "refits" / "sequence-000")
 
 
+def test_refits_may_have_a_number_of_chains_that_superchains_do_not_divide(tmp_path):
+    settings = {"iter_warmup": 50, "iter_sampling": 20}
+    folder = fit.nuts(make_problem("01"), tmp_path / "run", chains=4, superchains=2, **settings)
+    (run,) = open_fits([folder])
+    assert np.isfinite(left_out_density(run, 0, settings={"chains": 3})["exact"])
+    again = fit.read_config(folder / "refits" / "sequence-000")["settings"]
+    assert (again["chains"], again["superchains"]) == (3, None)
+
+
 def test_without_leaves_the_rest_as_it_is():
     problem = make_problem("11")
     rest = without(problem, 3)

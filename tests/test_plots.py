@@ -84,3 +84,48 @@ def test_a_ladder_has_a_line_for_each_method(ax):
     assert ax.get_xticklabels()[2].get_text() == "03"
     words = [text.get_text() for text in ax.get_legend().get_texts()]
     assert set(words) == {"mode", "nuts", "uniform"}
+
+
+def test_paths_have_medians_over_chains_and_the_band_of_draws(ax):
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(2, 2, 4, 5))
+    found = xr.Dataset(
+        {"log_posterior": (("alignment", "path", "pair", "point"), values)},
+        {
+            "alignment": ["as drawn", "aligned"],
+            "path": ["straight", "arc"],
+            "t": ("point", np.linspace(0, 1, 5)),
+            "same_chain": ("pair", [False, False, False, True]),
+        },
+        {"ends": "draws", "level": -3.0, "sd": 2.0},
+    )
+    assert plots.plot_path(found, ax=ax) is ax
+    drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
+    np.testing.assert_array_equal(drawn["arc"], np.median(values[1, 1, :3], axis=0))
+    np.testing.assert_array_equal(drawn["arc between draws of one chain"], values[1, 1, 3])
+    assert "optimised curve" not in drawn
+    assert (ax.patches[0].get_y(), ax.patches[0].get_height()) == (-7.0, 8.0)
+
+
+def test_contraction_shares_out_all_weights(ax):
+    local = xr.Dataset(
+        {
+            "n": ("block", [10, 4]),
+            "learned": ("block", [2.0, 3.0]),
+            "gauge": ("block", [5.0, 0.0]),
+        },
+        {"block": ["key, layer 1", "lm_head_offset"]},
+    )
+    plots.plot_contraction(local, ax=ax)
+    widths = np.array([bar.get_width() for bar in ax.patches]).reshape(3, 2)
+    np.testing.assert_allclose(widths, [[0.2, 0.75], [0.3, 0.25], [0.5, 0.0]])
+    assert ax.get_yticklabels()[0].get_text() == "key, layer 1 (10)"
+
+
+def test_what_cannot_be_told_from_the_prior_is_an_open_circle(ax):
+    table = interval(layer=2, rank=3)
+    table = table.assign({f"prior_{name}": table[name] + 0.05 for name in table})
+    told = np.array([[True, False, True], [True, True, False]])
+    plots.plot_beside_prior(table.assign(told_apart=(("layer", "rank"), told)), label="x", ax=ax)
+    np.testing.assert_allclose(ax.lines[-1].get_xdata(), table["mean"].values[~told])
+    assert ax.lines[-1].get_markerfacecolor() == "white"
