@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
+from gptbayes.modes import Space
+
 COLOURS = sns.color_palette("colorblind")
 _MARKERS = "osD^vP*Xph"
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
@@ -360,7 +362,7 @@ def plot_mixing(
     return ax
 
 
-def plot_dendrogram(space, *, ax: Axes | None = None) -> Axes:
+def plot_dendrogram(space: Space, *, ax: Axes | None = None) -> Axes:
     """How segments of chains join, nearest first; as many colours as chains.
 
     Parameters
@@ -395,7 +397,9 @@ def plot_dendrogram(space, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_mode_map(space, *, label: xr.DataArray | None = None, ax: Axes | None = None) -> Axes:
+def plot_mode_map(
+    space: Space, *, label: xr.DataArray | None = None, ax: Axes | None = None
+) -> Axes:
     """Segments of chains on a plane, near where they predict alike or have like weights.
 
     Parameters

@@ -107,10 +107,10 @@ def cut(draws: xr.DataArray, n_segments: int | None = None) -> xr.DataArray:
 def group(segments: xr.DataArray, distance: np.ndarray | None = None) -> Groups | None:
     """Group segments into modes, if there are any to be told.
 
-    Average linkage; the fewest groups such that at least four fifths of all segments are in groups
-    whose segments agree with each other (R-hat at most 1.1 when Monte Carlo error is taken out),
-    and every two of these are separated by a valley (along a line that is found in one half of
-    each segment and tested in the other).
+    Average linkage; the fewest groups such that at least four fifths of all segments, and of each
+    chain all but one, are in groups whose segments agree with each other (R-hat at most 1.1 when
+    Monte Carlo error is taken out), and every two of these are separated by a valley (along a line
+    that is found in one half of each segment and tested in the other).
 
     Parameters
     ----------
@@ -125,7 +125,8 @@ def group(segments: xr.DataArray, distance: np.ndarray | None = None) -> Groups 
         None if no number of groups, from two to two more than there are chains, is such.
     """
     x = _standardised(segments.values)
-    n_segment, n_chain = len(x), len(np.unique(segments["of_chain"]))
+    chain = segments["of_chain"].values
+    n_segment, n_chain = len(x), len(np.unique(chain))
     if n_segment < 2 or x.shape[-1] == 0:
         return None
     quarters = _means(x, 4)
@@ -133,10 +134,10 @@ def group(segments: xr.DataArray, distance: np.ndarray | None = None) -> Groups 
     tree = linkage(squareform(distance, checks=False), "average")
     for k in range(2, min(n_chain + 2, n_segment) + 1):
         members = [np.flatnonzero(fcluster(tree, k, "maxclust") == i) for i in range(1, k + 1)]
-        within = [_r_hat_within(quarters[each]) for each in members]
+        within = [_r_hat_within(x, quarters, chain, each) for each in members]
         settled = [m for m, r in zip(members, within, strict=True) if m.size and r <= SETTLED_LIMIT]
         share = sum(map(len, settled)) / n_segment
-        if len(settled) < 2 or share < SETTLED_SHARE:
+        if len(settled) < 2 or share < SETTLED_SHARE or _roams(segments, settled):
             continue
         separation = min(_separation(x, quarters, *pair) for pair in combinations(settled, 2))
         if separation > SEPARATION_LIMIT:
@@ -157,8 +158,16 @@ def distances(segments: xr.DataArray) -> np.ndarray:
     ndarray, (segment, segment)
         Root mean square over the scalars that vary, in standard deviations within segments; where
         the estimate of the square is negative, 0.
+
+    Raises
+    ------
+    ValueError
+        If no scalar moves within segments: there is nothing to measure a distance by.
     """
-    return _distances(_means(_standardised(segments.values), 4))
+    x = _standardised(segments.values)
+    if x.shape[-1] == 0:
+        raise ValueError("distances need a scalar that moves within segments, got none")
+    return _distances(_means(x, 4))
 
 
 def differences(segments: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
@@ -223,15 +232,33 @@ def _distances(quarters):
     return np.sqrt(np.maximum(square, 0.0))
 
 
-def _r_hat_within(quarters):
+def _r_hat_within(x, quarters, chain, members):
+    """The largest R-hat of a group and of what each chain has in it, by the spread of its own.
+
+    A chain that hardly moves is at rest by the spread of the others, and by its own it drifts.
+    """
+    parts = [members[chain[members] == c] for c in np.unique(chain[members])]
+    parts = [members] if len(parts) < 2 else [members, *parts]
+    return max((_r_hat(x[each], quarters[each]) for each in parts if each.size), default=np.inf)
+
+
+def _r_hat(x, quarters):
     """R-hat over half segments, from two quarters of each compared across."""
-    if not len(quarters):
-        return np.inf
-    halves = quarters.reshape(-1, 2, quarters.shape[-1])  # (half, quarter, scalar)
+    variance = x.var(axis=1, ddof=1).mean(axis=0)
+    moving = variance > 0
+    if not moving.any():
+        return 1.0
+    halves = quarters[..., moving].reshape(-1, 2, moving.sum())  # (half, quarter, scalar)
     centred = halves - halves.mean(axis=0)
-    between = centred[:, 0] * centred[:, 1]
-    variance = between.sum(axis=0).mean() / (len(halves) - 1)
-    return float(np.sqrt(1 + max(variance, 0.0)))
+    between = (centred[:, 0] * centred[:, 1]).sum(axis=0) / (len(halves) - 1)
+    return float(np.sqrt(1 + max((between / variance[moving]).mean(), 0.0)))
+
+
+def _roams(segments, settled):
+    """Whether a chain has two segments in no settled group: it is slow, not trapped."""
+    chain = segments["of_chain"].values
+    homeless = np.setdiff1d(np.arange(len(chain)), np.concatenate(settled))
+    return np.unique(chain[homeless]).size < homeless.size
 
 
 def _separation(x, quarters, one, other):

@@ -140,7 +140,7 @@ def nested_r_hat(draws: xr.DataArray, superchains: Sequence[int]) -> xr.DataArra
         If there is not one label per chain, fewer than two superchains, or they are of different
         sizes.
     """
-    ids = _checked_superchains(draws, superchains)
+    ids = check_superchains(superchains, draws.sizes["chain"])
     chain_mean = draws.mean("draw").assign_coords(superchain=("chain", ids)).groupby("superchain")
     within = draws.var("draw", ddof=1) if draws.sizes["draw"] > 1 else 0 * draws.mean("draw")
     within = within.assign_coords(superchain=("chain", ids)).groupby("superchain").mean()
@@ -157,7 +157,7 @@ def r_star(
     rng: np.random.Generator,
     *,
     n_splits: int = 10,
-    max_draws: int = 200,
+    max_draws: int = 1000,
     max_scalars: int = 100,
 ) -> RStar:
     """R*: can a classifier tell the chains apart (Lambert & Vehtari 2022, section 2)?
@@ -175,7 +175,7 @@ def r_star(
         Into what is learned from and what is held out. They share draws, which the standard error
         takes into account (Nadeau & Bengio 2003, section 3).
     max_draws : int
-        Of each chain; more are thinned.
+        Of all chains together, but 20 of each at least; more are thinned.
     max_scalars : int
         If there are more that change, so many are picked at random.
 
@@ -192,7 +192,8 @@ def r_star(
         return nothing
     if x.shape[-1] > max_scalars:
         x = x[..., rng.choice(x.shape[-1], max_scalars, replace=False)]
-    values = np.array([_told_apart(x, max_draws, rng) for _ in range(n_splits)])
+    per_chain = max(2 * _BLOCKS, max_draws // n_chain)
+    values = np.array([_told_apart(x, per_chain, rng) for _ in range(n_splits)])
     share = _HELD_OUT / (_BLOCKS / 2)
     se = values.std(ddof=1) * np.sqrt(1 / n_splits + share / (1 - share))
     lower = values.mean() - student_t.ppf(1 - ALPHA, n_splits - 1) * se
@@ -224,10 +225,11 @@ def check_kinds(kinds: Mapping[str, xr.DataArray]) -> None:
 
 
 _BLOCKS = 10
+_TREES = 30
 _HELD_OUT = 1.5  # blocks of each half chain's five, on average
 
 
-def _told_apart(x, max_draws, rng):
+def _told_apart(x, per_chain, rng):
     """R* of one split, x (chain, draw, scalar)."""
     n_chain, n_draw = x.shape[:2]
     length = n_draw // _BLOCKS
@@ -243,10 +245,10 @@ def _told_apart(x, max_draws, rng):
                 held_out[row, b * length : (b + 1) * length] = True
                 near = slice(max(0, b * length - length // 2), (b + 1) * length + length // 2)
                 beside[row, near] = True
-    kept = np.arange(block.size) % -(-block.size // max_draws) == 0
+    kept = np.arange(block.size) % -(-block.size // per_chain) == 0
     learned, tested = ~beside & kept, held_out & kept
     forest = RandomForestClassifier(
-        50, min_samples_leaf=3, random_state=int(rng.integers(2**31)), class_weight="balanced"
+        _TREES, min_samples_leaf=3, random_state=int(rng.integers(2**31)), class_weight="balanced"
     )
     forest.fit(x[learned], classes[learned])
     right = forest.predict(x[tested]) == classes[tested]
@@ -254,9 +256,9 @@ def _told_apart(x, max_draws, rng):
     return accuracy.mean() * 2 * n_chain
 
 
-def _checked_superchains(draws, superchains):
+def check_superchains(superchains: Sequence[int], n_chain: int) -> np.ndarray:
+    """The labels as an array; what is refused, see `nested_r_hat`."""
     ids = np.asarray(superchains)
-    n_chain = draws.sizes["chain"]
     if ids.shape != (n_chain,):
         raise ValueError(f"superchains needs one label per chain, {n_chain}, got {ids.size}")
     sizes = np.unique(ids, return_counts=True)[1]

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.stats import chi2
 
 from gptbayes.mixing import segments
-from gptbayes.mixing.table import ALPHA, check_kinds, mixing_table, nested_r_hat
+from gptbayes.mixing.table import ALPHA, check_kinds, check_superchains, mixing_table, nested_r_hat
 from gptbayes.summary import ESS_LIMIT, R_HAT_LIMIT, ess, r_hat
 
 MIXED = "mixed"
@@ -102,11 +102,12 @@ def verdict(
       chains as much as between them. It claims nothing.
     - a chain is stuck: a chain never moved. The others are judged without it, in the text.
 
-    What cannot be told from draws at all: a chain so slow that it does not move noticeably in its
-    whole length looks like a mode. "Mode" means a place that the sampler did not leave, or left
-    abruptly, in so many draws; that the density has a barrier there is for paths between the
-    modes to show. Modes with the same centre and different spread are not grouped: they are
-    "too short to tell".
+    What cannot be told from draws at all: a direction that is slow and does not show, because the
+    chain moves fast in everything that was looked at and leaves rarely, is a mode here. "Mode"
+    means a region that the sampler did not leave, or left abruptly, in so many draws; whether the
+    density has a barrier there is for paths between the modes to show. Modes with the same centre
+    and different spread are not grouped, and neither are modes in which chains have less than
+    some ten effective draws per segment: both are "too short to tell".
 
     Parameters
     ----------
@@ -131,6 +132,8 @@ def verdict(
         As `mixing_table`; if there are no log probabilities; if no chain moved.
     """
     check_kinds(kinds)
+    if superchains is not None:
+        check_superchains(superchains, kinds[next(iter(kinds))].sizes["chain"])
     if FUNCTIONS not in kinds:
         raise ValueError(f"a verdict needs {FUNCTIONS!r}, got {', '.join(kinds)}")
     stuck = stuck_chains(kinds)
