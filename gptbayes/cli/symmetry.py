@@ -11,6 +11,7 @@ from gptbayes.cli.terminal import ERR, OUT, command
 from gptbayes.connect import connection_sentences
 from gptbayes.examine import examine
 from gptbayes.inference import open_run
+from gptbayes.mixing import TOO_SHORT
 
 
 def add_symmetry(commands) -> None:
@@ -48,7 +49,10 @@ def _symmetry(arguments):
     _print_symmetries(found)
     _print_mixing(found)
     name = Text(f"verdict: {found.verdict.name}", "bold")
-    OUT.print(name, found.verdict.text, f"Wrong if {found.verdict.wrong_if}.", "", sep="\n")
+    OUT.print(name, found.verdict.text, sep="\n", soft_wrap=True)
+    if found.verdict.name != TOO_SHORT:
+        OUT.print(f"Wrong if {found.verdict.wrong_if}.", soft_wrap=True)
+    OUT.print()
     _print_modes(found)
     _print_stack(found)
     if found.connections is not None:

@@ -272,8 +272,8 @@ def _evidence(table, judged):
 
 
 def _words(name, evidence, groups, n_chain):
-    kinds = [_kind_words(evidence.sel(quantity=q)) for q in evidence["quantity"].values]
-    found = f"{name.capitalize()} ({n_chain} chains). {'; '.join(kinds)}."
+    states = _state_words(evidence)
+    found = f"{name.capitalize()} ({n_chain} chains). {states[0].upper()}{states[1:]}."
     if groups is not None:
         found += f" {_group_words(groups, n_chain)}"
         if name == PREDICT_ALIKE and _state(evidence, "invariants") == "agree":
@@ -286,15 +286,26 @@ def _words(name, evidence, groups, n_chain):
     return found
 
 
-def _kind_words(row):
-    name = str(row["quantity"].values)
-    nested = float(row["nested_r_hat_max"])
-    worst = nested if np.isfinite(nested) else float(row["r_hat_max"])
-    numbers = [f"largest {'nested ' if np.isfinite(nested) else ''}R-hat {worst:.3f}"]
-    numbers.append(f"smallest ESS {float(row['ess_bulk_min']):.0f}")
-    if np.isfinite(row["r_star"]):
-        numbers.append(f"R* {float(row['r_star']):.1f} of {int(row['r_star_largest'])}")
-    return f"{name} {_STATE_WORDS[str(row['state'].values)]} ({', '.join(numbers)})"
+def _state_words(evidence):
+    """Kinds that are in the same state in one breath, with their worst numbers."""
+    states = [str(state) for state in evidence["state"].values]
+    nested = bool(np.isfinite(evidence["nested_r_hat_max"]).any())
+    clauses = []
+    for state in dict.fromkeys(states):
+        rows = evidence.isel(quantity=[i for i, each in enumerate(states) if each == state])
+        r_hats = rows["nested_r_hat_max" if nested else "r_hat_max"]
+        numbers = [f"largest {'nested ' if nested else ''}R-hat {float(r_hats.max()):.3f}"]
+        numbers.append(f"smallest ESS {float(rows['ess_bulk_min'].min()):.0f}")
+        if np.isfinite(rows["r_star"]).any():
+            largest = int(rows["r_star_largest"].max())
+            numbers.append(f"largest R* {float(rows['r_star'].max()):.1f} of {largest}")
+        names = _listed([str(name) for name in rows["quantity"].values])
+        clauses.append(f"{names} {_STATE_WORDS[state]} ({', '.join(numbers)})")
+    return "; ".join(clauses)
+
+
+def _listed(names):
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 _STATE_WORDS = {

@@ -9,6 +9,7 @@ from gptbayes import plots
 from gptbayes.diagnostics import Diagnosis
 from gptbayes.examine import examine
 from gptbayes.inference import problem_of
+from gptbayes.mixing import TOO_SHORT
 from gptbayes.predict import held_out_log_prob
 from gptbayes.report.blocks import Paragraph, Section, Table, picture
 from gptbayes.report.words import percent
@@ -45,7 +46,7 @@ def disagree(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
     said, table = found.verdict, found.verdict.evidence
     blocks = [
         Paragraph(_about_symmetry(problem_of(idata).stage, found)),
-        Paragraph(f"{_capital(said.text)} This would be wrong if {said.wrong_if}."),
+        Paragraph(_judgement(said)),
         _mixing_picture(found, table),
         _convergence_table(table),
         _map_picture(found),
@@ -125,8 +126,9 @@ def _modes(found):
     return blocks
 
 
-def _capital(text):
-    return text[:1].upper() + text[1:]
+def _judgement(said):
+    wrong = "" if said.name == TOO_SHORT else f" This would be wrong if {said.wrong_if}."
+    return f"{said.text}{wrong}"
 
 
 def _about_symmetry(stage, found):
