@@ -127,7 +127,7 @@ def examine(
         joined = connections(problem, parameters, rng=np.random.default_rng(seed))
     if learned:
         say("what was learned")
-        learnt = contraction(idata)
+        learnt = contraction(idata, n_local=_n_local(problem))
     say("dimensions")
     return Examination(
         kinds=kinds,
@@ -145,6 +145,12 @@ def examine(
             (each.name, each.continuous, each.keeps_prior) for each in generators(problem.stage)
         ),
     )
+
+
+def _n_local(problem):
+    """Draws for the local approximation: each takes a minute at 2,500 weights, a second at 500."""
+    n = problem.stage.n_parameters(problem.design)
+    return 6 if n <= 500 else 2 if n <= 1500 else 1
 
 
 def _n_redundant(problem, parameters):

@@ -234,7 +234,13 @@ def test_attention_of_a_fit(nuts):
 
 def test_convergence_table(nuts):
     table = diagnose(nuts).convergence
-    kinds = ["raw weights", "aligned weights", "log probabilities", "log posterior"]
+    kinds = [
+        "raw weights",
+        "aligned weights",
+        "invariants",
+        "log probabilities",
+        "log posterior",
+    ]
     assert list(table["quantity"].values) == kinds
     assert table["n"].values.tolist() == [
         problem_of(nuts).stage.n_parameters(problem_of(nuts).design),

@@ -6,9 +6,17 @@ for prediction. `mixing_table` has the numbers, `verdict` says which of these it
 """
 
 from gptbayes.mixing.table import RStar, convergence, mixing_table, nested_r_hat, r_star
-from gptbayes.mixing.verdict import VERDICTS, WRONG_IF, Verdict, stuck_chains, verdict
+from gptbayes.mixing.verdict import (
+    TOO_SHORT,
+    VERDICTS,
+    WRONG_IF,
+    Verdict,
+    stuck_chains,
+    verdict,
+)
 
 __all__ = [
+    "TOO_SHORT",
     "VERDICTS",
     "WRONG_IF",
     "RStar",

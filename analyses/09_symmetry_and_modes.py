@@ -1,0 +1,139 @@
+"""How much of the chains' disagreement is symmetry, and does the rest matter?
+
+    python analyses/09_symmetry_and_modes.py [RUNS] [--text FILE] [--stages 04 05 08 12]
+
+Chains of a transformer never agree about the weights: rotations, permutations and shifts of them
+change no prediction, and where on such an orbit a chain sits is an accident. Beneath that there may
+be modes, places that predict differently and that chains do not leave. From outside both look the
+same, a large R-hat. Here four rungs of the ladder are fitted from over-dispersed starting points,
+eight chains each, and taken apart: weights as drawn, weights with the symmetries taken out, scalars
+that no symmetry moves, and predictions.
+
+The first run takes a quarter of an hour on two cores; run again, it reads what is there.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from gptbayes import fit, plots
+from gptbayes.cli import progress_bars
+from gptbayes.connect import connection_sentences
+from gptbayes.corpus import read_text, zen_of_python
+from gptbayes.examine import examine
+from gptbayes.inference import open_run
+from gptbayes.stages import STAGES
+from gptbayes.standata import pose
+from gptbayes.summary import R_HAT_LIMIT
+
+logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("runs", type=Path, nargs="?", default=Path("runs/symmetry"))
+parser.add_argument("--text", type=Path, help="a text of your own (the Zen of Python)")
+parser.add_argument("--stages", nargs="+", default=["04", "05", "08", "12"])
+parser.add_argument("--chains", type=int, default=8)
+parser.add_argument("--warmup", type=int, default=150)
+parser.add_argument("--draws", type=int, default=300)
+parser.add_argument("--batch-size", type=int, default=32)
+asked = parser.parse_args()
+asked.runs.mkdir(parents=True, exist_ok=True)
+text = (read_text(asked.text) if asked.text else zen_of_python()).lower()
+source = f"{asked.text.name if asked.text else 'the Zen of Python'}, lower case"
+
+# ## Eight chains for each stage
+#
+# Starting points are draws from the prior with twice its sd: if there are separate modes, chains
+# have every chance to fall into different ones.
+
+found = {}
+for number in asked.stages:
+    problem = pose(
+        STAGES[number],
+        text,
+        source=source,
+        batch_size=asked.batch_size,
+        block_size=8,
+        n_embed=8,
+        n_head=2,
+        n_layer=2,
+    )
+    with progress_bars() as on_progress:
+        run = fit.nuts(
+            problem,
+            asked.runs / number,
+            chains=asked.chains,
+            iter_warmup=asked.warmup,
+            iter_sampling=asked.draws,
+            init="random",
+            metric="prior",
+            on_progress=on_progress,
+        )
+    found[number] = examine(open_run(run), learned=False)
+
+# ## What part is gauge?
+#
+# R-hat compares the spread between chains with the spread within them. Taking the symmetries out
+# shrinks both. So beside R-hat stands a plainer figure: of all squared distances between draws of
+# different chains, the share that is gone after alignment.
+
+
+def between(draws):
+    """Mean squared distance of two draws of different chains, summed over scalars."""
+    values = draws.values
+    n_chain = len(values)
+    means, within = values.mean(axis=1), values.var(axis=1).sum(axis=-1).mean()
+    return 2 * (n_chain / (n_chain - 1) * means.var(axis=0).sum() + within)
+
+
+print(f"{asked.chains} chains of {asked.draws} draws for each stage, {source}\n")
+print("stage  weights  redundant   gauge   largest R-hat:  raw  aligned  invariant  log prob")
+for number, each in found.items():
+    raw, aligned = each.kinds["raw weights"], each.kinds["aligned weights"]
+    worst = each.verdict.evidence["r_hat_max"]
+    kinds = ("raw weights", "aligned weights", "invariants", "log probabilities")
+    columns = "".join(f"{float(worst.sel(quantity=kind)):>10.3f}" for kind in kinds)
+    gauge = 1 - between(aligned) / between(raw)
+    share = each.n_redundant / each.n_parameters
+    print(f"{number:>5}{each.n_parameters:>9,}{share:>10.0%}{gauge:>8.0%}{columns:>51}")
+
+fig, axes = plots.figure(len(found), height=3.6, columns=2, width=9)
+for ax, (number, each) in zip(axes, found.items(), strict=True):
+    plots.plot_r_hat(each.r_hats, limit=R_HAT_LIMIT, ax=ax)
+    ax.set_title(f"stage {number}, {STAGES[number].title.lower()}", fontsize="medium")
+fig.savefig(asked.runs / "09-r-hat.png", dpi=150)
+plt.close(fig)
+
+# ## How many modes are left, and do they matter?
+
+for number, each in found.items():
+    print(f"\nStage {number}: {each.verdict.text}")
+    modes = each.modes.table
+    if modes.sizes["mode"] > 1:
+        for k in range(modes.sizes["mode"]):
+            row = modes.isel(mode=k)
+            lp = f"{float(row['lp']):.1f} ± {float(row['lp_mcse']):.1f}"
+            elpd = f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}"
+            print(f"  mode {k + 1}: log posterior {lp}, held-out elpd {elpd} nats")
+        print(f"  {modes.attrs['mass']}.")
+    weights = each.stack.chains["weight"].values
+    stacked = each.stack.held_out.sel(mixture="stacked")
+    print(
+        f"  stacking the chains: largest weight {weights.max():.2f}, held-out elpd "
+        f"{float(stacked['difference']):+.1f} ± {float(stacked['difference_se']):.1f} nats against "
+        f"equal weights (Pareto k above 0.7 for up to {int(each.stack.chains['n_bad_k'].max())} "
+        "sequences of a chain)"
+    )
+    for sentence in connection_sentences(each.connections):
+        print(f"  {sentence}")
+
+fig, axes = plots.figure(len(found), height=4.0, columns=2, width=9)
+for ax, (number, each) in zip(axes, found.items(), strict=True):
+    label = each.verdict.groups.label if each.verdict.groups else None
+    plots.plot_mode_map(each.functions, label=label, ax=ax)
+    ax.set_title(f"stage {number}", fontsize="medium")
+fig.savefig(asked.runs / "09-map.png", dpi=150)
+plt.close(fig)
+print(f"\nFigures: {asked.runs / '09-r-hat.png'}, {asked.runs / '09-map.png'}")

@@ -1,0 +1,57 @@
+"""Everything about what chains disagree on, put together, on a real fit and by the command."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from test_cli import run as gptbayes_command
+
+from gptbayes.examine import examine
+from gptbayes.inference import open_run
+from gptbayes.mixing import VERDICTS
+
+
+@pytest.fixture(scope="module")
+def examined(runs):
+    steps = []
+    found = examine(open_run(runs["nuts"]), learned=False, on_step=steps.append)
+    return found, steps
+
+
+def test_an_examination_of_a_real_fit(examined):
+    found, steps = examined
+    assert steps == ["aligning", "mixing", "modes", "paths", "dimensions"]
+    assert found.verdict.name in VERDICTS
+    names = ["raw weights", "aligned weights", "invariants", "log probabilities", "log posterior"]
+    assert list(found.kinds) == names == list(found.verdict.evidence["quantity"].values)
+    assert 0 < found.n_redundant < found.n_parameters
+    assert ("rotate_query_key", True, True) in found.symmetries
+    assert float(found.stack.chains["weight"].sum()) == pytest.approx(1)
+    assert (found.connections["barrier"] >= 0).all()
+    assert found.contraction is None
+
+
+def test_alignment_moves_weights_and_nothing_else_that_is_looked_at(examined):
+    found, _ = examined
+    raw, aligned = found.kinds["raw weights"], found.kinds["aligned weights"]
+    assert np.abs(raw - aligned).max() > 0.1
+    assert float((raw**2).sum()) == pytest.approx(float((aligned**2).sum()))
+
+
+def test_the_command_says_it_and_writes_the_table(runs, tmp_path):
+    table = tmp_path / "mixing.csv"
+    done = gptbayes_command("symmetry", runs["nuts"], "--no-paths", "--no-learned", "--out", table)
+    assert done.returncode == 0, done.stderr
+    for words in ("rotate_query_key", "verdict:", "invariants", "stacking weights", "dimensions"):
+        assert words in done.stdout
+    with table.open() as lines:
+        rows = {row["quantity"]: row for row in csv.DictReader(lines)}
+    assert float(rows["log probabilities"]["r_hat_max"]) > 0.9
+
+
+def test_what_is_no_nuts_fit_is_refused_in_one_line(runs):
+    done = gptbayes_command("symmetry", runs["pathfinder"])
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("chains are those of nuts, got a fit by pathfinder")
