@@ -213,7 +213,12 @@ def _add_method_options(group):
     add("--warmup", type=int, default=500, help="NUTS warm-up iterations (500)")
     add("--draws", type=int, help="per chain (500), per path (250) or from the prior (1000)")
     add("--init", choices=fit.INITS, default="pathfinder", help="where NUTS starts (pathfinder)")
-    add("--metric", choices=fit.METRICS, default="diag_e", help="NUTS metric (diag_e)")
+    add(
+        "--metric",
+        choices=fit.METRICS,
+        default="prior",
+        help="of NUTS: the prior's variances, which need no adaptation, or one of Stan's (prior)",
+    )
     add("--adapt-delta", type=float, default=0.8, help="NUTS target acceptance (0.8)")
     add("--max-treedepth", type=int, default=10, help="NUTS (10)")
     add(

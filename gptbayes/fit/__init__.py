@@ -60,7 +60,7 @@ def nuts(
     iter_warmup: int = 500,
     iter_sampling: int = 500,
     init: str = "pathfinder",
-    metric: str = "diag_e",
+    metric: str = "prior",
     adapt_delta: float = 0.8,
     max_treedepth: int = 10,
     kernels: str = "auto",
