@@ -48,8 +48,8 @@ with progress_bars() as bars:
         problem,
         runs / "05-nuts",
         chains=4,
-        iter_warmup=500,
-        iter_sampling=500,
+        iter_warmup=300,
+        iter_sampling=1000,
         on_progress=bars,
     )
 fits = {name: open_run(runs / f"05-{name}") for name in ("nuts", "pathfinder", "optimize")}
