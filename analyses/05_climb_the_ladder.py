@@ -43,8 +43,8 @@ parser.add_argument("--text", type=Path, help="UTF-8 text, lower-cased (the Zen 
 parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help="(runs/ladder)")
 parser.add_argument("--batch-size", type=int, default=16, help="sequences to fit, B (16)")
 parser.add_argument("--n-embed", type=int, default=4, help="width of the models, C (4)")
-parser.add_argument("--warmup", type=int, default=100, help="of each of 4 chains (100)")
-parser.add_argument("--draws", type=int, default=75, help="of each of 4 chains (75)")
+parser.add_argument("--warmup", type=int, default=150, help="of each of 4 chains (150)")
+parser.add_argument("--draws", type=int, default=250, help="of each of 4 chains (250)")
 parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--reports", action="store_true", help="write a report for every stage")
 chosen = parser.parse_args()
@@ -53,9 +53,8 @@ source = f"{chosen.text.name if chosen.text else 'the Zen of Python'}, lower cas
 
 # ## The climb
 #
-# 16 sequences of 8 characters are fitted; the end of the text is held out. Chains start from
-# Pathfinder draws. With twice the text and a warm-up of 125, stage 10 found a metric that made it
-# take the longest trajectories there are: for longer texts give it several hundred.
+# 16 sequences of 8 characters are fitted; the end of the text is held out. Chains start from random
+# points with twice the prior's sd.
 
 fits = {}
 for number, stage in STAGES.items():

@@ -210,9 +210,9 @@ def _add_method_options(group):
         metavar="S",
         help="NUTS chains from only S starting points, for nested R-hat (one for each chain)",
     )
-    add("--warmup", type=int, default=500, help="NUTS warm-up iterations (500)")
+    add("--warmup", type=int, default=300, help="NUTS warm-up iterations (300)")
     add("--draws", type=int, help="per chain (500), per path (250) or from the prior (1000)")
-    add("--init", choices=fit.INITS, default="pathfinder", help="where NUTS starts (pathfinder)")
+    add("--init", choices=fit.INITS, default="random", help="where NUTS starts (random)")
     add(
         "--metric",
         choices=fit.METRICS,
