@@ -14,9 +14,10 @@ import os
 import subprocess
 from pathlib import Path
 
-from densities import compiled, stan_density
-from measure import Peer
+from densities import Density, compiled, stan_density
+from measure import Peer, processor_seconds
 
+from gptbayes.log_density import log_posterior_gradient, ravel, unravel
 from gptbayes.stages import stan_folder
 from gptbayes.standata import stan_data
 
@@ -28,12 +29,29 @@ NAMES = {
 
 
 def peers(problem, parameters, folder: Path) -> list[Peer]:
-    """One for each set of bricks that there is."""
-    return [
+    """One for each set of bricks that there is, and the kernels without Stan around them."""
+    stan = [
         peer(problem, parameters, folder / bricks, bricks)
         for bricks in NAMES
         if (stan_folder() / bricks).is_dir()
     ]
+    return [stan[0], from_python(problem, parameters), *stan[1:]]
+
+
+def from_python(problem, parameters) -> Peer:
+    """The kernels' gradient with that of the prior in numpy, call by call."""
+    stage, design = problem.stage, problem.design
+    gradient = log_posterior_gradient(problem)
+    point = ravel(stage, stage.from_stan(parameters, design))[None]
+
+    def density():
+        (value,), (slope,) = gradient(point)
+        return Density(float(value), stage.to_stan(unravel(stage, design, slope), design))
+
+    def seconds(count):
+        return processor_seconds(lambda: [gradient(point) for _ in range(count)]) / count
+
+    return Peer("ours, kernels from Python", density, seconds)
 
 
 def missing() -> list[str]:
