@@ -48,8 +48,9 @@ source = f"{asked.text.name if asked.text else 'the Zen of Python'}, lower case"
 # Starting points are draws from the prior with twice its sd: if there are separate modes, chains
 # have every chance to fall into different ones.
 
-found = {}
-for number in asked.stages:
+
+def fitted(number, name, **settings):
+    """The InferenceData of one stage, fitted now if it is not there."""
     problem = pose(
         STAGES[number],
         text,
@@ -63,15 +64,17 @@ for number in asked.stages:
     with progress_bars() as on_progress:
         run = fit.nuts(
             problem,
-            asked.runs / number,
+            asked.runs / name,
             chains=asked.chains,
             iter_warmup=asked.warmup,
             iter_sampling=asked.draws,
-            init="random",
-            metric="prior",
             on_progress=on_progress,
+            **settings,
         )
-    found[number] = examine(open_run(run), learned=False)
+    return open_run(run)
+
+
+found = {n: examine(fitted(n, n, init="random"), learned=False) for n in asked.stages}
 
 # ## What part is gauge?
 #
@@ -136,4 +139,40 @@ for ax, (number, each) in zip(axes, found.items(), strict=True):
     ax.set_title(f"stage {number}", fontsize="medium")
 fig.savefig(asked.runs / "09-map.png", dpi=150)
 plt.close(fig)
+
+# ## Do chains that start at modes stay there?
+#
+# Members of a deep ensemble are modes that an optimiser found from different points. Here each
+# chain starts at one, in the stage whose modes are the worst predictors.
+
+if "05" in asked.stages:
+    started = examine(fitted("05", "05-from-modes", init="optimize"), paths=False, learned=False)
+    print(f"\nStage 05, each chain from a mode of its own: {started.verdict.text}")
+    for name, each in (("random points", found["05"]), ("modes", started)):
+        lp = each.kinds["log posterior"]
+        print(f"  from {name}: log posterior {float(lp.mean()):.1f}, sd {float(lp.std()):.1f} nats")
 print(f"\nFigures: {asked.runs / '09-r-hat.png'}, {asked.runs / '09-map.png'}")
+
+# ## The answer
+#
+# On the Zen of Python, 256 characters, eight chains of 300 draws from over-dispersed points.
+#
+# Of the directions of weight space a tenth (stage 08) to a quarter (stages 04 and 12) change no
+# prediction. Of the squared distance between draws of different chains 38, 31, 25 and 17 per cent
+# are gone when the symmetries that the prior keeps too are taken out. What they do to R-hat is
+# plainest where the orbits are many: in stage 12 the largest falls from 1.09 to 1.03, in stage 08
+# from 1.05 to 1.01, while log probabilities stand at 1.01. Stage 05 is the exception, and the
+# honest one: aligned weights are no better than raw ones, and scalars that no symmetry moves are
+# worst of all, 1.08. Some direction is slow there that is no symmetry; the verdict is that the
+# chains are too short to tell.
+#
+# No chain is trapped. Segments of different chains lie as near to each other, by what they predict,
+# as segments of the same chain, and no islands are left on the map. Paths say the same: as drawn, an
+# arc between draws of two chains of stage 05 falls by 420 nats, aligned by 160, and between draws
+# of one chain by 180. The hills between chains were symmetry. What would have shown this wrong is a
+# verdict of modes at any stage, or aligned arcs that fall much further between chains than within.
+#
+# So there is nothing for stacking to gain. It chooses weights as uneven as 0.7 for one of eight
+# chains, by leave-one-out densities whose Pareto k is above 0.7 nearly everywhere, and in stage 05
+# it predicts held-out text worse than equal weights, by 15 ± 6 nats. Weights of stacking are worth
+# looking at where chains are trapped, and nowhere else.
