@@ -167,10 +167,11 @@ print(f"\nFigures: {asked.runs / '09-r-hat.png'}, {asked.runs / '09-map.png'}")
 # chains are too short to tell.
 #
 # No chain is trapped. Segments of different chains lie as near to each other, by what they predict,
-# as segments of the same chain, and no islands are left on the map. Paths say the same: as drawn, an
-# arc between draws of two chains of stage 05 falls by 420 nats, aligned by 160, and between draws
-# of one chain by 180. The hills between chains were symmetry. What would have shown this wrong is a
-# verdict of modes at any stage, or aligned arcs that fall much further between chains than within.
+# as segments of the same chain, and no islands are left on the map. Paths say the same: as drawn,
+# an arc between draws of two chains of stage 05 falls by 420 nats, aligned by 160, and between
+# draws of one chain by 180. The hills between chains were symmetry. What would have shown this
+# wrong is a verdict of modes at any stage, or aligned arcs that fall much further between chains
+# than within.
 #
 # So there is nothing for stacking to gain. It chooses weights as uneven as 0.7 for one of eight
 # chains, by leave-one-out densities whose Pareto k is above 0.7 nearly everywhere, and in stage 05
