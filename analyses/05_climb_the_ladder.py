@@ -195,9 +195,9 @@ if chosen.reports:
 #
 # On the Zen of Python, as above: 128 characters, four minutes of chains.
 #
-# For text that it has not seen no stage buys much: with NUTS the bigram has -3.2 nats per character,
-# all others have between -2.96 and -3.02, and counting characters has -3.10, with standard errors
-# of 0.05 to 0.1. The tutorial's table, the training density of the mode, would say otherwise: -2.2
+# For text that it has not seen no stage buys much: with NUTS the bigram has -3.2 nats per
+# character, all others have between -2.96 and -3.02, and counting characters has -3.10, with
+# standard errors of 0.05 to 0.1. The tutorial's table, the training density of the mode, would say otherwise: -2.2
 # for the bigram, -0.8 for stage 05. That mode is the worst predictor of all, -7.0. The posterior
 # mean does not pay for weights that the text cannot afford. The mode of stage 06 is another
 # accident: the best of four starts ended where the ReLU is dead, and what is left are character
