@@ -197,11 +197,11 @@ if chosen.reports:
 #
 # For text that it has not seen no stage buys much: with NUTS the bigram has -3.2 nats per
 # character, all others have between -2.96 and -3.02, and counting characters has -3.10, with
-# standard errors of 0.05 to 0.1. The tutorial's table, the training density of the mode, would say otherwise: -2.2
-# for the bigram, -0.8 for stage 05. That mode is the worst predictor of all, -7.0. The posterior
-# mean does not pay for weights that the text cannot afford. The mode of stage 06 is another
-# accident: the best of four starts ended where the ReLU is dead, and what is left are character
-# frequencies.
+# standard errors of 0.05 to 0.1. The tutorial's table, the training density of the mode, would say
+# otherwise: -2.2 for the bigram, -0.8 for stage 05. That mode is the worst predictor of all, -7.0.
+# The posterior mean does not pay for weights that the text cannot afford. The mode of stage 06 is
+# another accident: the best of four starts ended where the ReLU is dead, and what is left are
+# character frequencies.
 #
 # What stages do cost is time. From the bigram to the twelfth stage effective draws per second fall
 # by a factor of three hundred, some of it for the price of a gradient, the rest for trajectories of
