@@ -294,8 +294,13 @@ def _state_words(evidence):
     for state in dict.fromkeys(states):
         rows = evidence.isel(quantity=[i for i, each in enumerate(states) if each == state])
         r_hats = rows["nested_r_hat_max" if nested else "r_hat_max"]
-        numbers = [f"largest {'nested ' if nested else ''}R-hat {float(r_hats.max()):.3f}"]
-        numbers.append(f"smallest ESS {float(rows['ess_bulk_min'].min()):.0f}")
+        worst, smallest = float(r_hats.max()), float(rows["ess_bulk_min"].min())
+        numbers = [f"largest {'nested ' if nested else ''}R-hat {worst:.3f}"]
+        if state == "agree" and worst > R_HAT_LIMIT:
+            numbers[0] += f", above {R_HAT_LIMIT} but no further than chance takes one of so many"
+        numbers.append(f"smallest ESS {smallest:.0f}")
+        if state == "agree" and smallest < ESS_LIMIT:
+            numbers[-1] += f", below {ESS_LIMIT}: intervals of such scalars are rough"
         if np.isfinite(rows["r_star"]).any():
             largest = int(rows["r_star_largest"].max())
             numbers.append(f"largest R* {float(rows['r_star'].max()):.1f} of {largest}")
