@@ -1,8 +1,8 @@
 """NUTS, here and elsewhere: the same posterior, settings and starting points; one chain per call.
 
 The others adapt a diagonal metric; ours takes its default, the variances of the prior. All aim at
-an acceptance statistic of 0.8 with trees of depth 10 at most; how they adapt is their own. A chain starts at a draw from the prior with twice its sd, which
-depends on the seed alone.
+an acceptance statistic of 0.8 with trees of depth 10 at most; how they adapt is their own. A
+chain starts at a draw from the prior with twice its sd, which depends on the seed alone.
 """
 
 from __future__ import annotations
