@@ -30,6 +30,7 @@ import numpy as np
 import scipy.optimize
 import xarray as xr
 from scipy.special import logsumexp, softmax
+from scipy.stats import mannwhitneyu
 
 from gptbayes.forward import Parameters
 from gptbayes.log_density import log_posterior, log_posterior_gradient, ravel, unravel
@@ -42,6 +43,8 @@ N_POINTS = 41
 BENT_POINTS = 21
 """Points that the optimiser of a curve looks at: every other one."""
 FEW_PAIRS = 5
+ALPHA = 0.01
+"""Of the test that arcs fall further between chains than within."""
 
 Density = Callable[[np.ndarray], np.ndarray]
 Gradient = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -445,14 +448,21 @@ def _sentence(found, path, between):
 
 
 def _excess(barriers, between, sd):
-    apart, together = (float(np.median(barriers.values[which])) for which in (between, ~between))
-    excess = apart - together
+    """Whether arcs fall further between chains than within: by how much, and beyond chance or not.
+
+    Ranks of the pairs are compared (Mann & Whitney 1947): barriers are skewed, and pairs few.
+    """
+    apart, together = (barriers.values[which] for which in (between, ~between))
+    excess = float(np.median(apart) - np.median(together))
     if excess <= 0:
         return "aligned arcs between chains fall no further than arcs within one"
-    text = f"aligned arcs between chains fall {excess:.1f} nats further than arcs within one, "
+    p = float(mannwhitneyu(apart, together, alternative="greater").pvalue)
+    text = f"aligned arcs between chains fall {excess:.1f} nats further than arcs within one"
+    if p > ALPHA:
+        return f"{text}, no more than chance gives with so few (p {p:.2g})"
     if excess <= sd:
-        return f"{text}less than the sd of the log posterior over draws"
-    return f"{text}{excess / sd:.1f} times the sd of the log posterior over draws: {_APART}"
+        return f"{text} (p {p:.2g}), but less than the sd of the log posterior over draws"
+    return f"{text} (p {p:.2g}): {_APART}"
 
 
 def _median(values):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import arviz as az
+import h5netcdf
 import numpy as np
 import xarray as xr
 
@@ -27,6 +31,8 @@ from gptbayes.modes import (
 from gptbayes.summary import r_hat
 from gptbayes.symmetry import generators, symmetry_dimension
 
+FILE = "symmetry.nc"
+"""In a run directory: what `keep` kept."""
 MAX_TANGENTS = 20_000_000
 """Of numbers in the tangents of one draw; beyond, the dimension of its orbit is not computed."""
 
@@ -68,6 +74,24 @@ class Examination(NamedTuple):
     n_parameters: int
     n_redundant: int
     symmetries: tuple[tuple[str, bool, bool], ...]
+
+
+class Further(NamedTuple):
+    """What takes minutes to find, as a run directory keeps it.
+
+    Attributes
+    ----------
+    connections : Dataset or None
+        As `gptbayes.connect.connections`.
+    local : Dataset or None
+        As `gptbayes.contraction.local_contraction`.
+    learned : list of str
+        Of `gptbayes.contraction.Contraction`.
+    """
+
+    connections: xr.Dataset | None
+    local: xr.Dataset | None
+    learned: list[str]
 
 
 def examine(
@@ -145,6 +169,50 @@ def examine(
             (each.name, each.continuous, each.keeps_prior) for each in generators(problem.stage)
         ),
     )
+
+
+def keep(found: Examination, folder: str | Path) -> None:
+    """Keep what took minutes in a run directory, for its report."""
+    path = Path(folder) / FILE
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    learned = found.contraction.sentences if found.contraction else []
+    groups = {
+        "connections": found.connections,
+        "local": found.contraction.local if found.contraction else None,
+    }
+    attrs = {"learned": json.dumps(learned)}
+    try:
+        xr.Dataset(attrs=attrs).to_netcdf(partial, engine="h5netcdf")
+        for name, dataset in groups.items():
+            if dataset is not None:
+                dataset.to_netcdf(partial, group=name, mode="a", engine="h5netcdf")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def kept(folder: str | Path) -> Further | None:
+    """What `keep` kept of a run, if anything.
+
+    Raises
+    ------
+    ValueError
+        If its file is corrupted.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return None
+    try:
+        attrs = xr.load_dataset(path, engine="h5netcdf").attrs
+        with h5netcdf.File(path) as file:
+            names = set(file.groups)
+        groups = [
+            xr.load_dataset(path, group=name, engine="h5netcdf") if name in names else None
+            for name in ("connections", "local")
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is corrupted ({error}): delete it") from None
+    return Further(*groups, json.loads(attrs["learned"]))
 
 
 def _n_local(problem):

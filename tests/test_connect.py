@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import scipy.optimize
+import xarray as xr
 from problems import TEXT
 from scipy.special import log_softmax
 from scipy.stats import ortho_group
@@ -198,3 +199,27 @@ def test_one_point_is_joined_to_nothing(mode, rng):
     alone = {name: value[:1] for name, value in copies.items()}
     with pytest.raises(ValueError, match=r"two chains or two draws of one, got \(1, 1\)"):
         connections(problem, alone, rng=rng)
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"), [(0.0, "no"), (15.0, "more than chance"), (300.0, "something is between")]
+)
+def test_arcs_are_judged_against_chance(shift, words, rng):
+    """Ten pairs of each kind, with the spread that barriers have."""
+    within = rng.gamma(4, 20, size=10)
+    barrier = np.concatenate([within + shift, within])
+    dims = ("alignment", "path", "pair")
+    found = xr.Dataset(
+        {
+            "barrier": (dims, np.stack([[barrier, barrier]] * 2)),
+            "log_posterior": ((*dims, "point"), np.zeros((2, 2, 20, 3))),
+        },
+        {
+            "alignment": ["as drawn", "aligned"],
+            "path": ["straight", "arc"],
+            "same_chain": ("pair", np.repeat([False, True], 10)),
+        },
+        {"sd": 20.0, "note": "", "ends": "draws"},
+    )
+    (sentence,) = (each for each in connection_sentences(found) if each.startswith("aligned arcs"))
+    assert words in sentence

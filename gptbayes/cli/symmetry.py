@@ -9,7 +9,7 @@ from rich.text import Text
 
 from gptbayes.cli.terminal import ERR, OUT, command
 from gptbayes.connect import connection_sentences
-from gptbayes.examine import examine
+from gptbayes.examine import examine, keep
 from gptbayes.inference import open_run
 from gptbayes.mixing import TOO_SHORT
 
@@ -22,7 +22,8 @@ def add_symmetry(commands) -> None:
         help="tell weight symmetry from real disagreement of chains",
         description="What chains of a NUTS fit disagree about: where they are on the orbits of "
         "symmetries, which change no prediction, or modes, and whether those predict differently; "
-        "whether a path without a barrier joins them; and what the text taught at all.",
+        "whether a path without a barrier joins them; and what the text taught at all. The last "
+        "two are kept in the run directory, for its report.",
         epilog="""
             gptbayes symmetry runs/05-nuts
             gptbayes symmetry runs/05-nuts --no-paths --no-learned --out mixing.csv
@@ -46,6 +47,8 @@ def _symmetry(arguments):
             seed=arguments.seed,
             on_step=status.update,
         )
+    if found.connections is not None or found.contraction is not None:
+        keep(found, arguments.run)
     _print_symmetries(found)
     _print_mixing(found)
     name = Text(f"verdict: {found.verdict.name}", "bold")

@@ -12,6 +12,7 @@ import numpy as np
 
 from gptbayes import __version__
 from gptbayes.diagnostics import diagnose
+from gptbayes.examine import Further, kept
 from gptbayes.inference import open_run, problem_of
 from gptbayes.report.believed import believed, headline
 from gptbayes.report.disagree import disagree
@@ -48,7 +49,7 @@ def write_report(run: str | Path, beside: Sequence[str | Path] = ()) -> Path:
     fits = {_label(folder): open_run(folder) for folder in folders}
     if len(fits) < len(folders):
         raise ValueError(f"each run can be given once: {', '.join(str(f) for f in folders)}")
-    page = render(fits)
+    page = render(fits, kept(run))
     path = Path(run) / "report.html"
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     partial.write_text(page, encoding="utf-8")
@@ -56,13 +57,15 @@ def write_report(run: str | Path, beside: Sequence[str | Path] = ()) -> Path:
     return path
 
 
-def render(fits: Mapping[str, az.InferenceData]) -> str:
+def render(fits: Mapping[str, az.InferenceData], further: Further | None = None) -> str:
     """The page as HTML.
 
     Parameters
     ----------
     fits : mapping of str to InferenceData
         The first is what the page is about.
+    further : gptbayes.examine.Further, optional
+        What `gptbayes symmetry` found of it.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def render(fits: Mapping[str, az.InferenceData]) -> str:
             believed(idata, diagnosis),
             says(idata, named, rng),
             looks(idata),
-            disagree(idata, diagnosis),
+            disagree(idata, diagnosis, further),
             sensitive(idata),
         ],
         footer=f"Written by gptbayes {__version__} from {label}; text is written with seed "

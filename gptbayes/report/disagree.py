@@ -6,8 +6,9 @@ import arviz as az
 import xarray as xr
 
 from gptbayes import plots
+from gptbayes.connect import connection_sentences
 from gptbayes.diagnostics import Diagnosis
-from gptbayes.examine import examine
+from gptbayes.examine import Further, examine
 from gptbayes.inference import problem_of
 from gptbayes.mixing import TOO_SHORT
 from gptbayes.predict import held_out_log_prob
@@ -27,7 +28,9 @@ _SYMMETRIES = {
 }
 
 
-def disagree(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
+def disagree(
+    idata: az.InferenceData, diagnosis: Diagnosis, further: Further | None = None
+) -> Section:
     """What do the chains disagree about?"""
     title = "What do the chains disagree about?"
     n_chain = idata.posterior.sizes["chain"]
@@ -52,10 +55,7 @@ def disagree(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
         _map_picture(found),
         *_modes(found),
         _chain_table(idata),
-        Paragraph(
-            "gptbayes symmetry looks further: for paths without a barrier between the chains, and "
-            "for what the text taught about each kind of weight."
-        ),
+        *_further(further),
     ]
     return Section("disagree", title, blocks)
 
@@ -101,7 +101,14 @@ def _modes(found):
         for k, row in ((k, modes.table.isel(mode=k)) for k in range(n))
     ]
     columns = ["mode", "whole chains", "log posterior", "held-out elpd", "a text"]
+    fig, (ax,) = plots.figure(height=0.28 * len(found.functions.map) + 1)
+    plots.plot_dendrogram(found.functions, ax=ax)
     blocks = [
+        picture(
+            fig,
+            alt="Which segments of chains are near to each other",
+            caption="Segments of chains by what they predict, joined where they are nearest.",
+        ),
         Table("The modes, in nats.", columns, rows),
         Paragraph(f"{modes.table.attrs['mass']}."),
     ]
@@ -124,6 +131,36 @@ def _modes(found):
         )
         blocks.append(Table(caption, columns, different))
     return blocks
+
+
+def _further(further):
+    if further is None:
+        words = (
+            "gptbayes symmetry looks further: for paths without a barrier between the chains, and "
+            "for what the text taught about each kind of weight. What it finds is shown here."
+        )
+        return [Paragraph(words)]
+    blocks = []
+    if further.connections is not None:
+        fig, (ax,) = plots.figure(height=3.8)
+        plots.plot_path(further.connections, ax=ax)
+        caption = (
+            "The log posterior on the way from a draw of one chain to a draw of another, after "
+            "alignment. Arcs keep the spread that draws have; where they fall no further between "
+            "chains than within one (dotted), nothing lies between the chains."
+        )
+        blocks.append(picture(fig, alt="The log posterior along paths", caption=caption))
+        blocks += _sentences(connection_sentences(further.connections))
+    if further.local is not None:
+        fig, (ax,) = plots.figure(height=0.35 * further.local.sizes["block"] + 1.2)
+        plots.plot_contraction(further.local, ax=ax)
+        caption = "What the text taught about each kind of weight, in a local approximation."
+        blocks.append(picture(fig, alt="Shares of weights learned", caption=caption))
+    return [*blocks, *_sentences(further.learned)]
+
+
+def _sentences(sentences):
+    return [Paragraph(f"{each[:1].upper()}{each[1:]}.") for each in sentences]
 
 
 def _judgement(said):
