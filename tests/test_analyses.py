@@ -244,7 +244,7 @@ def test_convergence_table(nuts):
     assert list(table["quantity"].values) == kinds
     assert table["n"].values.tolist() == [
         problem_of(nuts).stage.n_parameters(problem_of(nuts).design),
-    ] * 2 + [55, 1]
+    ] * 2 + [27, 55, 1]
     lp = float(az.rhat(nuts.sample_stats[["lp"]])["lp"])
     assert table["r_hat_max"].sel(quantity="log posterior").item() == pytest.approx(lp)
 

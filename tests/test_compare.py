@@ -72,7 +72,8 @@ def toy(tmp_path_factory, programs):
     """The last sequence is unlike the others: PSIS cannot leave it out."""
     problem = bigram(["aaaaaaaaaabaaaaaaaaa", "aaaaabaaaaaaaaaaabaa"] * 3 + [ODD])
     folder = tmp_path_factory.mktemp("toy") / "bigram"
-    fit.nuts(problem, folder, chains=4, iter_warmup=300, iter_sampling=1000, seed=1)
+    settings = {"iter_warmup": 300, "iter_sampling": 1000, "metric": "diag_e", "init": "pathfinder"}
+    fit.nuts(problem, folder, chains=4, seed=1, **settings)
     return problem, folder
 
 

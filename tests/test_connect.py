@@ -36,7 +36,7 @@ def mode(runs):
     )
     pair = pair.reshape(2, 4, 1, 3, 2, 2)
     copies = rotate_value(rotate_query_key(copies, pair[0]), pair[1])
-    copies = permute_heads(copies, np.array([[0, 1, 2], [1, 2, 0], [2, 1, 0], [0, 2, 1]]))
+    copies = permute_heads(copies, np.array([[[0, 1, 2]], [[1, 2, 0]], [[2, 1, 0]], [[0, 2, 1]]]))
     copies = rotate_stream(problem.stage, copies, stream)
     return problem, {name: value[:, None] for name, value in copies.items()}
 

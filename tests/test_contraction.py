@@ -109,7 +109,7 @@ def test_symmetry_does_not_change_what_was_learned(rng):
     draws = chains(problem, (1, 1), rng)
     pairs = ortho_group.rvs(2, size=3, random_state=1).reshape(1, 1, 1, 3, 2, 2)
     turned = rotate_query_key(draws, pairs)
-    turned = permute_heads(turned, np.array([[[2, 0, 1]]]))
+    turned = permute_heads(turned, np.array([[[[2, 0, 1]]]]))
     turned = rotate_stream(problem.stage, turned, ortho_group.rvs(6, random_state=1)[None, None])
     before, after = (local_contraction(problem, each, n_draws=1) for each in (draws, turned))
     for name in ("gauge", "learned", "spectrum", "head_learned"):

@@ -160,10 +160,10 @@ def test_seeds_and_chains_differ(runs, tmp_path):
     assert not np.array_equal(fit.read_draws(other)[0].variables["key"], same)
 
 
-def test_chains_start_from_different_paths(runs):
-    starts = [
-        json.loads((runs["nuts"] / "init" / f"pathfinder-{k}.json").read_text()) for k in (1, 2)
-    ]
+def test_chains_start_from_different_paths(tmp_path):
+    settings = {"chains": 2, "iter_warmup": 20, "iter_sampling": 10, "init": "pathfinder"}
+    run = fit.nuts(make_problem("02"), tmp_path / "run", **settings)
+    starts = [json.loads((run / "init" / f"pathfinder-{k}.json").read_text()) for k in (1, 2)]
     assert starts[0] != starts[1]
 
 
