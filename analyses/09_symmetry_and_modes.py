@@ -105,7 +105,7 @@ for number, each in found.items():
 fig, axes = plots.figure(len(found), height=3.6, columns=2, width=9)
 for ax, (number, each) in zip(axes, found.items(), strict=True):
     plots.plot_r_hat(each.r_hats, limit=R_HAT_LIMIT, ax=ax)
-    ax.set_title(f"stage {number}, {STAGES[number].title.lower()}", fontsize="medium")
+    ax.set_title(f"stage {number}, {STAGES[number].title.lower()}", fontsize="medium", pad=16)
 fig.savefig(asked.runs / "09-r-hat.png", dpi=150)
 plt.close(fig)
 
