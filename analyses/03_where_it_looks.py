@@ -68,4 +68,4 @@ print(f"Figure: {runs / '03-attention.png'}")
 # look at its own position, 0.28 beyond uniform with an interval that excludes what the prior does,
 # and away from the previous character: it is the bigram model of stage 01, found again inside
 # attention, where no residual connection carries a character to its own prediction. Of the other
-# head nothing is known that the prior did not say. In one draw of ten the two could be swapped.
+# head nothing is known that the prior did not say. In one draw of twelve the two could be swapped.
