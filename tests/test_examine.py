@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from test_cli import run as gptbayes_command
 
-from gptbayes.examine import examine
+from gptbayes.examine import examine, keep, kept
 from gptbayes.inference import open_run
 from gptbayes.mixing import VERDICTS
+from gptbayes.modes import find_modes
+from gptbayes.report import render
+from gptbayes.report.disagree import _modes
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +58,30 @@ def test_what_is_no_nuts_fit_is_refused_in_one_line(runs):
     done = gptbayes_command("symmetry", runs["pathfinder"])
     assert done.returncode == 2
     assert done.stderr.strip().endswith("chains are those of nuts, got a fit by pathfinder")
+
+
+def test_modes_are_described_in_the_report(examined, runs):
+    """Each chain taken for a mode of its own: a tree, what they predict differently, a warning."""
+    found, _ = examined
+    idata = open_run(runs["nuts"])
+    label = found.modes.label.copy(data=found.modes.label["of_chain"].values)
+    tree, table, mass, different = _modes(found._replace(modes=find_modes(idata, label)))
+    assert tree.source
+    assert [row[:2] for row in table.rows] == [["1", "1"], ["2", "1"]]
+    assert "do not tell the mass" in mass.text
+    assert all(row[0] == "1 and 2" for row in different.rows)
+
+
+def test_what_took_minutes_is_kept_for_the_report(examined, runs, tmp_path):
+    found, _ = examined
+    assert kept(tmp_path) is None
+    keep(found, tmp_path)
+    back = kept(tmp_path)
+    np.testing.assert_array_equal(back.connections["barrier"], found.connections["barrier"])
+    assert back.connections.attrs["sd"] == found.connections.attrs["sd"]
+    assert back.local is None
+    (tmp_path / "symmetry.nc").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"symmetry\.nc is corrupted"):
+        kept(tmp_path)
+    page = render({"nuts": open_run(runs["nuts"])}, back)
+    assert "The log posterior along paths" in page
