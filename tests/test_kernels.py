@@ -120,8 +120,11 @@ def test_a_context_that_is_shorter_than_the_model_can_read(library, rng):
     np.testing.assert_allclose(short, whole[:, :4], rtol=1e-12)
 
 
-def test_a_rounding_error_is_all_that_instructions_change(library, rng):
-    portable = build_kernels(KERNELS, flags=()).library
+@pytest.mark.parametrize("flags", [(), ("-mavx2", "-mfma")], ids=["2 lanes", "4 lanes"])
+def test_a_rounding_error_is_all_that_instructions_change(flags, library, rng):
+    if flags and not have_avx2():
+        pytest.skip("this machine has no AVX2")
+    portable = build_kernels(KERNELS, flags=flags).library
     if machine_flags():
         assert portable != library
     problem = of_sizes("12", *SIZES["primes"])
@@ -299,6 +302,11 @@ def test_instructions_of_the_machine_can_be_switched_off(monkeypatch):
 def call(library, problem, draw, weights=None, with_gradient=True, length=None):
     likelihood = kernel_likelihood(problem, library, length=length)
     return likelihood(draw, weights, with_gradient)
+
+
+def have_avx2():
+    cpu = Path("/proc/cpuinfo")
+    return cpu.exists() and {"avx2", "fma"} <= set(cpu.read_text().split())
 
 
 def each_draw(problem, count, rng):
