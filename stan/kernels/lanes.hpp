@@ -48,7 +48,7 @@ inline double sum(Lanes a) {
 /// The sums of COUNT registers: four at a time, which takes half as long as one by one.
 template <int COUNT>
 inline void sums_of(double* total, const Lanes* a) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(__clang__)  // which has no __builtin_shuffle
   if constexpr (COUNT == 4) {
     const auto pairs = [](Lanes p, Lanes q) {  // p0 + p1, q0 + q1, p2 + p3, q2 + q3, ...
       return __builtin_shuffle(p, q, (Bits){0, 8, 2, 10, 4, 12, 6, 14})
