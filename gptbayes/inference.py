@@ -250,7 +250,7 @@ def _attrs(config, problem):
         "source": problem.source,
         "likelihood_weight": weight,
         "seed": config["seed"],
-        "kernels": config.get("kernels", "numpy" if config["method"] == "prior" else "stan"),
+        "kernels": config.get("kernels", _without_kernels(config["method"])),
         "settings": json.dumps(config["settings"]),
         "versions": json.dumps(config.get("versions", {})),
         "characters": json.dumps(list(problem.vocabulary.characters)),
@@ -303,4 +303,10 @@ def _load(path):
         ) from None
     if "posterior" not in idata.groups():
         raise ValueError(f"{path} has no posterior group, got {', '.join(idata.groups())}")
+    idata.attrs.setdefault("kernels", _without_kernels(idata.attrs.get("method")))
     return idata
+
+
+def _without_kernels(method):
+    """What computed the likelihood of a run that does not say, made before there was a choice."""
+    return "numpy" if method == "prior" else "stan"

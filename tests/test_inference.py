@@ -116,3 +116,11 @@ def test_prior_group_has_the_prior_scales(runs):
     for p in problem.stage.parameters:
         draws = idata.prior[p.name]
         assert abs(draws.std() / problem.priors.scale(p) - 1) < 5 / np.sqrt(2 * draws.size)
+
+
+@pytest.mark.parametrize(("method", "kernels"), [("nuts", "stan"), ("prior", "numpy")])
+def test_a_run_from_before_there_was_a_choice_of_kernels(method, kernels, runs, tmp_path):
+    idata = open_run(runs[method])
+    del idata.attrs["kernels"]
+    idata.to_netcdf(str(tmp_path / "posterior.nc"), engine="h5netcdf")
+    assert open_run(tmp_path).attrs["kernels"] == kernels
