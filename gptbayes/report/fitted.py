@@ -105,4 +105,5 @@ def _prior(problem):
 
 
 def _settings(settings):
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if name != "init")
+    shown = {k: v for k, v in settings.items() if k != "init" and v is not None}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
