@@ -25,13 +25,13 @@ from gptbayes.mixing import segments
 from gptbayes.predict import (
     compare_held_out,
     encode_prompt,
+    fixed_contexts,
     held_out_log_prob,
     loo,
     n_bad_pareto_k,
     stacked,
     write,
 )
-from gptbayes.standata import Problem
 from gptbayes.summary import log_mean_exp, summarise
 
 MASS = (
@@ -119,24 +119,6 @@ class Stack(NamedTuple):
 
     chains: xr.Dataset
     held_out: xr.Dataset
-
-
-def fixed_contexts(problem: Problem, n: int = 16) -> np.ndarray:
-    """Contexts of full length from held-out text, evenly spread, to compare predictions at.
-
-    Parameters
-    ----------
-    problem : Problem
-    n : int
-        At most so many, all different.
-
-    Returns
-    -------
-    ndarray of int, (context, position)
-    """
-    rows = np.unique(problem.held_out.x, axis=0, return_index=True)[1]
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int))
-    return problem.held_out.x[np.sort(rows)[chosen]]
 
 
 def context_log_prob(

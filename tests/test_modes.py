@@ -16,12 +16,16 @@ from gptbayes.mixing import mixing_table
 from gptbayes.modes import (
     context_log_prob,
     find_modes,
-    fixed_contexts,
     function_space,
     stack_chains,
     weight_space,
 )
-from gptbayes.predict import compare_held_out, held_out_log_prob, next_character
+from gptbayes.predict import (
+    compare_held_out,
+    fixed_contexts,
+    held_out_log_prob,
+    next_character,
+)
 from gptbayes.summary import log_mean_exp, r_hat
 
 

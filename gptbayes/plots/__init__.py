@@ -1,0 +1,44 @@
+"""Figures. Each function draws a summary that was computed elsewhere and returns the axes.
+
+Colours are told apart by the colour-blind and in grey; what they say is also in words.
+"""
+
+from gptbayes.plots.attention import plot_attention
+from gptbayes.plots.chains import (
+    plot_dendrogram,
+    plot_mixing,
+    plot_mode_map,
+    plot_path,
+    plot_r_hat,
+    plot_trace,
+)
+from gptbayes.plots.learned import plot_beside_prior, plot_contraction, plot_rank_ecdf
+from gptbayes.plots.predictions import (
+    plot_held_out,
+    plot_ladder,
+    plot_next_character,
+    plot_pareto_k,
+)
+from gptbayes.plots.style import COLOURS, close, drawable, figure, visible
+
+__all__ = [
+    "COLOURS",
+    "close",
+    "drawable",
+    "figure",
+    "plot_attention",
+    "plot_beside_prior",
+    "plot_contraction",
+    "plot_dendrogram",
+    "plot_held_out",
+    "plot_ladder",
+    "plot_mixing",
+    "plot_mode_map",
+    "plot_next_character",
+    "plot_pareto_k",
+    "plot_path",
+    "plot_r_hat",
+    "plot_rank_ecdf",
+    "plot_trace",
+    "visible",
+]

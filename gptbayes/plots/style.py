@@ -1,0 +1,77 @@
+"""What all figures share: colours, fonts, characters that can be seen."""
+
+from __future__ import annotations
+
+import functools
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+
+COLOURS = sns.color_palette("colorblind")
+
+
+MARKERS = "osD^vP*Xph"
+
+
+_VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
+
+
+def visible(text: str) -> str:
+    """A text in which white space can be seen."""
+    return "".join(_VISIBLE.get(character, character) for character in text)
+
+
+def drawable(text: str) -> str:
+    """A text as it can be drawn: its visible characters, or their code points without a glyph."""
+    return "".join(c if _has_glyph(c) else f"U+{ord(c):04X} " for c in visible(text)).rstrip()
+
+
+def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns: int | None = None):
+    """A figure with one or several axes in the house style.
+
+    Returns
+    -------
+    tuple of Figure and ndarray of Axes
+    """
+    sns.set_theme(style="ticks", palette=COLOURS, font=_families(), font_scale=0.85)
+    columns = n_axes if columns is None else min(columns, n_axes)
+    rows = -(-n_axes // columns)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(width, height * rows), squeeze=False, layout="constrained"
+    )
+    for unused in axes.ravel()[n_axes:]:
+        unused.set_visible(False)
+    return fig, axes.ravel()[:n_axes]
+
+
+def close(fig: Figure) -> None:
+    """Free a figure's memory."""
+    plt.close(fig)
+
+
+def intervals(ax, y, summary, colour, label, marker):
+    ax.hlines(y, summary["lower"], summary["upper"], color=colour, lw=2)
+    ax.plot(summary["mean"], y, marker, color=colour, ms=5, label=label)
+
+
+def percent(value):
+    return f"{100 * value:.0f}"
+
+
+@functools.cache
+def _families():
+    """The font that matplotlib brings, and what this machine has for other scripts."""
+    installed = sorted({font.name for font in font_manager.fontManager.ttflist})
+    return ["DejaVu Sans", *(name for name in installed if "CJK" in name)]
+
+
+@functools.cache
+def _has_glyph(character):
+    paths = (font_manager.findfont(name) for name in _families())
+    return any(font_manager.get_font(path).get_char_index(ord(character)) for path in paths)

@@ -1,0 +1,28 @@
+"""What the model says next: posterior predictive text and predictive density."""
+
+from gptbayes.predict.characters import encode_prompt, entropy_split, next_character
+from gptbayes.predict.held_out import (
+    Comparison,
+    compare_held_out,
+    fixed_contexts,
+    held_out_log_prob,
+    unigram_log_density,
+)
+from gptbayes.predict.left_out import loo, n_bad_pareto_k, stacked
+from gptbayes.predict.texts import KINDS, write
+
+__all__ = [
+    "KINDS",
+    "Comparison",
+    "compare_held_out",
+    "encode_prompt",
+    "entropy_split",
+    "fixed_contexts",
+    "held_out_log_prob",
+    "loo",
+    "n_bad_pareto_k",
+    "next_character",
+    "stacked",
+    "unigram_log_density",
+    "write",
+]
