@@ -38,7 +38,13 @@ class Activations(NamedTuple):
     attention: np.ndarray | None
 
 
-def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activations:
+def forward(
+    stage: Stage,
+    parameters: Parameters,
+    tokens: np.ndarray,
+    *,
+    unseen: np.ndarray | None = None,
+) -> Activations:
     """Run a stage of the ladder.
 
     Parameters
@@ -49,6 +55,9 @@ def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activat
     tokens : ndarray of int, (sequence, position) or (..., sequence, position)
         0-based; no longer than the positions that have an embedding. With the batch dims of the
         parameters in front, every draw reads its own tokens.
+    unseen : ndarray of bool, (sequence, position), optional
+        Positions that no other position may look at, in any layer: what attention would have given
+        them goes to the others in proportion. No effect on stages without attention.
 
     Returns
     -------
@@ -65,7 +74,8 @@ def forward(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> Activat
     if "attention" in stage.features:
         weights = []
         for layer in range(parameters["key"].shape[-4]):
-            stream, looked, _ = _block(stage, _of_layer(stage, parameters, layer), stream, layer)
+            p = _of_layer(stage, parameters, layer)
+            stream, looked, _ = _block(stage, p, stream, layer, unseen)
             weights.append(looked)
         attention = np.stack(weights, axis=-5)  # (..., L, H, B, T, T)
     if "blocks" in stage.features:
@@ -166,13 +176,15 @@ def over_draws(
     return joined.reshape(*batch, *joined.shape[1:])
 
 
-def attention_weights(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+def attention_weights(q: np.ndarray, k: np.ndarray, unseen: np.ndarray | None = None) -> np.ndarray:
     """Causal attention weights.
 
     Parameters
     ----------
-    q, k : ndarray, (..., position, head_dim)
+    q, k : ndarray, (..., sequence, position, head_dim)
         Queries and keys.
+    unseen : ndarray of bool, (sequence, position), optional
+        Positions that only they themselves may look at.
 
     Returns
     -------
@@ -180,8 +192,10 @@ def attention_weights(q: np.ndarray, k: np.ndarray) -> np.ndarray:
     """
     n_positions, head_dim = q.shape[-2:]
     scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(head_dim)  # (..., T, h) @ (..., h, T)
-    future = np.triu(np.ones((n_positions, n_positions), dtype=bool), k=1)
-    return softmax(np.where(future, -np.inf, scores), axis=-1)
+    shut = np.triu(np.ones((n_positions, n_positions), dtype=bool), k=1)  # the future
+    if unseen is not None:
+        shut = shut | (unseen[:, None, :] & ~np.eye(n_positions, dtype=bool))  # (B, T, T)
+    return softmax(np.where(shut, -np.inf, scores), axis=-1)
 
 
 def _embed(stage, parameters, tokens):
@@ -199,14 +213,14 @@ def _embed_tokens(embedding, tokens):
     return rows.reshape(*tokens.shape, embedding.shape[-1])
 
 
-def _block(stage, p, stream, layer):
+def _block(stage, p, stream, layer, unseen=None):
     """One block: look around, then think; ``p`` are the parameters of its layer.
 
     The stream after it, attention weights, and hidden units before the ReLU if there are any.
     """
     masks = stage.masks and Masks(*(mask[layer] for mask in stage.masks))
     read = _layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
-    attended, weights = _self_attention(read, p, masks)
+    attended, weights = _self_attention(read, p, masks, unseen)
     stream = stream + attended if "residual" in stage.features else attended
     if "feed_forward" not in stage.features:
         return stream, weights, None
@@ -216,11 +230,11 @@ def _block(stage, p, stream, layer):
     return stream, weights, hidden
 
 
-def _self_attention(stream, p, masks):
+def _self_attention(stream, p, masks, unseen):
     def project(weight):  # (..., H, C, h)
         return stream[..., None, :, :, :] @ weight[..., None, :, :]  # (..., H, B, T, h)
 
-    weights = attention_weights(project(p["query"]), project(p["key"]))  # (..., H, B, T, T)
+    weights = attention_weights(project(p["query"]), project(p["key"]), unseen)  # (..., H, B, T, T)
     if masks:
         n = weights.shape[-1]
         weights = weights * masks.attention[:, None, :n, :n]

@@ -59,6 +59,24 @@ def test_attention_with_equal_scores_is_uniform():
     np.testing.assert_allclose(weights, np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None])
 
 
+def test_what_an_unseen_character_says_does_not_reach_the_others(problem, draws):
+    """Another character there changes the logits there alone; what it loses the others share."""
+    x = problem.training.x
+    unseen = np.zeros(x.shape, dtype=bool)
+    unseen[:, 2] = True
+    changed = x.copy()
+    changed[:, 2] = (changed[:, 2] + 1) % problem.design.vocab_size
+    one, other = (forward(problem.stage, draws, tokens, unseen=unseen) for tokens in (x, changed))
+    assert np.abs(one.logits[:, :, 2] - other.logits[:, :, 2]).max() > 1e-3
+    elsewhere = [0, 1, 3, 4]
+    np.testing.assert_array_equal(one.logits[:, :, elsewhere], other.logits[:, :, elsewhere])
+    if one.attention is not None and not problem.stage.masks:
+        whole = forward(problem.stage, draws, x).attention[:, 0, ..., 3, :4]  # the first layer's
+        shared = np.delete(whole, 2, axis=-1) / (1 - whole[..., 2:3])
+        assert (one.attention[:, 0, ..., 3, 2] == 0).all()
+        np.testing.assert_allclose(np.delete(one.attention[:, 0, ..., 3, :4], 2, axis=-1), shared)
+
+
 def test_batch_dims_and_one_by_one_agree(problem, draws):
     together = forward(problem.stage, draws, problem.training.x).logits
     for i in (0, 12):
