@@ -78,24 +78,46 @@ def diagnose(idata: az.InferenceData) -> Diagnosis:
     """
     method = idata.attrs["method"]
     if method == "optimize":
-        words = "a single point, the best mode found: it has no uncertainty to show"
-        return Diagnosis([Finding(False, words)])
+        return Diagnosis([_METHODS[method]])
     answers = known_answers(idata)
     if method == "prior":
-        words = "independent draws, made without the likelihood: there is nothing to converge"
-        return Diagnosis([Finding(True, words), _agreement_with(answers)], answers)
+        return Diagnosis([_METHODS[method], _agreement_with(answers)], answers)
     if method == "pathfinder":
         return Diagnosis([_importance(idata), _agreement_with(answers)], answers)
     health = sampler_health(idata)
     found = _sampler_findings(idata, health)
     if idata.posterior.sizes["chain"] < 2:
-        found.append(Finding(False, "one chain: nothing here says whether another would agree"))
-        return Diagnosis([*found, _agreement_with(answers)], answers, health)
+        return Diagnosis([*found, _ONE_CHAIN, _agreement_with(answers)], answers, health)
     kinds = quantities(idata)
     r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
     table = convergence(kinds, r_hats)
     found += [_mixing(table, name) for name in ("log probabilities", "log posterior")]
     return Diagnosis([*found, _agreement_with(answers)], answers, health, kinds, r_hats, table)
+
+
+def at_a_glance(idata: az.InferenceData) -> list[Finding]:
+    """What must be said beside any number of a fit, and takes a second or two.
+
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    list of Finding
+        As of `diagnose`, without known answers and without weights.
+    """
+    method = idata.attrs["method"]
+    if method in ("optimize", "prior"):
+        return [_METHODS[method]]
+    if method == "pathfinder":
+        return [_importance(idata)]
+    found = _sampler_findings(idata, sampler_health(idata))
+    if idata.posterior.sizes["chain"] < 2:
+        return [*found, _ONE_CHAIN]
+    kinds = _predictions(idata)
+    table = convergence(kinds)
+    return [*found, *(_mixing(table, name) for name in kinds)]
 
 
 def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
@@ -115,9 +137,7 @@ def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
         found["aligned weights"] = _columns(aligned.values())
     parts = invariants(problem, parameters).values()
     found["invariants"] = _columns([part.values for part in parts])
-    found["log probabilities"] = _columns([idata.log_likelihood["log_lik"].values])
-    found["log posterior"] = _columns([idata.sample_stats["lp"].values[..., None]])
-    return found
+    return {**found, **_predictions(idata)}
 
 
 def sampler_health(idata: az.InferenceData) -> xr.Dataset:
@@ -169,6 +189,13 @@ def pareto_k(idata: az.InferenceData) -> tuple[float, float]:
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     return float(k), float(1 / (weights**2).sum())
+
+
+def _predictions(idata):
+    return {
+        "log probabilities": _columns([idata.log_likelihood["log_lik"].values]),
+        "log posterior": _columns([idata.sample_stats["lp"].values[..., None]]),
+    }
 
 
 def _sampler_findings(idata, health):
@@ -223,6 +250,15 @@ def _importance(idata):
     )
 
 
+_METHODS = {
+    "optimize": Finding(
+        False, "a single point, the best mode found: it has no uncertainty to show"
+    ),
+    "prior": Finding(
+        True, "independent draws, made without the likelihood: there is nothing to converge"
+    ),
+}
+_ONE_CHAIN = Finding(False, "one chain: nothing here says whether another would agree")
 _DIVERGENT = "parts of the posterior were not explored, raise adapt_delta"
 _DEPTH = "trajectories were cut short, mixing is slower than it could be"
 _ENERGY = "the sampler moves slowly between energy levels, tails are under-explored"

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
 
+import browser as chromium
 import numpy as np
 import pytest
 from problems import make_problem
@@ -47,6 +48,22 @@ def runs(tmp_path_factory, programs):
         "optimize": fit.optimize(posed, folder / "optimize", starts=2, seed=3),
         "prior": fit.prior(posed, folder / "prior", draws=60, seed=3),
     }
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; without one the tests that ask for it are skipped, and it is said."""
+    if chromium.executable() is None:
+        pytest.skip(chromium.HOW_TO_GET)
+    with chromium.launched() as found:
+        yield found
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any(chromium.HOW_TO_GET in str(report.longrepr) for report in skipped):
+        terminalreporter.section("no browser")
+        terminalreporter.line(chromium.HOW_TO_GET)
 
 
 def _compiled(number_and_kernels):

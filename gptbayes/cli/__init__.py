@@ -20,6 +20,7 @@ from gptbayes.cli.fitting import add_fit, add_setup, add_stages  # noqa: E402
 from gptbayes.cli.reporting import add_report  # noqa: E402
 from gptbayes.cli.symmetry import add_symmetry  # noqa: E402
 from gptbayes.cli.terminal import ERR, command, progress_bars  # noqa: E402
+from gptbayes.cli.text import add_text  # noqa: E402
 
 __all__ = ["main", "progress_bars"]
 
@@ -75,6 +76,7 @@ def _parser():
     add_setup(commands)
     add_stages(commands)
     add_fit(commands)
+    add_text(commands)
     add_symmetry(commands)
     add_compare(commands)
     add_report(commands)

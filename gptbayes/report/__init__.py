@@ -7,22 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import arviz as az
-import jinja2
 import numpy as np
 
 from gptbayes import __version__
 from gptbayes.diagnostics import diagnose
 from gptbayes.examine import Further, kept
 from gptbayes.inference import open_run, problem_of
-from gptbayes.report.believed import believed, headline
+from gptbayes.report.believed import believed
 from gptbayes.report.disagree import disagree
 from gptbayes.report.fitted import fitted
 from gptbayes.report.looks import looks
+from gptbayes.report.page import page
 from gptbayes.report.says import says
 from gptbayes.report.sensitive import sensitive
-from gptbayes.report.words import METHOD_NAMES
+from gptbayes.report.texts import texts_page
+from gptbayes.report.words import METHOD_NAMES, first_said
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "texts_page", "write_report"]
 
 
 def write_report(run: str | Path, beside: Sequence[str | Path] = ()) -> Path:
@@ -49,10 +50,10 @@ def write_report(run: str | Path, beside: Sequence[str | Path] = ()) -> Path:
     fits = {_label(folder): open_run(folder) for folder in folders}
     if len(fits) < len(folders):
         raise ValueError(f"each run can be given once: {', '.join(str(f) for f in folders)}")
-    page = render(fits, kept(run))
+    html = render(fits, kept(run))
     path = Path(run) / "report.html"
     partial = path.with_name(f".{path.name}-{os.getpid()}")
-    partial.write_text(page, encoding="utf-8")
+    partial.write_text(html, encoding="utf-8")
     os.replace(partial, path)
     return path
 
@@ -75,17 +76,11 @@ def render(fits: Mapping[str, az.InferenceData], further: Further | None = None)
     problem, diagnosis = problem_of(idata), diagnose(idata)
     rng = np.random.default_rng([idata.attrs["seed"], 2])
     named = {_name(name, each): each for name, each in fits.items()}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gptbayes.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template("template.html").render(
+    return page(
         title=f"The posterior of a small GPT: {problem.stage.title.lower()}",
         subtitle=f"Stage {problem.stage.number} on {problem.source}, "
         f"{METHOD_NAMES[idata.attrs['method']]}, {idata.attrs['target']}.",
-        headline=headline(idata, diagnosis),
+        headline=first_said(idata, diagnosis.findings),
         sections=[
             fitted(idata),
             believed(idata, diagnosis),

@@ -18,18 +18,6 @@ _NO_LOO = (
 )
 
 
-def headline(idata: az.InferenceData, diagnosis: Diagnosis) -> list[Finding]:
-    """The warnings of a fit, or the one sentence that there are none."""
-    warnings = [finding for finding in diagnosis.findings if not finding.ok]
-    target = idata.attrs["target"]
-    if target != "posterior":
-        read = ", and where this page says posterior, read prior" if target == "prior" else ""
-        warnings.insert(0, Finding(False, f"the target is not the posterior: {target}{read}"))
-    if warnings:
-        return warnings
-    return [Finding(True, "no diagnostic of these draws is out of its limits")]
-
-
 def believed(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
     """Can these draws be believed?"""
     blocks = [Findings(diagnosis.findings)]

@@ -6,17 +6,8 @@ import base64
 import io
 from typing import NamedTuple
 
-import numpy as np
-import xarray as xr
-
 from gptbayes import plots
 from gptbayes.diagnostics import Finding
-
-LEVELS = (0.05, 0.15, 0.35, 0.6)
-"""Probabilities between the shades under a written character."""
-
-UNSURE = 0.4
-"""An interval of a probability wider than this is marked."""
 
 
 class Paragraph(NamedTuple):
@@ -51,7 +42,7 @@ class Picture(NamedTuple):
 
 class Character(NamedTuple):
     character: str
-    title: str
+    numbers: list[str]
     level: int
     unsure: bool
 
@@ -60,6 +51,7 @@ class Text(NamedTuple):
     title: str
     prompt: str
     characters: list[Character]
+    summary: str
     kind: str = "text"
 
 
@@ -78,29 +70,3 @@ def picture(fig, *, alt: str, caption: str) -> Picture:
     plots.close(fig)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return Picture(f"data:image/png;base64,{encoded}", alt, caption)
-
-
-def text(title: str, summary: xr.Dataset) -> Text:
-    """A written text as a block, the numbers of each character in its tooltip.
-
-    Parameters
-    ----------
-    title : str
-    summary : Dataset (new_position)
-        As `gptbayes.predict.write` returns it.
-    """
-    percent = round(100 * summary.attrs["prob"])
-    characters = []
-    for character, mean, lower, upper in zip(
-        *(summary[name].values for name in ("character", "mean", "lower", "upper")), strict=True
-    ):
-        shown = plots.visible(str(character))
-        characters.append(
-            Character(
-                "↵\n" if character == "\n" else str(character),
-                f"{shown}: probability {mean:.2f}, {percent} % interval {lower:.2f} to {upper:.2f}",
-                int(np.searchsorted(LEVELS, mean)),
-                bool(upper - lower > UNSURE),
-            )
-        )
-    return Text(title, summary.attrs["prompt"], characters)

@@ -17,7 +17,8 @@ from gptbayes.predict import (
     unigram_log_density,
     write,
 )
-from gptbayes.report.blocks import Findings, Heading, Paragraph, Section, Table, picture, text
+from gptbayes.report.blocks import Findings, Heading, Paragraph, Section, Table, picture
+from gptbayes.report.texts import KINDS, LEGEND, text_block
 from gptbayes.report.words import percent, plus_minus, spread
 
 N_CONTEXTS = 3
@@ -69,13 +70,7 @@ def _texts(idata, problem, rng):
     prompt = problem.vocabulary.decode(problem.held_out.x[0])
     blocks = [
         Heading("Written text"),
-        Paragraph(
-            "A coherent text is written by one draw of the weights from beginning to end. In a "
-            "marginal text each character is drawn from the posterior mean of its probability, "
-            "and no single model wrote it. The bar under a character goes from dark to light with "
-            "its probability; a grey ground marks those whose probability the posterior does not "
-            "know within 0.4. Point at a character for its numbers."
-        ),
+        Paragraph(f"{KINDS} {LEGEND}"),
     ]
     wanted = (
         ("Coherent, one posterior draw", "coherent", "posterior"),
@@ -87,7 +82,7 @@ def _texts(idata, problem, rng):
         wanted = (("The mode", "coherent", "posterior"), wanted[-1])
     for title, kind, group in wanted:
         summary = write(idata, prompt, TEXT_LENGTH, rng, kind=kind, group=group)
-        blocks.append(text(title, summary))
+        blocks.append(text_block(title, summary))
     return blocks
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import arviz as az
 import numpy as np
+
+from gptbayes.diagnostics import Finding
 
 METHOD_NAMES = {
     "nuts": "NUTS",
@@ -25,3 +28,15 @@ def plus_minus(value: float, error: float) -> str:
 def spread(n: int, count: int) -> np.ndarray:
     """Indices of ``count`` items spread over ``n``."""
     return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(int))
+
+
+def first_said(idata: az.InferenceData, findings: list[Finding]) -> list[Finding]:
+    """The warnings of a fit, or the one sentence that there are none."""
+    warnings = [finding for finding in findings if not finding.ok]
+    target = idata.attrs["target"]
+    if target != "posterior":
+        read = ", and where this page says posterior, read prior" if target == "prior" else ""
+        warnings.insert(0, Finding(False, f"the target is not the posterior: {target}{read}"))
+    if warnings:
+        return warnings
+    return [Finding(True, "no diagnostic of these draws is out of its limits")]

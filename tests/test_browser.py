@@ -1,0 +1,140 @@
+"""The pages, as a reader sees them: in a real browser without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+from browser import opened
+from scipy.special import softmax
+
+from gptbayes.forward import forward
+from gptbayes.inference import open_run, problem_of
+from gptbayes.report import write_report
+
+pytestmark = pytest.mark.usefixtures("programs", "browser")
+
+NUMBERS = re.compile(r"probability (\S+), 90 % interval (\S+) to (\S+), Monte Carlo error (\S+)")
+SPLIT = re.compile(
+    r"entropy of what comes here (\S+) ± \S+ nats:\s*(\S+) ± \S+ were the weights known,\s*(\S+) ±"
+)
+
+
+@pytest.fixture(scope="module")
+def report(runs):
+    return write_report(runs["nuts"], [runs["pathfinder"], runs["optimize"]])
+
+
+@pytest.fixture(scope="module")
+def texts(runs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "texts.html"
+    command = ["text", runs["nuts"], "--prompt", "the cat sat", "--length", 30, "--texts", 2]
+    done = subprocess.run(
+        [sys.executable, "-m", "gptbayes", *map(str, command), "--html", path],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(params=["report", "texts"])
+def path(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_nothing_is_asked_of_the_network_and_nothing_complains(browser, path):
+    with opened(browser, path) as (page, complaints, requests):
+        page.wait_for_load_state("networkidle")
+        broken = page.evaluate("[...document.images].filter(i => !i.naturalWidth).length")
+    assert not complaints
+    assert requests[0] == path.resolve().as_uri()
+    assert all(url.startswith("data:") for url in requests[1:])
+    assert broken == 0
+
+
+@pytest.mark.parametrize("width", [1280, 480])
+def test_nothing_runs_off_the_page(browser, path, width):
+    with opened(browser, path, viewport={"width": width, "height": 900}) as (page, *_):
+        overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(overflow) <= 0
+
+
+def test_it_prints(browser, path):
+    """To PDF, with the texts and without what is for pointing at."""
+    with opened(browser, path) as (page, *_):
+        assert page.pdf().startswith(b"%PDF-")
+        page.emulate_media(media="print")
+        first = page.locator(".text .c").first
+        first.hover()
+        assert first.is_visible()
+        assert not first.locator(".n").is_visible()
+
+
+def test_pointing_at_a_character_shows_what_the_netcdf_says(browser, path, runs):
+    """Mean, interval and entropies of a character, recomputed from the draws in the file."""
+    netcdf = runs["nuts"] / "posterior.nc"
+    with xr.open_dataset(netcdf, engine="h5netcdf") as root:
+        characters = json.loads(root.attrs["characters"])
+    stage = problem_of(open_run(runs["nuts"])).stage
+    with opened(browser, path) as (page, *_):
+        found = page.locator(".text")
+        assert found.count() >= 2
+        for i in range(found.count()):
+            block = found.nth(i)
+            title = block.locator("xpath=preceding-sibling::h3[1]").inner_text()
+            group = "prior" if "prior" in title else "posterior"
+            with xr.open_dataset(netcdf, group=group, engine="h5netcdf") as draws:
+                parameters = {name: values.values for name, values in draws.items()}
+            written = block.locator(".c")
+            text = block.locator(".prompt").inner_text()
+            shown = [each.replace("↵\n", "\n") for each in written.evaluate_all(_OWN_WORDS)]
+            for k in (0, 7, len(shown) - 1):
+                context = [characters.index(c) for c in (text + "".join(shown[:k]))[-5:]]
+                logits = forward(stage, parameters, np.array([context])).logits[..., 0, -1, :]
+                p = softmax(logits, axis=-1).reshape(-1, len(characters))
+                assert not written.nth(k).locator(".n").is_visible()
+                written.nth(k).hover()
+                tip = written.nth(k).locator(".n")
+                assert tip.is_visible()
+                _check(tip.inner_text(), p, characters.index(shown[k]))
+
+
+def test_the_held_out_density_is_that_of_the_netcdf(browser, report, runs):
+    with xr.open_dataset(
+        runs["nuts"] / "posterior.nc", group="posterior", engine="h5netcdf"
+    ) as draws:
+        parameters = {name: values.values for name, values in draws.items()}
+    with xr.open_dataset(
+        runs["nuts"] / "posterior.nc", group="constant_data", engine="h5netcdf"
+    ) as data:
+        x, y = data["held_out_x"].values, data["held_out_y"].values
+    stage = problem_of(open_run(runs["nuts"])).stage
+    p = softmax(forward(stage, parameters, x).logits, axis=-1)
+    each = np.take_along_axis(p, np.broadcast_to(y[..., None], (*p.shape[:-1], 1)), -1)[..., 0]
+    elpd = np.log(each.prod(axis=-1).mean(axis=(0, 1))).sum() / y.size
+    with opened(browser, report) as (page, *_):
+        cell = page.locator("#says table td:text-is('NUTS (nuts)') + td").first.inner_text()
+    assert float(cell.split()[0]) == pytest.approx(elpd, abs=5e-4)
+
+
+_OWN_WORDS = "all => all.map(c => c.firstChild.textContent)"
+
+
+def _check(tip, p, token):
+    """What a tip says, against draws of the probabilities (draw, token)."""
+    mean = p.mean(axis=0)
+    numbers = [float(each) for each in NUMBERS.search(tip).groups()]
+    wanted = [mean[token], *np.quantile(p[:, token], [0.05, 0.95])]
+    np.testing.assert_allclose(numbers[:3], wanted, atol=6e-4)
+    total, expected, within = (float(each) for each in SPLIT.search(tip).groups())
+    entropy = -(p * np.log(p)).sum(axis=1).mean()
+    assert expected == pytest.approx(entropy, abs=6e-4)
+    raised = total + (mean * np.log(mean)).sum()  # what was added for the finite number of draws
+    assert -6e-4 <= raised < 0.1
+    assert total - expected == pytest.approx(within, abs=2e-3)
