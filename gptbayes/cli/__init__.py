@@ -15,6 +15,7 @@ from collections.abc import Sequence
 warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
 
 import gptbayes  # noqa: E402
+from gptbayes.cli.attention import add_attention  # noqa: E402
 from gptbayes.cli.comparing import add_compare  # noqa: E402
 from gptbayes.cli.fitting import add_fit, add_setup, add_stages  # noqa: E402
 from gptbayes.cli.reporting import add_report  # noqa: E402
@@ -77,6 +78,7 @@ def _parser():
     add_stages(commands)
     add_fit(commands)
     add_text(commands)
+    add_attention(commands)
     add_symmetry(commands)
     add_compare(commands)
     add_report(commands)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import arviz as az
+import numpy as np
 import xarray as xr
 
-from gptbayes import plots
-from gptbayes.attention import (
-    attention_back,
-    attention_draws,
-    match_heads,
-    summarise_attention,
-)
+from gptbayes import attention, plots
 from gptbayes.diagnostics import Finding
 from gptbayes.inference import problem_of
-from gptbayes.report.blocks import Findings, Paragraph, Section, Table, picture
-from gptbayes.report.words import percent, spread
-from gptbayes.summary import summarise
+from gptbayes.report.blocks import Findings, Heading, Paragraph, Section, Table, picture
+from gptbayes.report.words import interval, percent, plus_minus, spread
+
+N_MAPS = 2
+"""Contexts whose attention weights are drawn."""
 
 
 def looks(idata: az.InferenceData) -> Section:
@@ -25,86 +22,162 @@ def looks(idata: az.InferenceData) -> Section:
     if "attention" not in problem.stage.features:
         note = f"Nowhere: stage {problem.stage.number} has no attention, stages 04 to 12 have."
         return Section("looks", "Where does it look?", [Paragraph(note)])
-    contexts = problem.held_out.x[spread(len(problem.held_out.x), 8)]
-    summary = summarise_attention(idata, contexts)
+    matching = attention.head_order(idata)
+    blocks = [
+        Paragraph(_what_it_is(problem, len(matching.contexts))),
+        *_matching(matching),
+        *_maps(idata, problem, matching),
+        *_roles(idata, problem, matching),
+        *_removal(idata, problem, matching),
+    ]
+    return Section("looks", "Where does it look?", blocks)
+
+
+def _what_it_is(problem, n_contexts):
     rows = "each row sums to one"
     if problem.stage.masks:
         rows = (
             "each row sums to one before the dropout masks silence some weights and scale the rest"
         )
-    blocks = [
-        Paragraph(
-            "Attention weights say from which earlier characters a position takes what it passes "
-            f"on; {rows}. They are not an explanation of a prediction. Heads have no "
-            "names in the posterior: each draw's heads were first matched to the others' by what "
-            f"they do on the same {len(contexts)} held-out contexts."
-        ),
-        *_ambiguity(summary),
-        _attention_picture(summary),
-        *_roles(idata, contexts),
-    ]
-    return Section("looks", "Where does it look?", blocks)
+    return (
+        "A transformer predicts the next character from what each position passes on to the last. "
+        "Attention weights say from which earlier characters a position takes that; "
+        f"{rows}. A head is one such set of weights. Heads have no names in the posterior, every "
+        "draw may list them in another order: they were matched across draws by what they do on "
+        f"the same {n_contexts} held-out contexts, and numbered by how far they look back, the "
+        "nearest first."
+    )
 
 
-def _ambiguity(summary):
-    found = []
-    for layer in range(summary.sizes["layer"]):
-        if summary.sizes["head"] < 2:
-            continue
-        share = float(summary["ambiguous"][layer])
-        which = f" in layer {layer + 1}" if summary.sizes["layer"] > 1 else ""
-        sentence = f"the matching of heads{which} is ambiguous in {percent(share)} of the draws"
-        if share > 0.1:
-            sentence += ": heads overlap, and a mean over draws mixes them"
-        found.append(Finding(share <= 0.1, sentence))
+def _matching(matching):
+    found = [Finding(*said) for said in attention.matching_sentences(matching)]
     return [Findings(found)] if found else []
 
 
-def _attention_picture(summary):
-    heads = [(i, j) for i in range(summary.sizes["layer"]) for j in range(summary.sizes["head"])]
-    shown = range(min(2, summary.sizes["sequence"]))
-    fig, axes = plots.figure(
-        len(heads) * len(shown),
-        width=4.1 * min(len(heads), 2),
-        height=4.0,
-        columns=min(len(heads), 2),
-    )
-    panels = [(b, layer, head) for b in shown for layer, head in heads]
-    for ax, (b, layer, head) in zip(axes, panels, strict=True):
+def _maps(idata, problem, matching):
+    contexts = problem.held_out.x[spread(len(problem.held_out.x), N_MAPS)]
+    summary = attention.summarise_attention(idata, contexts, matching=matching)
+    heads = list(_heads(summary.sizes))
+    columns = min(len(heads), 2)
+    n = len(contexts) * len(heads)
+    fig, axes = plots.figure(n, width=4.4 * columns, height=4.2, columns=columns)
+    panels = [(b, *each) for b in range(len(contexts)) for each in heads]
+    for ax, (b, layer, head, name) in zip(axes, panels, strict=True):
         one = summary.isel(sequence=b, layer=layer, head=head)
         plots.plot_attention(one, text=str(summary["text"][b].values), ax=ax)
-        name = f"head {head + 1}" + (f", layer {layer + 1}" if summary.sizes["layer"] > 1 else "")
         ax.set_title(name, fontsize="medium")
-    return picture(
-        fig,
-        alt="mean attention weights of each head at two held-out contexts",
-        caption=f"Mean attention weights, light is more; figures are {percent(0.9)} intervals in "
-        "per cent. Rows are positions, columns what they look at. The first position can only "
-        "look at itself.",
-    )
+    return [
+        picture(
+            fig,
+            alt=f"mean attention weights of each head at {len(contexts)} held-out contexts",
+            caption="Rows are positions, columns what they look at. MARKS The first position can "
+            "only look at itself.",
+        ),
+        _effective(summary),
+    ]
 
 
-def _roles(idata, contexts):
+def _effective(summary):
+    last = summary.isel(query_position=-1)
     rows = []
-    for group in ("posterior", "prior"):
-        weights = match_heads(attention_draws(idata, contexts, group=group)).weights
-        roles = {
-            name: summarise(attention_back(weights, distance).mean("sequence"))
-            for distance, name in enumerate(("itself", "the previous character"))
-        }
-        for layer in range(weights.sizes["layer"]):
-            for head in range(weights.sizes["head"]):
-                at = {"layer": layer, "head": head}
-                cells = [_mean_interval(role.isel(at)) for role in roles.values()]
-                rows.append([group, f"{layer + 1}", f"{head + 1}", *cells])
+    for layer, head, name in _heads(summary.sizes):
+        cells = []
+        for b in range(summary.sizes["sequence"]):
+            one = last.isel(layer=layer, head=head, sequence=b)
+            ends = {end: one[f"effective_positions_{end}"] for end in ("lower", "upper")}
+            cells.append(interval({"mean": one["effective_positions"], **ends}, sign=""))
+        rows.append([name, *cells])
+    texts = [f"after “{plots.visible(str(text))}”" for text in summary["text"].values]
     caption = (
-        "Attention of a position to itself and to the previous character, minus what a uniform "
-        f"look at the context gives them, averaged over contexts and positions: mean and "
-        f"{percent(0.9)} interval. What the prior already does has not been learned."
+        "Effective number of positions that the last position looks at, the exponential of the "
+        f"entropy of its weights: mean and {percent(0.9)} interval, of "
+        f"{summary.sizes['query_position']} it could look at."
     )
-    return [Table(caption, ["", "layer", "head", *roles], rows)]
+    return Table(caption, ["", *texts], rows)
 
 
-def _mean_interval(one: xr.Dataset):
-    mean, lower, upper = (float(one[name]) for name in ("mean", "lower", "upper"))
-    return f"{mean:+.2f} ({lower:+.2f} to {upper:+.2f})"
+def _roles(idata, problem, matching):
+    roles = attention.head_roles(idata, matching)
+    fig, axes = plots.figure(1, width=9, height=0.42 * roles.ranks.sizes["role"] + 1.4)
+    first, rows = roles.ranks.isel(rank=0), []
+    for role in roles.ranks["role"].values:
+        one = first.sel(role=role)
+        more = f"{float(one['exceeds_prior']):.2f} ± {float(one['exceeds_prior_mcse']):.2f}"
+        sides = [interval(one.sel(source=source)) for source in ("posterior", "prior")]
+        rows.append([str(role), *sides, more])
+    said = [each for each in attention.role_sentences(roles) if each.learned]
+    learned = Paragraph("No head does anything that the prior does not do as much.")
+    if said:
+        learned = Findings([Finding(True, each.text) for each in said])
+    n = min(len(problem.held_out.x), 50)
+    caption = (
+        "Attention to kinds of places, minus what a uniform look gives them, of the head that has "
+        f"most of it in each draw, which needs no matching: mean and {percent(0.9)} interval over "
+        f"draws, averaged over {n} held-out contexts. What the prior already does has not been "
+        "learned: the last column is the probability that a draw of the posterior has more of it "
+        "than a draw of the prior, one half if they cannot be told apart."
+    )
+    return [
+        Heading("What do heads look at, and is it learned?"),
+        Table(caption, ["looks at", "posterior", "prior", "more than prior"], rows),
+        learned,
+    ]
+
+
+def _removal(idata, problem, matching):
+    x, y = (part[: attention.N_CONTEXTS] for part in problem.held_out)
+    heads = attention.head_removal(idata, x, y, matching=matching)
+    rows = [
+        [name, *_costs(heads.average.isel(layer=layer, head=head))]
+        for layer, head, name in _heads(heads.average.sizes)
+    ]
+    columns = ["without", "posterior", "prior", "probability that it costs"]
+    blocks = [
+        Heading("Does it matter where it looks?"),
+        Paragraph(
+            "Attention is not an explanation: a position may be looked at and change nothing. The "
+            "control is to take a head or a position away and to see what that costs the "
+            f"prediction of the characters that did come, at {len(x)} held-out contexts."
+        ),
+        Table(
+            "What predictions lose without a head, nats per character: mean and "
+            f"{percent(0.9)} interval over draws; below 0, they gain.",
+            columns,
+            rows,
+        ),
+    ]
+    if x.shape[1] < 2:
+        return blocks
+    found = attention.position_removal(idata, x, y)
+    rows = [
+        [f"{int(found.average['back'][k])} back", *_costs(found.average.isel(position=k))]
+        for k in reversed(range(found.average.sizes["position"]))
+    ]
+    caption = "What the character after the context loses if no position may look at one, nats."
+    agreement = [
+        f"with attention taken as the {measure}, "
+        f"{interval(found.agreement.sel(measure=measure, source='posterior'))} "
+        f"(prior {interval(found.agreement.sel(measure=measure, source='prior'))})"
+        for measure in found.agreement["measure"].values
+    ]
+    return [
+        *blocks,
+        Table(caption, columns, rows),
+        Paragraph(
+            "Rank correlation between how much the last position looks at a position and how much "
+            f"its removal changes, {percent(0.9)} interval: {'; '.join(agreement)}."
+        ),
+    ]
+
+
+def _costs(one: xr.Dataset):
+    ours = one.sel(source="posterior")
+    sides = [interval(one.sel(source=source), digits=3) for source in ("posterior", "prior")]
+    return *sides, f"{float(ours['hurts']):.2f} ± {float(ours['hurts_mcse']):.2f}"
+
+
+def _heads(sizes):
+    """Layer, head and name of each."""
+    for layer, head in np.ndindex(sizes["layer"], sizes["head"]):
+        name = f"head {head + 1}" + (f", layer {layer + 1}" if sizes["layer"] > 1 else "")
+        yield layer, head, name

@@ -8,18 +8,14 @@ import arviz as az
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.diagnostics import Finding
 from gptbayes.inference import problem_of
 from gptbayes.predict import (
-    Comparison,
-    compare_held_out,
     next_character,
-    unigram_log_density,
     write,
 )
-from gptbayes.report.blocks import Findings, Heading, Paragraph, Section, Table, picture
+from gptbayes.report.blocks import Heading, Paragraph, Section, picture
 from gptbayes.report.texts import KINDS, LEGEND, text_block
-from gptbayes.report.words import percent, plus_minus, spread
+from gptbayes.report.words import percent, spread
 
 N_CONTEXTS = 3
 TEXT_LENGTH = 120
@@ -30,7 +26,6 @@ def says(
 ) -> Section:
     """What does the model say next?"""
     problem = problem_of(idata)
-    comparison = compare_held_out(fits)
     blocks = [
         _next_character_picture(idata, problem),
         Paragraph(
@@ -38,8 +33,9 @@ def says(
             "how sure the posterior is of the probability, not how probable the character is."
         ),
         *_texts(idata, problem, rng),
-        Heading("Held-out text"),
-        *_held_out(idata, comparison),
+        *_checks(idata, rng),
+        *density_blocks(fits),
+        *reliability_blocks(fits, rng),
     ]
     return Section("says", "What does the model say next?", blocks)
 
@@ -84,44 +80,3 @@ def _texts(idata, problem, rng):
         summary = write(idata, prompt, TEXT_LENGTH, rng, kind=kind, group=group)
         blocks.append(text_block(title, summary))
     return blocks
-
-
-def _held_out(idata, comparison: Comparison):
-    problem, table = problem_of(idata), comparison.table
-    unigram, unigram_se = unigram_log_density(idata)
-    uniform = -np.log(problem.design.vocab_size)
-    fig, (ax,) = plots.figure(height=0.5 * table.sizes["fit"] + 1.4)
-    yardsticks = {"uniform guess": uniform, "character frequencies": unigram}
-    plots.plot_held_out(table, yardsticks=yardsticks, ax=ax)
-    rows = []
-    for name in table["fit"].values:
-        row = table.sel(fit=name)
-        first = name == table["fit"].values[0]
-        rows.append(
-            [
-                str(name),
-                f"{float(row['per_character']):.3f} ± {float(row['per_character_se']):.3f}",
-                f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}",
-                "" if np.isnan(row["mcse"]) else f"{float(row['mcse']):.1f}",
-                "" if first else plus_minus(row["difference"], row["difference_se"]),
-            ]
-        )
-    rows.append(["character frequencies", f"{unigram:.3f} ± {unigram_se:.3f}", "", "", ""])
-    rows.append(["uniform guess", f"{uniform:.3f}", "", "", ""])
-    caption = (
-        f"Log predictive density of {table.attrs['n_sequence']} held-out sequences, "
-        f"{table.attrs['n_character']} characters, in nats ± one standard error over sequences; "
-        "differences are to the first row and paired. The unit is the sequence: the logarithm of "
-        "the posterior mean of the probability of all its characters."
-    )
-    columns = ["fit", "per character", "sum", "Monte Carlo error", "difference"]
-    found = [
-        picture(fig, alt="held-out log density of the fits", caption="Two standard errors."),
-        Table(caption, columns, rows),
-    ]
-    if table.attrs["n_sequence"] < 30:
-        n = table.attrs["n_sequence"]
-        found.append(
-            Findings([Finding(False, f"only {n} held-out sequences: standard errors are rough")])
-        )
-    return found

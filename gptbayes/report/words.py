@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import arviz as az
 import numpy as np
 
@@ -23,6 +25,15 @@ def percent(share: float) -> str:
 def plus_minus(value: float, error: float) -> str:
     """A signed value with its standard error."""
     return f"{float(value):+.1f} ± {float(error):.1f}"
+
+
+def interval(one: Mapping[str, float], *, digits: int = 2, sign: str = "+") -> str:
+    """A mean with its interval; a single draw has none."""
+    mean, lower, upper = (float(one[name]) for name in ("mean", "lower", "upper"))
+    shown = f"{mean:{sign}.{digits}f}"
+    if np.isnan(lower):
+        return shown
+    return f"{shown} ({lower:{sign}.{digits}f} to {upper:{sign}.{digits}f})"
 
 
 def spread(n: int, count: int) -> np.ndarray:

@@ -1,0 +1,209 @@
+"""`gptbayes attention`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from gptbayes import attention, plots, predict
+from gptbayes.cli.terminal import ERR, OUT, command, print_findings
+from gptbayes.diagnostics import Finding, at_a_glance
+from gptbayes.inference import open_run, problem_of
+from gptbayes.report.words import first_said, interval
+
+
+def add_attention(commands) -> None:
+    parser = command(
+        commands.add_parser,
+        _attention,
+        "attention",
+        help="where the heads look, and what of it the text taught",
+        description="The posterior of attention weights at a context, heads matched across draws "
+        "by what they do; what each head looks at beyond a uniform look, prior beside posterior; "
+        "and, as attention is no explanation, what predictions lose without a head or a position.",
+        epilog="""
+            gptbayes attention runs/05-nuts
+            gptbayes attention runs/05-nuts --context "better t" --figure attention.png
+            gptbayes attention runs/05-nuts --no-removal --out weights.csv
+        """,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="a fit of stage 04 to 12")
+    help_text = "where to look; its last characters are read (the beginning of held-out text)"
+    add("--context", metavar="TEXT", help=help_text)
+    help_text = "held-out sequences over which roles and removals are averaged (50)"
+    add("--contexts", type=int, default=attention.N_CONTEXTS, metavar="N", help=help_text)
+    add("--prob", type=float, default=0.9, help="mass of the intervals (0.9)")
+    add("--no-removal", action="store_true", help="do not take heads and positions away")
+    add("--figure", type=Path, metavar="FILE.png", help="draw the weights at the context")
+    add("--out", type=Path, metavar="FILE.csv", help="write the weights at the context")
+
+
+def _attention(arguments):
+    idata = open_run(arguments.run)
+    problem = problem_of(idata)
+    if arguments.contexts < 1:
+        raise ValueError(f"--contexts must be at least 1, got {arguments.contexts}")
+    x, y = (part[: arguments.contexts] for part in problem.held_out)
+    context = _context(problem, arguments.context)
+    options = {"prob": arguments.prob}
+    with ERR.status("matching heads") as status:
+        matching = attention.head_order(idata)
+        status.update("reading the context")
+        summary = attention.summarise_attention(idata, context, matching=matching, **options)
+        status.update(f"looking for roles at {len(x)} held-out contexts")
+        roles = attention.head_roles(idata, matching, x, **options)
+        removed = None
+        if not arguments.no_removal:
+            status.update("taking heads away")
+            heads = attention.head_removal(idata, x, y, matching=matching, **options)
+            removed = heads, None
+            if x.shape[1] > 1:
+                status.update("taking positions away")
+                removed = heads, attention.position_removal(idata, x, y, **options)
+    print_findings(Finding(*said) for said in attention.matching_sentences(matching))
+    _print_weights(summary.isel(sequence=0))
+    _print_roles(roles)
+    if removed:
+        _print_head_removal(removed[0])
+        if removed[1]:
+            _print_position_removal(removed[1])
+    print_findings(f for f in first_said(idata, at_a_glance(idata)) if not f.ok)
+    if arguments.figure:
+        _draw(summary.isel(sequence=0), arguments.figure)
+        OUT.print(str(arguments.figure), markup=False, soft_wrap=True)
+    if arguments.out:
+        summary.isel(sequence=0).to_dataframe().to_csv(arguments.out)
+        OUT.print(str(arguments.out), markup=False, soft_wrap=True)
+
+
+def _context(problem, text):
+    if text is None:
+        return problem.held_out.x[:1]
+    tokens = predict.encode_prompt(problem.vocabulary, text)
+    return tokens[None, -problem.design.block_size :]
+
+
+def _heads(sizes):
+    """Layer, head and name of each."""
+    for layer, head in np.ndindex(sizes["layer"], sizes["head"]):
+        name = f"head {head + 1}" + (f", layer {layer + 1}" if sizes["layer"] > 1 else "")
+        yield layer, head, name
+
+
+def _print_weights(summary):
+    text = str(summary["text"].values)
+    last = summary.isel(query_position=-1)
+    title = (
+        f"Where the last position of “{plots.visible(text)}” looks, mean and "
+        f"{100 * summary.attrs['prob']:.0f} % interval; * more than uniform with probability "
+        "above 0.95"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("at", no_wrap=True)
+    columns = list(_heads(summary.sizes))
+    for _, _, name in columns:
+        table.add_column(name, no_wrap=True)
+    for k, character in enumerate(text):
+        one = last.isel(key_position=k)
+        cells = []
+        for layer, head, _ in columns:
+            cell = one.isel(layer=layer, head=head)
+            star = " *" if float(cell["above_uniform"]) > 0.95 else ""
+            cells.append(interval(cell, sign="") + star)
+        table.add_row(f"{k + 1} {plots.visible(character)}", *cells)
+    cells = []
+    for layer, head, _ in columns:
+        cell = last.isel(layer=layer, head=head)
+        part = {"mean": cell["effective_positions"]}
+        part |= {end: cell[f"effective_positions_{end}"] for end in ("lower", "upper")}
+        cells.append(interval(part, sign=""))
+    table.add_row("effective number of positions", *cells, style="dim")
+    OUT.print()
+    OUT.print(Text(title, "bold"), table, "", sep="\n")
+
+
+def _print_roles(roles):
+    """For each role the head that has most of it, which needs no matching, and what was learned."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("looks at", "posterior", "prior", "P(more than prior)", "the head of it"):
+        table.add_column(name, no_wrap=True)
+    first = roles.ranks.isel(rank=0)
+    for role in roles.ranks["role"].values:
+        one, heads = first.sel(role=role), roles.heads.sel(role=role, source="posterior")
+        table.add_row(
+            str(role),
+            interval(one.sel(source="posterior")),
+            interval(one.sel(source="prior")),
+            f"{float(one['exceeds_prior']):.2f} ± {float(one['exceeds_prior_mcse']):.2f}",
+            _most_probable(heads),
+        )
+    title = "Roles: attention beyond uniform of the head that has most of it in each draw"
+    OUT.print(Text(title, "bold"), table, "", sep="\n")
+    if roles.left_out:
+        OUT.print(f"not in these contexts: {', '.join(roles.left_out)}", "", sep="\n")
+    learned = [each.text for each in attention.role_sentences(roles) if each.learned]
+    lines = learned or ["no head does anything that the prior does not do as much"]
+    OUT.print(Text("What the text taught heads, as far as they have names", "bold"))
+    OUT.print(*(f"  {line}" for line in lines), "", sep="\n", markup=False, soft_wrap=True)
+
+
+def _most_probable(heads):
+    layer, head, name = max(
+        _heads(heads.sizes),
+        key=lambda each: float(heads["probability"].isel(layer=each[0], head=each[1])),
+    )
+    one = heads.isel(layer=layer, head=head)
+    p, error = float(one["probability"]), float(one["probability_mcse"])
+    return f"{name}, with probability {p:.2f} ± {error:.2f}"
+
+
+def _print_head_removal(removal):
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("without", "posterior", "prior", "P(it costs)"):
+        table.add_column(name, no_wrap=True)
+    for layer, head, name in _heads(removal.average.sizes):
+        one = removal.average.isel(layer=layer, head=head)
+        table.add_row(name, *_costs(one))
+    title = "What predictions lose, nats per character"
+    OUT.print(Text(title, "bold"), table, "", sep="\n")
+
+
+def _print_position_removal(removal):
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("without the position", "posterior", "prior", "P(it costs)"):
+        table.add_column(name, no_wrap=True)
+    for k in reversed(range(removal.average.sizes["position"])):
+        one = removal.average.isel(position=k)
+        table.add_row(f"{int(one['back'])} back", *_costs(one))
+    OUT.print(Text("What the next character loses, nats", "bold"), table, "", sep="\n")
+    for measure in removal.agreement["measure"].values:
+        one = removal.agreement.sel(measure=measure)
+        ours, theirs = (interval(one.sel(source=source)) for source in ("posterior", "prior"))
+        OUT.print(
+            f"rank correlation of attention ({measure}) with the effect of removal: {ours}; "
+            f"prior {theirs}",
+            soft_wrap=True,
+        )
+    OUT.print()
+
+
+def _costs(one):
+    ours = one.sel(source="posterior")
+    likely = f"{float(ours['hurts']):.2f} ± {float(ours['hurts_mcse']):.2f}"
+    return interval(ours, digits=3), interval(one.sel(source="prior"), digits=3), likely
+
+
+def _draw(summary, path):
+    panels = list(_heads(summary.sizes))
+    columns = min(summary.sizes["head"], 4)
+    fig, axes = plots.figure(len(panels), width=4.2 * columns, height=4.0, columns=columns)
+    for ax, (layer, head, name) in zip(axes, panels, strict=True):
+        one = summary.isel(layer=layer, head=head)
+        plots.plot_attention(one, text=str(summary["text"].values), ax=ax)
+        ax.set_title(name)
+    fig.savefig(path, dpi=150)
+    plots.close(fig)
