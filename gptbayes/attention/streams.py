@@ -98,7 +98,7 @@ def summarise_scalars(
     first = flat[0, 0]
     varies = np.ptp(flat, axis=(0, 1)) > CONSTANT * np.maximum(1, np.abs(first))
     if flat[..., 0].size > 1:
-        found["sd"][:] = found["mcse_mean"][:] = 0.0
+        found["sd"][:] = found["mcse_mean"][:] = np.where(np.isnan(first), np.nan, 0.0)
         found["lower"][:] = found["upper"][:] = first
     found["mean"][:] = first
     indices = np.flatnonzero(varies)
