@@ -1,18 +1,59 @@
 """Where the model looks: the posterior of attention weights at real contexts.
 
-The posterior does not tell heads apart: every draw may list them in another order. Weights are
-averaged over draws only after the heads have been matched by what they do on the same contexts.
+The posterior does not tell heads apart: every draw may list them in another order. Heads are
+matched once, by what they do on a fixed set of contexts (`head_order`), and everything that is said
+of a head is said of matched heads: weights (`summarise_attention`), roles (`head_roles`), and what
+predictions lose without one (`head_removal`). What needs no matching stands beside it: attention
+through the layers (`attention_rollout`), the effect of removing a position (`position_removal`),
+roles sorted over heads. The prior is shown beside the posterior everywhere: it has patterns too.
 """
 
-from gptbayes.attention.matching import AMBIGUOUS, Matched, match_heads
-from gptbayes.attention.roles import attention_back
+from gptbayes.attention.classes import CLASSES
+from gptbayes.attention.matching import (
+    AMBIGUOUS,
+    Matched,
+    Matching,
+    head_order,
+    match_heads,
+    matched,
+    matching_sentences,
+)
+from gptbayes.attention.removal import (
+    HeadRemoval,
+    PositionRemoval,
+    head_removal,
+    position_removal,
+)
+from gptbayes.attention.roles import (
+    Roles,
+    RoleSentence,
+    attention_back,
+    head_roles,
+    role_sentences,
+)
+from gptbayes.attention.rollout import attention_rollout, rollout
 from gptbayes.attention.weights import attention_draws, summarise_attention
 
 __all__ = [
     "AMBIGUOUS",
+    "CLASSES",
+    "HeadRemoval",
     "Matched",
+    "Matching",
+    "PositionRemoval",
+    "RoleSentence",
+    "Roles",
     "attention_back",
     "attention_draws",
+    "attention_rollout",
+    "head_order",
+    "head_removal",
+    "head_roles",
     "match_heads",
+    "matched",
+    "matching_sentences",
+    "position_removal",
+    "role_sentences",
+    "rollout",
     "summarise_attention",
 ]

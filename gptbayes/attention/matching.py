@@ -1,16 +1,83 @@
-"""Which heads of different draws do the same."""
+"""Which heads of different draws do the same.
+
+The posterior of a model with several heads does not change when they change places, and neither
+does the prior. Every draw may list them in another order. Heads are matched by what they do on a
+fixed set of real contexts; the order that comes of it then serves at any context.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
+import arviz as az
 import numpy as np
 import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
+from gptbayes.attention.streams import (
+    OVER,
+    checked_contexts,
+    draws_of,
+    labelled,
+    probability,
+    problem_with_attention,
+)
+from gptbayes.forward import forward, over_draws
+from gptbayes.predict import fixed_contexts
+from gptbayes.stages import Stage
+
 AMBIGUOUS = 0.1
 """A matching is ambiguous if another costs less than a tenth more."""
+MANY_AMBIGUOUS = 0.1
+"""Share of ambiguous draws from which on it is said that heads have no names."""
+N_CONTEXTS = 16
+MAX_BYTES = 256 * 2**20
+"""Default bound on the patterns that heads are matched by."""
+ROUNDING = 1e-5
+"""Relative error of a squared distance in single precision."""
+
+
+class Matching(NamedTuple):
+    """Which head of each draw plays the part of each matched head.
+
+    Matched heads are numbered by how far they look back on average, the nearest first, so that
+    their numbers do not depend on the order in which the draws list them.
+
+    Attributes
+    ----------
+    order : DataArray of int (chain, draw, layer, head)
+        The draw's own number of each matched head.
+    ambiguous : DataArray (layer)
+        Share of draws in which another matching costs less than a tenth more. Near one, heads
+        are exchangeable and overlap: no head has a name.
+    ambiguous_mcse : DataArray (layer)
+        Its Monte Carlo standard error.
+    ambiguous_draw : DataArray of bool (chain, draw, layer)
+        Which draws these are.
+    reference : DataArray of float32 (layer, head, sequence, weight)
+        The mean pattern of each matched head; weights are those of the past, row by row.
+    kind : DataArray of int (layer, head)
+        Heads of different kinds are not exchangeable: their dropout masks differ, and they are
+        never matched with each other. All 0 without dropout.
+    contexts : ndarray of int, (sequence, position)
+        What they were matched on.
+    iterations : DataArray of int (layer)
+        Rounds until nothing changed; 0 if the reference was given.
+    converged : DataArray of bool (layer)
+        False if the last round still changed something.
+    """
+
+    order: xr.DataArray
+    ambiguous: xr.DataArray
+    ambiguous_mcse: xr.DataArray
+    ambiguous_draw: xr.DataArray
+    reference: xr.DataArray
+    kind: xr.DataArray
+    contexts: np.ndarray
+    iterations: xr.DataArray
+    converged: xr.DataArray
 
 
 class Matched(NamedTuple):
@@ -31,10 +98,124 @@ class Matched(NamedTuple):
     ambiguous: xr.DataArray
 
 
-def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
-    """Match heads across draws and chains by their attention weights.
+def head_order(
+    idata: az.InferenceData,
+    *,
+    n_contexts: int = N_CONTEXTS,
+    contexts: np.ndarray | None = None,
+    group: str = "posterior",
+    reference: Matching | None = None,
+    max_iterations: int = 50,
+    max_bytes: int = MAX_BYTES,
+) -> Matching:
+    """Match heads across draws and chains by what they do on a fixed set of real contexts.
 
-    Linear assignment of each draw's heads to the mean of the matched draws, to a fixed point.
+    In each layer, linear assignment of every draw's heads to the mean patterns of the matched
+    draws, by squared distance, again and again until no draw changes: the k-means of permutations.
+
+    Matching finds order in noise. Prior draws have heads without any roles, yet sorted into places
+    they get mean patterns that differ. A posterior pattern is therefore read beside the prior's,
+    and the prior draws must have had the same treatment: match them to the posterior's
+    ``reference``, which is the last step of the posterior's own matching. If the text had taught
+    nothing, both would then show the same.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    n_contexts : int
+        How many held-out contexts to match on (`gptbayes.predict.fixed_contexts`); fewer if
+        their patterns would not fit into ``max_bytes``.
+    contexts : ndarray of int, (sequence, position), optional
+        0-based tokens to match on instead.
+    group : {"posterior", "prior"}
+    reference : Matching, optional
+        Assign each draw once to these patterns, at these contexts, instead of finding new ones.
+    max_iterations : int
+    max_bytes : int
+        Bound on the patterns of all draws, which are kept in single precision.
+
+    Returns
+    -------
+    Matching
+
+    Raises
+    ------
+    ValueError
+        For a stage without attention, or sizes that do not fit.
+    """
+    problem = problem_with_attention(idata)
+    if n_contexts < 1 or max_iterations < 1:
+        raise ValueError(
+            f"n_contexts and max_iterations must be positive, got {n_contexts}, {max_iterations}"
+        )
+    parameters = draws_of(idata, group)
+    batch = parameters["key"].shape[:2]
+    if reference is not None:
+        contexts = reference.contexts
+    else:
+        contexts = fixed_contexts(problem, n_contexts) if contexts is None else contexts
+        contexts = checked_contexts(problem, contexts)
+        contexts = contexts[: _n_that_fit(problem, int(np.prod(batch)), contexts, max_bytes)]
+    patterns = _patterns(problem, parameters, contexts)
+    kinds = head_kinds(problem.stage, patterns.shape[0], patterns.shape[2], contexts.shape[1])
+    found = []
+    for layer, (drawn, kind) in enumerate(zip(patterns, kinds, strict=True)):
+        if reference is None:
+            found.append(_match_layer(drawn, kind, max_iterations, contexts.shape[1]))
+        else:
+            given = reference.reference.values[layer].reshape(drawn.shape[1], -1)
+            slots = reference.kind.values[layer]
+            order, ambiguous = _assigned(given, drawn, slots, kind)
+            found.append(_Layer(order, ambiguous, given, slots, 0, True))
+    return _matching(idata, group, contexts, found)
+
+
+def matched(values: xr.DataArray, matching: Matching) -> xr.DataArray:
+    """Values of heads in the order of a matching.
+
+    Parameters
+    ----------
+    values : DataArray (chain, draw, layer, head, ...)
+        Heads in each draw's own order.
+    matching : Matching
+        Of the same draws.
+
+    Returns
+    -------
+    DataArray (chain, draw, layer, head, ...)
+    """
+    values = values.transpose(*OVER, "layer", "head", ...)
+    return values.copy(data=reordered(values.values, matching.order.values))
+
+
+def reordered(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Take heads in another order.
+
+    Parameters
+    ----------
+    values : ndarray, (*batch, layer, head, ...)
+    order : ndarray of int, (*batch, layer, head)
+
+    Returns
+    -------
+    ndarray, as ``values``
+
+    Raises
+    ------
+    ValueError
+        If the draws, layers and heads of one are not those of the other.
+    """
+    if values.shape[: order.ndim] != order.shape:
+        raise ValueError(
+            f"the matching must be of the same draws, layers and heads, {order.shape}, "
+            f"got values of {values.shape[: order.ndim]}"
+        )
+    index = order.reshape(*order.shape, *(1,) * (values.ndim - order.ndim))
+    return np.take_along_axis(values, index, axis=order.ndim - 1)
+
+
+def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
+    """Match heads by attention weights that are at hand, as `head_order` does.
 
     Parameters
     ----------
@@ -46,54 +227,188 @@ def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
     Matched
     """
     sizes = weights.sizes
+    past = past_of(sizes["query_position"])
     n_draws = sizes["chain"] * sizes["draw"]
-    patterns = weights.values.reshape(n_draws, sizes["layer"], sizes["head"], -1)
-    order = np.empty(patterns.shape[:3], dtype=np.int64)
-    ambiguous = np.empty(sizes["layer"])
-    for layer in range(sizes["layer"]):
-        order[:, layer], ambiguous[layer] = _match_layer(patterns[:, layer], max_iterations)
-    dims = ("chain", "draw", "layer", "head")
-    order = xr.DataArray(
-        order.reshape(tuple(sizes[dim] for dim in dims)),
-        dims=dims,
-        coords={dim: weights[dim] for dim in ("chain", "draw")},
-    )
-    return Matched(weights.isel(head=order), order, xr.DataArray(ambiguous, dims="layer"))
+    patterns = weights.values[..., past].astype(np.float32)
+    patterns = patterns.reshape(n_draws, sizes["layer"], sizes["head"], -1)
+    kind, n = np.zeros(sizes["head"], dtype=np.int64), sizes["query_position"]
+    found = [
+        _match_layer(np.ascontiguousarray(patterns[:, layer]), kind, max_iterations, n)
+        for layer in range(sizes["layer"])
+    ]
+    order = np.stack([each.order for each in found], axis=1)
+    dims = (*OVER, "layer", "head")
+    coords = {dim: weights[dim] for dim in OVER}
+    order = xr.DataArray(order.reshape([sizes[dim] for dim in dims]), dims=dims, coords=coords)
+    ambiguous = xr.DataArray([each.ambiguous.mean() for each in found], dims="layer")
+    return Matched(weights.isel(head=order), order, ambiguous)
 
 
-def _match_layer(patterns, max_iterations):
-    """Order of heads (draw, head) and share of ambiguous draws, from patterns (draw, head, n)."""
-    centre = np.median(patterns.mean(axis=1), axis=0)
-    start = np.argmin(((patterns.mean(axis=1) - centre) ** 2).sum(axis=-1))
-    reference = patterns[start]
-    order = np.full(patterns.shape[:2], -1)
-    for _ in range(max_iterations):
-        cost = _cost(reference, patterns)
-        new_order = np.array([linear_sum_assignment(each)[1] for each in cost])
-        reference = np.take_along_axis(patterns, new_order[:, :, None], axis=1).mean(axis=0)
-        if np.array_equal(new_order, order):
-            break
+def past_of(n_positions: int) -> np.ndarray:
+    """Which weights are not certain by construction, (query_position, key_position).
+
+    Those on the past and on the position itself; the first position has nothing else to look at.
+    """
+    past = np.tri(n_positions, dtype=bool)
+    past[0] = False
+    return past
+
+
+def head_kinds(stage: Stage, n_layer: int, n_head: int, n_positions: int) -> np.ndarray:
+    """Which heads a dropout mask tells apart.
+
+    Returns
+    -------
+    ndarray of int, (layer, head)
+        Heads of a layer with the same number have the same mask, as far as a context of so many
+        positions shows it.
+    """
+    if stage.masks is None:
+        return np.zeros((n_layer, n_head), dtype=np.int64)
+    past = np.tri(n_positions, dtype=bool)
+    masks = np.asarray(stage.masks.attention)[:, :, :n_positions, :n_positions][..., past]
+    kinds = [np.unique(layer, axis=0, return_inverse=True)[1].ravel() for layer in masks]
+    return np.stack(kinds)
+
+
+def matching_sentences(matching: Matching) -> Iterator[tuple[bool, str]]:
+    """What there is to say about a matching, layer by layer.
+
+    Yields
+    ------
+    tuple of bool and str
+        Whether heads can be told apart, and a sentence.
+    """
+    n_layer, n_head = matching.kind.shape
+    for layer in range(n_layer if n_head > 1 else 0):
+        where = f"in layer {layer + 1} " if n_layer > 1 else ""
+        if len(np.unique(matching.kind[layer])) == n_head:
+            yield True, f"{where}heads have different dropout masks, which tell them apart"
+            continue
+        share = float(matching.ambiguous[layer])
+        error = float(matching.ambiguous_mcse[layer])
+        size = f"{share:.2f}" + (f" ± {error:.2f}" if np.isfinite(error) else "")
+        text = f"{where}the matching of heads is ambiguous in a share of {size} of the draws"
+        if share > MANY_AMBIGUOUS:
+            text += ": heads overlap, no head has a name, and a mean over draws mixes them"
+        if not bool(matching.converged[layer]):
+            text += "; it had not come to rest after the last round"
+        if len(np.unique(matching.kind[layer])) > 1:
+            text += "; only heads with the same dropout mask were matched with each other"
+        yield share <= MANY_AMBIGUOUS and bool(matching.converged[layer]), text
+
+
+class _Layer(NamedTuple):
+    """The matching of one layer."""
+
+    order: np.ndarray  # (draw, head)
+    ambiguous: np.ndarray  # (draw,)
+    reference: np.ndarray  # (head, n)
+    kind: np.ndarray  # (head,)
+    iterations: int
+    converged: bool
+
+
+def _n_that_fit(problem, n_draws, contexts, max_bytes):
+    n_layer, n_head = (problem.stage.sizes(problem.design)[dim] for dim in ("layer", "head"))
+    each = 4 * n_draws * n_layer * n_head * int(past_of(contexts.shape[1]).sum())
+    return int(np.clip(max_bytes // max(each, 1), 1, len(contexts)))
+
+
+def _patterns(problem, parameters, contexts):
+    """Weights on the past (layer, draw, head, sequence * weight), in single precision."""
+    n_layer, n_head = parameters["key"].shape[2:4]
+    n_draws = int(np.prod(parameters["key"].shape[:2]))
+    past = past_of(contexts.shape[1])
+    patterns = np.empty((n_layer, n_draws, n_head, len(contexts), past.sum()), dtype=np.float32)
+    for b, context in enumerate(contexts[:, None]):
+
+        def of_one(chunk, context=context):
+            weights = forward(problem.stage, chunk, context).attention[..., 0, :, :]
+            return weights[..., past].astype(np.float32)
+
+        values = over_draws(problem.stage, parameters, context, of_one)
+        patterns[..., b, :] = np.swapaxes(values.reshape(n_draws, n_layer, n_head, -1), 0, 1)
+    return patterns.reshape(n_layer, n_draws, n_head, -1)
+
+
+def _match_layer(patterns, kind, max_iterations, n_positions):
+    """The matching of one layer, from patterns (draw, head, n) and the kinds of its heads."""
+    n_draws, n_head, n = patterns.shape
+    flat = patterns.reshape(-1, n)
+    together = patterns.mean(axis=1)
+    start = np.argmin(((together - together.mean(axis=0)) ** 2).sum(axis=-1))
+    reference, order, iterations, converged = patterns[start], None, 0, False
+    while iterations < max_iterations and not converged:
+        iterations += 1
+        new_order, ambiguous = _assigned(reference, patterns, kind, kind)
+        converged = order is not None and np.array_equal(new_order, order)
         order = new_order
-    return order, _ambiguity(_cost(reference, patterns), order)
+        plays = (order[:, :, None] == np.arange(n_head)).astype(np.float32)  # (draw, i, j)
+        reference = np.swapaxes(plays, 0, 1).reshape(n_head, -1) @ flat / n_draws
+    nearest_first = np.argsort(_distance_back(reference, n_positions), kind="stable")
+    order, reference, kind = order[:, nearest_first], reference[nearest_first], kind[nearest_first]
+    return _Layer(order, ambiguous, reference, kind, iterations, converged)
+
+
+def _assigned(reference, patterns, slots, kind):
+    """Order of heads (draw, head) nearest to a reference, and in which draws it is ambiguous."""
+    cost, rounding = _cost(reference, patterns)
+    cost = np.where(slots[:, None] == kind, cost, np.inf)
+    forbidden = np.isinf(cost[0])
+    solvable = np.where(forbidden, 1e6 * (1 + cost[:, ~forbidden].max()), cost)
+    order = np.array([linear_sum_assignment(each)[1] for each in solvable])
+    return order, _ambiguity(cost, order, rounding)
 
 
 def _cost(reference, patterns):
     """Squared distance of head j of a draw from head i of the reference, (draw, i, j)."""
-    cross = np.einsum("in,djn->dij", reference, patterns)
-    squares = (reference**2).sum(axis=-1)[:, None] + (patterns**2).sum(axis=-1)[:, None, :]
-    return np.maximum(squares - 2 * cross, 0.0)
+    n_draws, n_head, n = patterns.shape
+    cross = (reference @ patterns.reshape(-1, n).T).reshape(n_head, n_draws, n_head)
+    ours = np.einsum("in,in->i", reference, reference)[:, None]
+    theirs = np.einsum("djn,djn->dj", patterns, patterns)[:, None, :]
+    squares = (ours + theirs).astype(float)
+    cost = np.maximum(squares - 2 * np.swapaxes(cross, 0, 1), 0.0)
+    return cost, ROUNDING * squares.max(axis=(1, 2))
 
 
-def _ambiguity(cost, order):
-    """Share of draws where swapping two heads costs less than a tenth more."""
+def _ambiguity(cost, order, rounding):
+    """In which draws swapping two heads costs less than a tenth more, (draw,)."""
     n_head = cost.shape[1]
     if n_head < 2:
-        return 0.0
+        return np.zeros(len(cost), dtype=bool)
     matched = np.take_along_axis(cost, order[:, :, None], axis=2)[..., 0]  # (draw, i)
-    best = matched.sum(axis=1)
-    extra = []
+    draws, extra = np.arange(len(cost)), []
     for i, j in combinations(range(n_head), 2):
-        draws = np.arange(len(cost))
         swapped = cost[draws, i, order[:, j]] + cost[draws, j, order[:, i]]
         extra.append(swapped - matched[:, i] - matched[:, j])
-    return float((np.min(extra, axis=0) < AMBIGUOUS * best).mean())
+    return np.min(extra, axis=0) < AMBIGUOUS * matched.sum(axis=1) + rounding
+
+
+def _distance_back(reference, n_positions):
+    """How far each head looks back on average, (head,)."""
+    query, key = np.nonzero(past_of(n_positions))
+    weights = reference.reshape(len(reference), -1, len(query)) if len(query) else reference
+    return (weights * (query - key)).sum(axis=(1, 2)) if len(query) else np.zeros(len(reference))
+
+
+def _matching(idata, group, contexts, found):
+    """Layers side by side."""
+    n_layer, batch = len(found), [idata[group].sizes[dim] for dim in OVER]
+    order = np.stack([each.order for each in found], axis=1)  # (draw, layer, head)
+    ambiguous = np.stack([each.ambiguous for each in found], axis=1)  # (draw, layer)
+    ambiguous = labelled(idata, group, ambiguous.reshape(*batch, n_layer), "layer")
+    share = probability(ambiguous)
+    reference = np.stack([each.reference for each in found])
+    reference = reference.reshape(*order.shape[1:], len(contexts), -1)
+    return Matching(
+        order=labelled(idata, group, order.reshape(*batch, *order.shape[1:]), "layer", "head"),
+        ambiguous=share["probability"],
+        ambiguous_mcse=share["mcse"],
+        ambiguous_draw=ambiguous,
+        reference=xr.DataArray(reference, dims=("layer", "head", "sequence", "weight")),
+        kind=xr.DataArray(np.stack([each.kind for each in found]), dims=("layer", "head")),
+        contexts=contexts,
+        iterations=xr.DataArray([each.iterations for each in found], dims="layer"),
+        converged=xr.DataArray([each.converged for each in found], dims="layer"),
+    )

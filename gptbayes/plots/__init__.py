@@ -3,7 +3,16 @@
 Colours are told apart by the colour-blind and in grey; what they say is also in words.
 """
 
-from gptbayes.plots.attention import plot_attention
+from gptbayes.plots.attention import (
+    plot_agreement,
+    plot_attention,
+    plot_attention_contexts,
+    plot_attention_key,
+    plot_removal,
+    plot_role_excess,
+    plot_roles,
+    plot_weights,
+)
 from gptbayes.plots.chains import (
     plot_dendrogram,
     plot_mixing,
@@ -26,7 +35,10 @@ __all__ = [
     "close",
     "drawable",
     "figure",
+    "plot_agreement",
     "plot_attention",
+    "plot_attention_contexts",
+    "plot_attention_key",
     "plot_beside_prior",
     "plot_contraction",
     "plot_dendrogram",
@@ -39,6 +51,10 @@ __all__ = [
     "plot_path",
     "plot_r_hat",
     "plot_rank_ecdf",
+    "plot_removal",
+    "plot_role_excess",
+    "plot_roles",
     "plot_trace",
+    "plot_weights",
     "visible",
 ]
