@@ -19,6 +19,12 @@ from gptbayes.plots.predictions import (
     plot_next_character,
     plot_pareto_k,
 )
+from gptbayes.plots.reliability import (
+    plot_by_position,
+    plot_gain,
+    plot_pit,
+    plot_reliability,
+)
 from gptbayes.plots.style import COLOURS, close, drawable, figure, visible
 
 __all__ = [
@@ -28,8 +34,10 @@ __all__ = [
     "figure",
     "plot_attention",
     "plot_beside_prior",
+    "plot_by_position",
     "plot_contraction",
     "plot_dendrogram",
+    "plot_gain",
     "plot_held_out",
     "plot_ladder",
     "plot_mixing",
@@ -37,8 +45,10 @@ __all__ = [
     "plot_next_character",
     "plot_pareto_k",
     "plot_path",
+    "plot_pit",
     "plot_r_hat",
     "plot_rank_ecdf",
+    "plot_reliability",
     "plot_trace",
     "visible",
 ]

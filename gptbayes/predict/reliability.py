@@ -168,9 +168,9 @@ def forecast_reliability(
 
     *Expected calibration error.* Half the sum over bins of the absolute difference of the numbers
     of characters that came and that were expected, divided by the number of places: the part of
-    the probability that lies in the wrong bin. With two tokens it is the error of a binary
-    forecast (Naeini et al. 2015). It is never 0, not even for perfect forecasts: the floor is its
-    distribution over the same simulated outcomes.
+    the probability that lies in the wrong bin. With two tokens it is the usual error of binary
+    forecasts (Naeini et al. 2015), both counted. It is never 0, not even for perfect forecasts:
+    the floor is its distribution over the same simulated outcomes.
 
     *PIT.* See `ordered_pit`; its band and p-value are Kolmogorov's, exact for its sample size.
 
@@ -320,6 +320,8 @@ def _envelope(observed, simulated, prob):
 
     Among all curves, the observed one included, the extremeness of one is its smallest rank from
     either end over the bins; equal counts have the larger rank, so that ties are not extreme.
+    Curves of equal rank are ordered by their largest standardised deviation, or no p-value could
+    be smaller than the share of curves that are the most extreme in some bin.
     """
     curves = np.vstack([observed, simulated])
     ordered = np.sort(curves, axis=0)
@@ -333,7 +335,10 @@ def _envelope(observed, simulated, prob):
     going_out = np.searchsorted(np.sort(extreme), np.arange(1, n + 1), side="right")
     allowed = np.count_nonzero(going_out <= (1 - prob) * n)  # ranks up to it are outside
     edge = min(allowed, (n - 1) // 2)
-    return ordered[edge], ordered[n - 1 - edge], float((extreme <= extreme[0]).mean())
+    spread = curves.std(axis=0)
+    z = (abs(curves - curves.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).max(axis=1)
+    order = extreme - z / (1 + z)
+    return ordered[edge], ordered[n - 1 - edge], float((order <= order[0] + 1e-9).mean())
 
 
 def _pit_ecdf(pit, prob):
@@ -401,13 +406,13 @@ def _verdict(curve, row, prob):
     # Two tests of one hypothesis: each at half the level.
     p = min(1.0, 2 * min(float(row["band_p"]), float(row["pit_p"])))
     if p >= 1 - prob:
-        return f"no miscalibration seen (p = {p:.2g} of curve and PIT together)"
+        return f"no miscalibration seen ({_p_words(p)} of curve and PIT together)"
     z = (float(row["pit_mean"]) - 0.5) / float(row["pit_mean_se"])
     way = "miscalibrated in no clear direction"
     if abs(z) > 2:
         way = "over-confident" if z > 0 else "under-confident"
     outside = np.flatnonzero(~curve["inside"].values & (curve["count"].values > 0))
-    words = f"{way} (p = {p:.2g})"
+    words = f"{way} ({_p_words(p)})"
     if not outside.size:
         return words
     off = abs(curve["observed"] - curve["predicted"]).values[outside]
@@ -433,7 +438,7 @@ def _ece_words(row):
     return (
         f"expected calibration error {float(row['ece']):.3f}; a calibrated forecaster would show "
         f"{float(row['ece_floor']):.3f} on average and less than {float(row['ece_upper']):.3f} "
-        f"in 95 % of cases (p = {float(row['ece_p']):.2g})"
+        f"in 95 % of cases ({_p_words(float(row['ece_p']))})"
     )
 
 
@@ -452,6 +457,10 @@ def _score_words(score, first, n_sequence):
 def _with_error(score, name, sign=""):
     value, error = float(score[name]), float(score[f"{name}_se"])
     return f"{value:{sign}.3f} ± {error:.3f}" if np.isfinite(error) else f"{value:{sign}.3f}"
+
+
+def _p_words(p):
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def _percent(value):
@@ -515,8 +524,8 @@ def _check_settings(forecasts, prob, edges, n_simulations):
         raise ValueError(f"prob must be between 0 and 1, got {prob}")
     if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or min(np.diff(edges)) <= 0:
         raise ValueError(f"edges must increase from 0 to 1, got {edges}")
-    if n_simulations * (1 - prob) < 20:
+    needed = round(20 / (1 - prob))  # so that the band's own noise is small
+    if n_simulations < needed:
         raise ValueError(
-            f"a band of {prob:g} needs at least {20 / (1 - prob):.0f} simulations, "
-            f"got {n_simulations}"
+            f"a band of {prob:g} needs at least {needed} simulations, got {n_simulations}"
         )
