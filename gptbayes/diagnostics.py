@@ -17,6 +17,7 @@ import xarray as xr
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.known_answers import ALPHA, family_wise_p, known_answers
 from gptbayes.mixing import convergence
+from gptbayes.predict import psis_weights
 from gptbayes.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, r_hat
 from gptbayes.symmetry import align, invariants, symmetries
 
@@ -182,13 +183,11 @@ def pareto_k(idata: az.InferenceData) -> tuple[float, float]:
     tuple of float
         k, and the effective number of draws that the smoothed weights leave.
     """
-    ratios = (idata.sample_stats["lp"] - idata.sample_stats["lp_approx"]).values.ravel()
+    ratios = (idata.sample_stats["lp"] - idata.sample_stats["lp_approx"]).values
     if not np.isfinite(ratios).all():
         return float("inf"), 0.0
-    log_weights, k = az.psislw(ratios)
-    weights = np.exp(log_weights - log_weights.max())
-    weights /= weights.sum()
-    return float(k), float(1 / (weights**2).sum())
+    found = psis_weights(idata).attrs
+    return found["pareto_k"], found["ess_weights"]
 
 
 def _predictions(idata):

@@ -28,6 +28,12 @@ from gptbayes.plots.predictions import (
     plot_next_character,
     plot_pareto_k,
 )
+from gptbayes.plots.reliability import (
+    plot_by_position,
+    plot_gain,
+    plot_pit,
+    plot_reliability,
+)
 from gptbayes.plots.style import COLOURS, close, drawable, figure, visible
 
 __all__ = [
@@ -40,8 +46,10 @@ __all__ = [
     "plot_attention_contexts",
     "plot_attention_key",
     "plot_beside_prior",
+    "plot_by_position",
     "plot_contraction",
     "plot_dendrogram",
+    "plot_gain",
     "plot_held_out",
     "plot_ladder",
     "plot_mixing",
@@ -49,8 +57,10 @@ __all__ = [
     "plot_next_character",
     "plot_pareto_k",
     "plot_path",
+    "plot_pit",
     "plot_r_hat",
     "plot_rank_ecdf",
+    "plot_reliability",
     "plot_removal",
     "plot_role_excess",
     "plot_roles",

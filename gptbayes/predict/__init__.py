@@ -6,22 +6,43 @@ from gptbayes.predict.held_out import (
     compare_held_out,
     fixed_contexts,
     held_out_log_prob,
+    held_out_predictive,
     unigram_log_density,
 )
 from gptbayes.predict.left_out import loo, n_bad_pareto_k, stacked
+from gptbayes.predict.reliability import (
+    EDGES,
+    Reliability,
+    forecast_reliability,
+    held_out_reliability,
+    ordered_pit,
+    scores,
+)
 from gptbayes.predict.texts import KINDS, write
+from gptbayes.predict.weights import chain_weights, doubt_of_weights, effective_draws, psis_weights
 
 __all__ = [
+    "EDGES",
     "KINDS",
     "Comparison",
+    "Reliability",
+    "chain_weights",
     "compare_held_out",
+    "doubt_of_weights",
+    "effective_draws",
     "encode_prompt",
     "entropy_split",
     "fixed_contexts",
+    "forecast_reliability",
     "held_out_log_prob",
+    "held_out_predictive",
+    "held_out_reliability",
     "loo",
     "n_bad_pareto_k",
     "next_character",
+    "ordered_pit",
+    "psis_weights",
+    "scores",
     "stacked",
     "unigram_log_density",
     "write",
