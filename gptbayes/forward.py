@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 from gptbayes.corpus import Windows
 from gptbayes.stages import Masks, Stage
@@ -69,21 +69,28 @@ def forward(
         If the dims of the tokens do not fit, the context is longer than the model can read, or a
         stage with dropout has no masks.
     """
-    stream = _embed(stage, parameters, _checked(stage, parameters, tokens))  # (..., B, T, C)
-    attention = None
-    if "attention" in stage.features:
-        weights = []
-        for layer in range(parameters["key"].shape[-4]):
-            p = _of_layer(stage, parameters, layer)
-            stream, looked, _ = _block(stage, p, stream, layer, unseen)
-            weights.append(looked)
-        attention = np.stack(weights, axis=-5)  # (..., L, H, B, T, T)
-    if "blocks" in stage.features:
-        stream = _layer_norm(stream, parameters["ln_f_weight"], parameters["ln_f_bias"])
-    logits = stream
-    if "lm_head" in stage.features:
-        logits = _linear(stream, parameters["lm_head_multiplier"], parameters["lm_head_offset"])
-    return Activations(logits, attention)
+    logits, weights, _ = _run(stage, parameters, tokens, unseen=unseen)
+    return Activations(logits, np.stack(weights, axis=-5) if weights else None)
+
+
+def last_logits(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.ndarray:
+    """Logits after the last position alone, for less work: the last layer has one query.
+
+    Parameters
+    ----------
+    stage, parameters, tokens
+        As for `forward`.
+
+    Returns
+    -------
+    ndarray, (..., sequence, token)
+
+    Raises
+    ------
+    ValueError
+        As `forward`.
+    """
+    return _run(stage, parameters, tokens, asked=slice(-1, None))[0][..., 0, :]
 
 
 def hidden_activity(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.ndarray:
@@ -105,12 +112,8 @@ def hidden_activity(stage: Stage, parameters: Parameters, tokens: np.ndarray) ->
     """
     if "feed_forward" not in stage.features:
         raise ValueError(f"stage {stage.number} has no hidden units, stages 06 to 12 have")
-    stream = _embed(stage, parameters, _checked(stage, parameters, tokens))
-    active = []
-    for layer in range(parameters["key"].shape[-4]):
-        stream, _, hidden = _block(stage, _of_layer(stage, parameters, layer), stream, layer)
-        active.append(np.moveaxis(hidden > 0, -1, -3))
-    return np.stack(active, axis=-4)
+    _, _, hidden = _run(stage, parameters, tokens)
+    return np.stack([np.moveaxis(each > 0, -1, -3) for each in hidden], axis=-4)
 
 
 def token_log_prob(
@@ -182,7 +185,8 @@ def attention_weights(q: np.ndarray, k: np.ndarray, unseen: np.ndarray | None = 
     Parameters
     ----------
     q, k : ndarray, (..., sequence, position, head_dim)
-        Queries and keys.
+        Queries and keys. Where there are fewer queries than keys, they are those of the last
+        positions.
     unseen : ndarray of bool, (sequence, position), optional
         Positions that only they themselves may look at.
 
@@ -190,12 +194,37 @@ def attention_weights(q: np.ndarray, k: np.ndarray, unseen: np.ndarray | None = 
     -------
     ndarray, (..., query_position, key_position)
     """
-    n_positions, head_dim = q.shape[-2:]
+    n_queries, n_keys, head_dim = q.shape[-2], *k.shape[-2:]
     scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(head_dim)  # (..., T, h) @ (..., h, T)
-    shut = np.triu(np.ones((n_positions, n_positions), dtype=bool), k=1)  # the future
+    shut = np.triu(np.ones((n_keys, n_keys), dtype=bool), k=1)  # the future
     if unseen is not None:
-        shut = shut | (unseen[:, None, :] & ~np.eye(n_positions, dtype=bool))  # (B, T, T)
-    return softmax(np.where(shut, -np.inf, scores), axis=-1)
+        shut = shut | (unseen[:, None, :] & ~np.eye(n_keys, dtype=bool))  # (B, T, T)
+    return _softmax(np.where(shut[..., -n_queries:, :], -np.inf, scores))
+
+
+def _run(stage, parameters, tokens, *, unseen=None, asked=slice(None)):
+    """The forward pass: logits at the positions that are asked for, and what each layer did.
+
+    Attention weights and hidden units are lists over layers. Other positions than those asked
+    for are read by the last layer, but nothing else is computed of them there.
+    """
+    stream = _embed(stage, parameters, _checked(stage, parameters, tokens))  # (..., B, T, C)
+    n_layer = parameters["key"].shape[-4] if "attention" in stage.features else 0
+    weights, hidden = [], []
+    for layer in range(n_layer):
+        p = _of_layer(stage, parameters, layer)
+        rows = asked if layer == n_layer - 1 else slice(None)
+        stream, looked, active = _block(stage, p, stream, layer, rows, unseen)
+        weights.append(looked)
+        hidden.append(active)
+    if not n_layer:
+        stream = stream[..., asked, :]
+    if "blocks" in stage.features:
+        stream = _layer_norm(stream, parameters["ln_f_weight"], parameters["ln_f_bias"])
+    logits = stream
+    if "lm_head" in stage.features:
+        logits = _linear(stream, parameters["lm_head_multiplier"], parameters["lm_head_offset"])
+    return logits, weights, hidden
 
 
 def _embed(stage, parameters, tokens):
@@ -208,20 +237,20 @@ def _embed(stage, parameters, tokens):
 def _embed_tokens(embedding, tokens):
     if tokens.ndim == 2:
         return embedding[..., tokens, :]
-    index = tokens.reshape(*tokens.shape[:-2], -1, 1)  # (..., B T, 1)
-    rows = np.take_along_axis(embedding, index, axis=-2)  # (..., B T, C)
-    return rows.reshape(*tokens.shape, embedding.shape[-1])
+    batch = np.indices(tokens.shape[:-2], sparse=True)
+    return embedding[*(each[..., None, None] for each in batch), tokens]  # (..., B, T, C)
 
 
-def _block(stage, p, stream, layer, unseen=None):
+def _block(stage, p, stream, layer, rows, unseen):
     """One block: look around, then think; ``p`` are the parameters of its layer.
 
-    The stream after it, attention weights, and hidden units before the ReLU if there are any.
+    The stream after it, attention weights, and hidden units before the ReLU if there are any, all
+    at those positions that are ``rows``, which may be the last ones or all.
     """
     masks = stage.masks and Masks(*(mask[layer] for mask in stage.masks))
     read = _layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
-    attended, weights = _self_attention(read, p, masks, unseen)
-    stream = stream + attended if "residual" in stage.features else attended
+    attended, weights = _self_attention(read, p, masks, rows, unseen)
+    stream = stream[..., rows, :] + attended if "residual" in stage.features else attended
     if "feed_forward" not in stage.features:
         return stream, weights, None
     read = _layer_norm(stream, p["ln2_weight"], p["ln2_bias"]) if "ln2_weight" in p else stream
@@ -230,15 +259,16 @@ def _block(stage, p, stream, layer, unseen=None):
     return stream, weights, hidden
 
 
-def _self_attention(stream, p, masks, unseen):
-    def project(weight):  # (..., H, C, h)
+def _self_attention(stream, p, masks, rows, unseen):
+    def project(stream, weight):  # (..., B, T, C), (..., H, C, h)
         return stream[..., None, :, :, :] @ weight[..., None, :, :]  # (..., H, B, T, h)
 
-    weights = attention_weights(project(p["query"]), project(p["key"]), unseen)  # (..., H, B, T, T)
+    query, key = project(stream[..., rows, :], p["query"]), project(stream, p["key"])
+    weights = attention_weights(query, key, unseen)  # (..., H, B, T, T)
     if masks:
         n = weights.shape[-1]
-        weights = weights * masks.attention[:, None, :n, :n]
-    heads = weights @ project(p["value"])  # (..., H, B, T, h)
+        weights = weights * masks.attention[:, None, :n, :n][..., rows, :]
+    heads = weights @ project(stream, p["value"])  # (..., H, B, T, h)
     side_by_side = np.moveaxis(heads, -4, -2)  # (..., B, T, H, h)
     out = side_by_side.reshape(*side_by_side.shape[:-2], -1)  # (..., B, T, C)
     if "sa_proj_multiplier" in p:
@@ -261,9 +291,8 @@ def _layer_norm(stream, weight, bias):
     n_embed = stream.shape[-1]
     # The sample's sd, no epsilon; by hand, for np.std is no analytic function of complex numbers
     # and the complex steps of `gptbayes.symmetry.dimension` go through here.
-    sd = np.sqrt((centred**2).sum(axis=-1, keepdims=True) / (n_embed - 1))
-    unit = centred / sd
-    return unit * weight[..., None, None, :] + bias[..., None, None, :]
+    sd = np.sqrt(np.einsum("...c,...c->...", centred, centred) / (n_embed - 1))  # (..., B, T)
+    return centred / sd[..., None] * weight[..., None, None, :] + bias[..., None, None, :]
 
 
 def _linear(stream, multiplier, offset):
@@ -271,10 +300,16 @@ def _linear(stream, multiplier, offset):
     return stream @ transposed[..., None, :, :] + offset[..., None, None, :]
 
 
+def _softmax(scores):
+    """Over the last axis. SciPy's takes several times as long for arrays of this size."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
 def _of_layer(stage, parameters, layer):
     """The parameters of one layer, without their layer axis."""
     return {
-        p.name: np.take(parameters[p.name], layer, axis=-len(p.dims))
+        p.name: parameters[p.name][..., layer, *(slice(None) for _ in p.dims[1:])]  # a view
         for p in stage.parameters
         if p.dims[0] == "layer"
     }

@@ -6,9 +6,12 @@ import numpy as np
 from scipy.special import log_softmax
 
 from gptbayes.corpus import Windows
-from gptbayes.forward import Parameters, forward, over_draws
+from gptbayes.forward import Parameters, forward, last_logits, over_draws
 from gptbayes.stages import Stage
 from gptbayes.standata import Problem
+
+DRAWS_AT_ONCE = 128
+"""That write text together: so many that numpy is busy, so few that they fit in the cache."""
 
 
 def prior_draws(
@@ -117,7 +120,7 @@ def next_token_log_prob(stage: Stage, parameters: Parameters, context: np.ndarra
         In nats.
     """
     tokens = context[..., None, :]  # one sequence
-    return log_softmax(forward(stage, parameters, tokens).logits[..., 0, -1, :], axis=-1)
+    return log_softmax(last_logits(stage, parameters, tokens)[..., 0, :], axis=-1)
 
 
 def write_text(
@@ -146,12 +149,16 @@ def write_text(
     -------
     ndarray of int, (draw, length)
     """
-    n_draws = next(iter(parameters.values())).shape[0]
-    text = np.tile(np.asarray(prompt), (n_draws, 1))
-    for _ in range(length):
-        log_probs = next_token_log_prob(stage, parameters, text[:, -block_size:])
-        text = np.column_stack([text, sample_tokens(log_probs, rng)])
-    return text[:, len(prompt) :]
+    n_draws, start = len(parameters["token_embedding"]), len(prompt)
+    text = np.empty((n_draws, start + length), dtype=np.int64)
+    text[:, :start] = prompt
+    for first in range(0, n_draws, DRAWS_AT_ONCE):
+        chunk = slice(first, first + DRAWS_AT_ONCE)
+        drawn = {name: value[chunk] for name, value in parameters.items()}
+        for n in range(start, start + length):
+            context = text[chunk, None, max(0, n - block_size) : n]  # one sequence each
+            text[chunk, n] = sample_tokens(last_logits(stage, drawn, context)[:, 0], rng)
+    return text[:, start:]
 
 
 def write_windows(problem: Problem, parameters: Parameters, rng: np.random.Generator) -> Windows:

@@ -7,7 +7,14 @@ import pytest
 from problems import make_problem
 from scipy.special import log_softmax
 
-from gptbayes.forward import attention_weights, forward, over_draws, token_log_prob
+from gptbayes import simulate
+from gptbayes.forward import (
+    attention_weights,
+    forward,
+    last_logits,
+    over_draws,
+    token_log_prob,
+)
 from gptbayes.simulate import prior_draws, sample_tokens, write_text
 from gptbayes.stages import STAGES
 from gptbayes.standata import draw_masks
@@ -75,6 +82,13 @@ def test_what_an_unseen_character_says_does_not_reach_the_others(problem, draws)
         shared = np.delete(whole, 2, axis=-1) / (1 - whole[..., 2:3])
         assert (one.attention[:, 0, ..., 3, 2] == 0).all()
         np.testing.assert_allclose(np.delete(one.attention[:, 0, ..., 3, :4], 2, axis=-1), shared)
+
+
+@pytest.mark.parametrize("n_positions", [1, 3, 5])
+def test_last_logits_are_the_last_of_all(problem, draws, rng, n_positions):
+    x = rng.integers(problem.design.vocab_size, size=(13, 2, n_positions))
+    whole = forward(problem.stage, draws, x).logits[..., -1, :]
+    np.testing.assert_allclose(last_logits(problem.stage, draws, x), whole, atol=1e-13)
 
 
 def test_batch_dims_and_one_by_one_agree(problem, draws):
@@ -163,3 +177,19 @@ def test_written_text_starts_after_the_prompt_and_repeats_with_its_seed(problem,
 
     assert text().shape == (13, 9)
     np.testing.assert_array_equal(text(), text())
+
+
+def test_every_draw_writes_by_itself(rng, monkeypatch):
+    """Two kinds of draws that are sure of what comes next, each after the other, in small chunks.
+
+    The first goes up by one, the second down, whoever else writes; logits are those of a bigram.
+    """
+    monkeypatch.setattr(simulate, "DRAWS_AT_ONCE", 3)
+    posed = make_problem("01")
+    V = posed.design.vocab_size
+    up = np.roll(np.eye(V), 1, axis=1)
+    kinds = rng.integers(2, size=7)
+    logits = 1e3 * np.where(kinds[:, None, None] == 0, up, up.T)
+    text = write_text(posed.stage, {"token_embedding": logits}, np.array([3, 2]), 9, 5, rng)
+    steps = np.where(kinds == 0, 1, -1)[:, None] * np.arange(1, 10)
+    np.testing.assert_array_equal(text, (2 + steps) % V)
