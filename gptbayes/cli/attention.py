@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 from rich.text import Text
 
 from gptbayes import attention, plots, predict
-from gptbayes.cli.terminal import ERR, OUT, command, print_findings
+from gptbayes.attention.roles import N_CONTEXTS
+from gptbayes.cli.terminal import ERR, OUT, columns, command, print_findings, print_table
 from gptbayes.diagnostics import Finding, at_a_glance
 from gptbayes.inference import open_run, problem_of
 from gptbayes.report.words import first_said, interval
@@ -35,7 +35,7 @@ def add_attention(commands) -> None:
     help_text = "where to look; its last characters are read (the beginning of held-out text)"
     add("--context", metavar="TEXT", help=help_text)
     help_text = "held-out sequences over which roles and removals are averaged (50)"
-    add("--contexts", type=int, default=attention.N_CONTEXTS, metavar="N", help=help_text)
+    add("--contexts", type=int, default=N_CONTEXTS, metavar="N", help=help_text)
     add("--prob", type=float, default=0.9, help="mass of the intervals (0.9)")
     add("--no-removal", action="store_true", help="do not take heads and positions away")
     add("--figure", type=Path, metavar="FILE.png", help="draw the weights at the context")
@@ -102,35 +102,30 @@ def _print_weights(summary):
         f"{100 * summary.attrs['prob']:.0f} % interval; * more than uniform with probability "
         "above 0.95"
     )
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("at", no_wrap=True)
-    columns = list(_heads(summary.sizes))
-    for _, _, name in columns:
-        table.add_column(name, no_wrap=True)
+    heads = list(_heads(summary.sizes))
+    table = columns("at", *(name for _, _, name in heads))
     for k, character in enumerate(text):
         one = last.isel(key_position=k)
         cells = []
-        for layer, head, _ in columns:
+        for layer, head, _ in heads:
             cell = one.isel(layer=layer, head=head)
             star = " *" if float(cell["above_uniform"]) > 0.95 else ""
             cells.append(interval(cell, sign="") + star)
         table.add_row(f"{k + 1} {plots.visible(character)}", *cells)
     cells = []
-    for layer, head, _ in columns:
+    for layer, head, _ in heads:
         cell = last.isel(layer=layer, head=head)
         part = {"mean": cell["effective_positions"]}
         part |= {end: cell[f"effective_positions_{end}"] for end in ("lower", "upper")}
         cells.append(interval(part, sign=""))
     table.add_row("effective number of positions", *cells, style="dim")
     OUT.print()
-    OUT.print(Text(title, "bold"), table, "", sep="\n")
+    print_table(title, table)
 
 
 def _print_roles(roles):
     """For each role the head that has most of it, which needs no matching, and what was learned."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("looks at", "posterior", "prior", "P(more than prior)", "the head of it"):
-        table.add_column(name, no_wrap=True)
+    table = columns("looks at", "posterior", "prior", "P(more than prior)", "the head of it")
     first = roles.ranks.isel(rank=0)
     for role in roles.ranks["role"].values:
         one, heads = first.sel(role=role), roles.heads.sel(role=role, source="posterior")
@@ -142,7 +137,7 @@ def _print_roles(roles):
             _most_probable(heads),
         )
     title = "Roles: attention beyond uniform of the head that has most of it in each draw"
-    OUT.print(Text(title, "bold"), table, "", sep="\n")
+    print_table(title, table)
     if roles.left_out:
         OUT.print(f"not in these contexts: {', '.join(roles.left_out)}", "", sep="\n")
     learned = [each.text for each in attention.role_sentences(roles) if each.learned]
@@ -162,24 +157,20 @@ def _most_probable(heads):
 
 
 def _print_head_removal(removal):
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("without", "posterior", "prior", "P(it costs)"):
-        table.add_column(name, no_wrap=True)
+    table = columns("without", "posterior", "prior", "P(it costs)")
     for layer, head, name in _heads(removal.average.sizes):
         one = removal.average.isel(layer=layer, head=head)
         table.add_row(name, *_costs(one))
     title = "What predictions lose, nats per character"
-    OUT.print(Text(title, "bold"), table, "", sep="\n")
+    print_table(title, table)
 
 
 def _print_position_removal(removal):
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("without the position", "posterior", "prior", "P(it costs)"):
-        table.add_column(name, no_wrap=True)
+    table = columns("without the position", "posterior", "prior", "P(it costs)")
     for k in reversed(range(removal.average.sizes["position"])):
         one = removal.average.isel(position=k)
         table.add_row(f"{int(one['back'])} back", *_costs(one))
-    OUT.print(Text("What the next character loses, nats", "bold"), table, "", sep="\n")
+    print_table("What the next character loses, nats", table)
     for measure in removal.agreement["measure"].values:
         one = removal.agreement.sel(measure=measure)
         ours, theirs = (interval(one.sel(source=source)) for source in ("posterior", "prior"))

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeRemaining
+from rich.table import Table
 from rich.text import Text
 
 from gptbayes import fit
@@ -40,6 +42,22 @@ def progress_bars() -> Iterator[Callable[[list[fit.Progress]], None]]:
                 bars.update(tasks[unit.label], completed=unit.done)
 
         yield on_progress
+
+
+def columns(*names: str) -> Table:
+    """A plain table whose cells are never broken."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def print_table(title: str, table: Table) -> None:
+    """A table in full under its title, wider than the terminal if it must be."""
+    wide = Measurement.get(OUT, OUT.options.update(max_width=10_000), table).maximum
+    OUT.print(Text(title, "bold"), soft_wrap=True)
+    Console(highlight=False, width=max(wide, OUT.width)).print(table)
+    OUT.print()
 
 
 def print_findings(findings) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import xarray as xr
 
 from gptbayes import attention, plots
+from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.diagnostics import Finding
 from gptbayes.inference import problem_of
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Section, Table, picture
-from gptbayes.report.words import interval, percent, plus_minus, spread
+from gptbayes.report.words import interval, percent, spread
 
 N_MAPS = 2
 """Contexts whose attention weights are drawn."""
@@ -62,6 +63,7 @@ def _maps(idata, problem, matching):
     n = len(contexts) * len(heads)
     fig, axes = plots.figure(n, width=4.4 * columns, height=4.2, columns=columns)
     panels = [(b, *each) for b in range(len(contexts)) for each in heads]
+    plots.plot_attention_key(ax=axes[0])
     for ax, (b, layer, head, name) in zip(axes, panels, strict=True):
         one = summary.isel(sequence=b, layer=layer, head=head)
         plots.plot_attention(one, text=str(summary["text"][b].values), ax=ax)
@@ -70,7 +72,10 @@ def _maps(idata, problem, matching):
         picture(
             fig,
             alt=f"mean attention weights of each head at {len(contexts)} held-out contexts",
-            caption="Rows are positions, columns what they look at. MARKS The first position can "
+            caption="Rows are positions, columns what they look at. Nested squares are shares of "
+            f"their cell: the {percent(0.9)} interval's upper end, the mean, its lower end; up to "
+            "eight positions the interval also stands below in per cent. The first position can "
+            ""
             "only look at itself.",
         ),
         _effective(summary),
@@ -98,7 +103,6 @@ def _effective(summary):
 
 def _roles(idata, problem, matching):
     roles = attention.head_roles(idata, matching)
-    fig, axes = plots.figure(1, width=9, height=0.42 * roles.ranks.sizes["role"] + 1.4)
     first, rows = roles.ranks.isel(rank=0), []
     for role in roles.ranks["role"].values:
         one = first.sel(role=role)
@@ -106,9 +110,8 @@ def _roles(idata, problem, matching):
         sides = [interval(one.sel(source=source)) for source in ("posterior", "prior")]
         rows.append([str(role), *sides, more])
     said = [each for each in attention.role_sentences(roles) if each.learned]
-    learned = Paragraph("No head does anything that the prior does not do as much.")
-    if said:
-        learned = Findings([Finding(True, each.text) for each in said])
+    words = "nothing that the prior does not do as much"
+    learned = Findings([Finding(True, each.text) for each in said] or [Finding(True, words)])
     n = min(len(problem.held_out.x), 50)
     caption = (
         "Attention to kinds of places, minus what a uniform look gives them, of the head that has "
@@ -120,12 +123,28 @@ def _roles(idata, problem, matching):
     return [
         Heading("What do heads look at, and is it learned?"),
         Table(caption, ["looks at", "posterior", "prior", "more than prior"], rows),
+        _role_picture(roles),
+        Paragraph("What the text taught each head, as far as heads have names:"),
         learned,
     ]
 
 
+def _role_picture(roles):
+    n = roles.heads.sizes["layer"] * roles.heads.sizes["head"]
+    size = {"width": 3 + 1.3 * n, "height": 0.42 * roles.heads.sizes["role"] + 1.2}
+    fig, (ax,) = plots.figure(**size)
+    plots.plot_roles(roles.heads, ax=ax)
+    return picture(
+        fig,
+        alt="probability of each head to be the head of each role",
+        caption="How probable it is that each matched head is the one that looks there most: "
+        "filled squares and figures (± Monte Carlo error) the posterior, outlined the prior, whose "
+        "heads were matched to the posterior's: matching makes patterns out of noise as well.",
+    )
+
+
 def _removal(idata, problem, matching):
-    x, y = (part[: attention.N_CONTEXTS] for part in problem.held_out)
+    x, y = (part[:N_CONTEXTS] for part in problem.held_out)
     heads = attention.head_removal(idata, x, y, matching=matching)
     rows = [
         [name, *_costs(heads.average.isel(layer=layer, head=head))]

@@ -14,6 +14,7 @@ from gptbayes.predict import (
     write,
 )
 from gptbayes.report.blocks import Heading, Paragraph, Section, picture
+from gptbayes.report.held_out import density_blocks, reliability_blocks
 from gptbayes.report.texts import KINDS, LEGEND, text_block
 from gptbayes.report.words import percent, spread
 
@@ -33,7 +34,6 @@ def says(
             "how sure the posterior is of the probability, not how probable the character is."
         ),
         *_texts(idata, problem, rng),
-        *_checks(idata, rng),
         *density_blocks(fits),
         *reliability_blocks(fits, rng),
     ]
