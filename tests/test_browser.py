@@ -123,6 +123,26 @@ def test_the_held_out_density_is_that_of_the_netcdf(browser, report, runs):
     assert float(cell.split()[0]) == pytest.approx(elpd, abs=5e-4)
 
 
+def test_the_roles_are_those_of_the_netcdf(browser, report, runs):
+    """Attention to the position itself, of the head that has most of it in each draw."""
+    idata = open_run(runs["nuts"])
+    stage, x = problem_of(idata).stage, problem_of(idata).held_out.x[:50]
+    wanted = []
+    for group in ("posterior", "prior"):
+        with xr.open_dataset(
+            runs["nuts"] / "posterior.nc", group=group, engine="h5netcdf"
+        ) as draws:
+            parameters = {name: values.values for name, values in draws.items()}
+        weights = forward(stage, parameters, x).attention  # (chain, draw, layer, head, B, T, T)
+        t = np.arange(1, weights.shape[-1])
+        beyond = (weights[..., t, t] - 1 / (t + 1)).mean(axis=(-1, -2)).max(axis=(-1, -2))
+        wanted += [beyond.mean(), *np.quantile(beyond, [0.05, 0.95])]
+    with opened(browser, report) as (page, *_):
+        cells = page.locator("#looks td:text-is('itself') ~ td").all_inner_texts()
+    shown = [float(each) for cell in cells[:2] for each in re.findall(r"[+-][0-9.]+", cell)]
+    np.testing.assert_allclose(shown, wanted, atol=6e-3)
+
+
 _OWN_WORDS = "all => all.map(c => c.firstChild.textContent)"
 
 

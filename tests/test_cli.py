@@ -39,7 +39,18 @@ def fit_arguments(text, out, *more):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["setup"], ["stages"], ["fit"], ["symmetry"], ["compare"], ["report"]]
+    "command",
+    [
+        [],
+        ["setup"],
+        ["stages"],
+        ["fit"],
+        ["text"],
+        ["attention"],
+        ["symmetry"],
+        ["compare"],
+        ["report"],
+    ],
 )
 def test_help_shows_an_example(command):
     done = run(*command, "--help")
