@@ -10,6 +10,7 @@ from gptbayes.attention.streams import (
     COPIES,
     SOURCES,
     checked_contexts,
+    context_coords,
     draws_of,
     labelled,
     probability_of_more,
@@ -103,9 +104,8 @@ def attention_rollout(
             part.assign(exceeds_prior=more["probability"], exceeds_prior_mcse=more["mcse"])
         )
     summary = xr.concat(parts, "sequence", data_vars="all", combine_attrs="override")
-    text = [problem.vocabulary.decode(context) for context in contexts]
     order = ("source", "sequence", "query_position", "key_position")
-    return summary.transpose(*order).assign_coords(text=("sequence", text))
+    return summary.transpose(*order).assign_coords(context_coords(problem, contexts))
 
 
 def _rollout_draws(idata, source, contexts):

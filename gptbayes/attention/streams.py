@@ -65,6 +65,13 @@ def checked_contexts(problem: Problem, contexts: np.ndarray) -> np.ndarray:
     return contexts
 
 
+def context_coords(problem: Problem, contexts: np.ndarray) -> dict:
+    """Coordinates of maps of attention: what is read, and where."""
+    places = np.arange(contexts.shape[1])
+    text = [problem.vocabulary.decode(context) for context in contexts]
+    return {"text": ("sequence", text), "query_position": places, "key_position": places}
+
+
 def labelled(idata: az.InferenceData, group: str, values: np.ndarray, *dims: str) -> xr.DataArray:
     """Values of every draw, ``(chain, draw, *dims)``, with the chains and draws they are of."""
     coords = {name: idata[group][name].values for name in OVER}

@@ -11,6 +11,7 @@ from gptbayes.attention.streams import (
     COPIES,
     STATISTICS,
     checked_contexts,
+    context_coords,
     draws_of,
     labelled,
     probability,
@@ -122,10 +123,8 @@ def summarise_attention(
         parts.append(_summarised(weights, past, prob, max_bytes))
     summary = xr.concat(parts, "sequence", data_vars="all", combine_attrs="override")
     summary = summary.transpose("layer", "head", "sequence", ...)
-    text = [problem.vocabulary.decode(context) for context in contexts]
-    return summary.assign(
-        ambiguous=matching.ambiguous, ambiguous_mcse=matching.ambiguous_mcse
-    ).assign_coords(text=("sequence", text))
+    summary = summary.assign(ambiguous=matching.ambiguous, ambiguous_mcse=matching.ambiguous_mcse)
+    return summary.assign_coords(context_coords(problem, contexts))
 
 
 def _past_weights(stage, parameters, contexts, past):

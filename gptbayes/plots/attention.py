@@ -23,6 +23,8 @@ NUMBERS_UP_TO = 8
 """Positions: a larger map has marks and no figures."""
 LABELS_UP_TO = 40
 UPPER, MEAN, LOWER = "#dfe3ec", "#8da0cb", "#1f2a44"
+BAR = 0.5
+"""Length of a bar that stands for 1."""
 SOURCES = (("posterior", COLOURS[0], "o"), ("prior", "0.55", "s"))
 
 
@@ -154,9 +156,9 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
-        The area of the filled square is the posterior probability, that of the outlined one the
-        prior's; the figure is the posterior's with its Monte Carlo standard error. Rows of a role
-        need not sum to one: there may be no head that looks there more than uniform.
+        Full bars are posterior probabilities, outlined ones the prior's; figures are the
+        posterior's with their Monte Carlo standard errors. The heads of a role need not sum to
+        one: there may be none that looks there more than uniform.
     """
     ax = plt.gca() if ax is None else ax
     n_layer, n_head = heads.sizes["layer"], heads.sizes["head"]
@@ -166,17 +168,17 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         for source in ("posterior", "prior")
     )
     error = table["probability_mcse"].sel(source="posterior").values.reshape(ours.shape)
-    _squares(ax, ours, MEAN, width=0.4)
-    _squares(ax, theirs, "none", width=0.4, edge="black")
     for (row, column), p in np.ndenumerate(ours):
+        _bar(ax, row, column, p, height=0.4, facecolor=MEAN)
+        _bar(ax, row, column, theirs[row, column], height=0.6, facecolor="none", edgecolor="black")
         words = f"{p:.2f}" + ("" if np.isnan(error[row, column]) else f" ±{error[row, column]:.2f}")
-        ax.text(column + 0.44, row + 0.5, words, va="center", fontsize="x-small")
+        ax.text(column + BAR + 0.04, row + 0.5, words, va="center", fontsize="x-small")
     names = [
         (f"layer {layer + 1}\n" if n_layer > 1 else "") + f"head {head + 1}"
         for layer in range(n_layer)
         for head in range(n_head)
     ]
-    ax.set_xticks(np.arange(len(names)) + 0.5, names)
+    ax.set_xticks(np.arange(len(names)) + BAR, names)
     ax.set_yticks(np.arange(len(ours)) + 0.5, [str(role) for role in table["role"].values])
     ax.set(xlim=(-0.05, len(names)), ylim=(len(ours), 0))
     ax.tick_params(length=0)
@@ -276,21 +278,24 @@ def plot_agreement(agreement: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     _beside(ax, y, rows.sel(source="posterior"), rows.sel(source="prior"), rows)
     ax.axvline(0, color="0.3", ls=":", lw=1)
     ax.set_yticks(y, names)
-    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="rank correlation of attention and effect of removal")
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="rank correlation with the effect of removal")
     sns.despine(ax=ax)
     return ax
 
 
-def _squares(ax, values, colour, width=1.0, edge="none"):
-    """Squares in cells whose area is a value; with a width below 1, at the left of the cell."""
+def _squares(ax, values, colour):
+    """Squares in the middle of cells whose area is a value."""
     patches = []
     for (row, column), value in np.ndenumerate(values):
         if value > 0:
-            side = width * min(np.sqrt(value), 1.0) * 0.94
-            x, y = column + (width - side) / 2, row + (1 - side) / 2
-            patches.append(Rectangle((x, y), side, side))
-    style = {"facecolor": colour, "edgecolor": edge, "linewidth": 0.9 if edge != "none" else 0}
-    ax.add_collection(PatchCollection(patches, **style))
+            side = 0.94 * min(np.sqrt(value), 1.0)
+            patches.append(Rectangle((column + (1 - side) / 2, row + (1 - side) / 2), side, side))
+    ax.add_collection(PatchCollection(patches, facecolor=colour, edgecolor="none"))
+
+
+def _bar(ax, row, column, value, height, **style):
+    """A bar whose length is a probability, in the left part of a cell."""
+    ax.barh(row + 0.5, BAR * value, height=height, left=column, linewidth=0.9, **style)
 
 
 def _interval_numbers(ax, summary):
@@ -321,4 +326,7 @@ def _beside(ax, y, ours, theirs, compared=None):
         alike = abs(compared["exceeds_prior"].values - 0.5) < 0.45
         mean = ours["mean"].values
         ax.plot(mean[alike], y[alike], "o", ms=5, mfc="white", color=COLOURS[0])
-    ax.legend(frameon=False, fontsize="small")
+        if alike.any():
+            ax.plot([], [], "o", ms=5, mfc="white", color=COLOURS[0], label="like the prior")
+    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
+    ax.legend(frameon=False, fontsize="x-small", borderaxespad=0.2, columnspacing=1, **place)
