@@ -12,7 +12,7 @@ from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.cli.terminal import ERR, OUT, columns, command, print_findings, print_table
 from gptbayes.diagnostics import Finding, at_a_glance
 from gptbayes.inference import open_run, problem_of
-from gptbayes.report.words import first_said, interval
+from gptbayes.report.words import first_said, interval, with_error
 
 
 def add_attention(commands) -> None:
@@ -109,7 +109,8 @@ def _print_weights(summary):
         cells = []
         for layer, head, _ in heads:
             cell = one.isel(layer=layer, head=head)
-            star = " *" if float(cell["above_uniform"]) > 0.95 else ""
+            likely = float(cell["above_uniform"]) > 0.95 and not np.isnan(cell["sd"])
+            star = " *" if likely else ""
             cells.append(interval(cell, sign="") + star)
         table.add_row(f"{k + 1} {plots.visible(character)}", *cells)
     cells = []
@@ -133,7 +134,7 @@ def _print_roles(roles):
             str(role),
             interval(one.sel(source="posterior")),
             interval(one.sel(source="prior")),
-            f"{float(one['exceeds_prior']):.2f} ± {float(one['exceeds_prior_mcse']):.2f}",
+            with_error(one["exceeds_prior"], one["exceeds_prior_mcse"]),
             _most_probable(heads),
         )
     title = "Roles: attention beyond uniform of the head that has most of it in each draw"
@@ -152,8 +153,8 @@ def _most_probable(heads):
         key=lambda each: float(heads["probability"].isel(layer=each[0], head=each[1])),
     )
     one = heads.isel(layer=layer, head=head)
-    p, error = float(one["probability"]), float(one["probability_mcse"])
-    return f"{name}, with probability {p:.2f} ± {error:.2f}"
+    p = with_error(one["probability"], one["probability_mcse"])
+    return f"{name}, with probability {p}"
 
 
 def _print_head_removal(removal):
@@ -184,7 +185,7 @@ def _print_position_removal(removal):
 
 def _costs(one):
     ours = one.sel(source="posterior")
-    likely = f"{float(ours['hurts']):.2f} ± {float(ours['hurts_mcse']):.2f}"
+    likely = with_error(ours["hurts"], ours["hurts_mcse"])
     return interval(ours, digits=3), interval(one.sel(source="prior"), digits=3), likely
 
 

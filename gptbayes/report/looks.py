@@ -11,7 +11,7 @@ from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.diagnostics import Finding
 from gptbayes.inference import problem_of
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Section, Table, picture
-from gptbayes.report.words import interval, percent, spread
+from gptbayes.report.words import interval, percent, spread, with_error
 
 N_MAPS = 2
 """Contexts whose attention weights are drawn."""
@@ -106,7 +106,7 @@ def _roles(idata, problem, matching):
     first, rows = roles.ranks.isel(rank=0), []
     for role in roles.ranks["role"].values:
         one = first.sel(role=role)
-        more = f"{float(one['exceeds_prior']):.2f} ± {float(one['exceeds_prior_mcse']):.2f}"
+        more = with_error(one["exceeds_prior"], one["exceeds_prior_mcse"])
         sides = [interval(one.sel(source=source)) for source in ("posterior", "prior")]
         rows.append([str(role), *sides, more])
     said = [each for each in attention.role_sentences(roles) if each.learned]
@@ -192,7 +192,7 @@ def _removal(idata, problem, matching):
 def _costs(one: xr.Dataset):
     ours = one.sel(source="posterior")
     sides = [interval(one.sel(source=source), digits=3) for source in ("posterior", "prior")]
-    return *sides, f"{float(ours['hurts']):.2f} ± {float(ours['hurts_mcse']):.2f}"
+    return *sides, with_error(ours["hurts"], ours["hurts_mcse"])
 
 
 def _heads(sizes):

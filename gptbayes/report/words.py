@@ -36,6 +36,12 @@ def interval(one: Mapping[str, float], *, digits: int = 2, sign: str = "+") -> s
     return f"{shown} ({lower:{sign}.{digits}f} to {upper:{sign}.{digits}f})"
 
 
+def with_error(value: float, error: float) -> str:
+    """A probability with its Monte Carlo error; that of a single draw has none."""
+    shown = f"{float(value):.2f}"
+    return shown if np.isnan(error) else f"{shown} ± {float(error):.2f}"
+
+
 def spread(n: int, count: int) -> np.ndarray:
     """Indices of ``count`` items spread over ``n``."""
     return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(int))
