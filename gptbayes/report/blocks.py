@@ -15,6 +15,11 @@ class Paragraph(NamedTuple):
     kind: str = "paragraph"
 
 
+class Points(NamedTuple):
+    items: list[str]
+    kind: str = "points"
+
+
 class Heading(NamedTuple):
     text: str
     kind: str = "heading"

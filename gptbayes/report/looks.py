@@ -10,7 +10,7 @@ from gptbayes import attention, plots
 from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.diagnostics import Finding
 from gptbayes.inference import problem_of
-from gptbayes.report.blocks import Findings, Heading, Paragraph, Section, Table, picture
+from gptbayes.report.blocks import Findings, Heading, Paragraph, Points, Section, Table, picture
 from gptbayes.report.words import interval, percent, spread, with_error
 
 N_MAPS = 2
@@ -78,8 +78,30 @@ def _maps(idata, problem, matching):
             ""
             "only look at itself.",
         ),
+        _last_row(idata, summary.isel(sequence=0), contexts[:1], matching),
         _effective(summary),
     ]
+
+
+def _last_row(idata, summary, context, matching):
+    """What the last position of a context looks at, beside the prior matched to it."""
+    theirs = attention.head_order(idata, group="prior", reference=matching)
+    prior = attention.summarise_attention(idata, context, matching=theirs, group="prior")
+    heads = list(_heads(summary.sizes))
+    columns = min(len(heads), 4)
+    size = {"width": 2.6 * columns + 0.6, "height": 0.28 * summary.sizes["key_position"] + 1.2}
+    fig, axes = plots.figure(len(heads), columns=columns, **size)
+    for ax, (layer, head, name) in zip(axes, heads, strict=True):
+        at = {"layer": layer, "head": head, "query_position": -1}
+        plots.plot_weights(summary.isel(at), prior=prior.isel(sequence=0).isel(at), ax=ax)
+        ax.set_title(name, fontsize="medium")
+        ax.get_legend().remove()
+    return picture(
+        fig,
+        alt="attention weights of the last position with intervals, posterior and prior",
+        caption="The last row of the first map: mean and interval of each weight, circles; the "
+        "prior's, squares; a uniform look, dotted.",
+    )
 
 
 def _effective(summary):
@@ -110,8 +132,7 @@ def _roles(idata, problem, matching):
         sides = [interval(one.sel(source=source)) for source in ("posterior", "prior")]
         rows.append([str(role), *sides, more])
     said = [each for each in attention.role_sentences(roles) if each.learned]
-    words = "nothing that the prior does not do as much"
-    learned = Findings([Finding(True, each.text) for each in said] or [Finding(True, words)])
+    learned = Points([each.text for each in said] or ["nothing: the prior does as much"])
     n = min(len(problem.held_out.x), 50)
     caption = (
         "Attention to kinds of places, minus what a uniform look gives them, of the head that has "
@@ -138,8 +159,8 @@ def _role_picture(roles):
         fig,
         alt="probability of each head to be the head of each role",
         caption="How probable it is that each matched head is the one that looks there most: "
-        "filled squares and figures (± Monte Carlo error) the posterior, outlined the prior, whose "
-        "heads were matched to the posterior's: matching makes patterns out of noise as well.",
+        "filled bars and figures (± Monte Carlo error) the posterior, outlined ones the prior, "
+        "whose heads were matched to the posterior's: matching makes patterns out of noise too.",
     )
 
 
@@ -179,9 +200,18 @@ def _removal(idata, problem, matching):
         f"(prior {interval(found.agreement.sel(measure=measure, source='prior'))})"
         for measure in found.agreement["measure"].values
     ]
+    fig, (left, right) = plots.figure(2, width=9.4, height=0.3 * len(rows) + 1.6)
+    plots.plot_removal(heads.average, ax=left)
+    plots.plot_removal(found.average, ax=right)
     return [
         *blocks,
         Table(caption, columns, rows),
+        picture(
+            fig,
+            alt="effect of removing heads and positions, posterior and prior",
+            caption="The same in a figure: to the right, it helped. Open circles cannot be told "
+            "from the prior.",
+        ),
         Paragraph(
             "Rank correlation between how much the last position looks at a position and how much "
             f"its removal changes, {percent(0.9)} interval: {'; '.join(agreement)}."
