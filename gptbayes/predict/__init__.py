@@ -9,19 +9,23 @@ from gptbayes.predict.held_out import (
     unigram_log_density,
 )
 from gptbayes.predict.left_out import loo, n_bad_pareto_k, stacked
-from gptbayes.predict.texts import KINDS, write
+from gptbayes.predict.texts import KINDS, Written, coherent, marginal, score, write
 
 __all__ = [
     "KINDS",
     "Comparison",
+    "Written",
+    "coherent",
     "compare_held_out",
     "encode_prompt",
     "entropy_split",
     "fixed_contexts",
     "held_out_log_prob",
     "loo",
+    "marginal",
     "n_bad_pareto_k",
     "next_character",
+    "score",
     "stacked",
     "unigram_log_density",
     "write",
