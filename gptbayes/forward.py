@@ -20,6 +20,9 @@ Parameters = Mapping[str, np.ndarray]
 MAX_BYTES = 256 * 2**20
 """Default bound on the memory of one chunk of draws, see `over_draws`."""
 
+IN_CACHE = 4 * 2**20
+"""A bound with which activations stay near in the cache, where many short contexts are read."""
+
 
 class Activations(NamedTuple):
     """What a forward pass returns.

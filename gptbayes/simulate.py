@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import log_softmax
 
 from gptbayes.corpus import Windows
 from gptbayes.forward import Parameters, forward, last_logits, over_draws
@@ -11,7 +10,7 @@ from gptbayes.stages import Stage
 from gptbayes.standata import Problem
 
 DRAWS_AT_ONCE = 128
-"""That write text together: so many that numpy is busy, so few that they fit in the cache."""
+"""That write together: so many that numpy is busy, so few that they stay near in the cache."""
 
 
 def prior_draws(
@@ -103,26 +102,6 @@ def sample_tokens(log_probs: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return np.argmax(log_probs + rng.gumbel(size=log_probs.shape), axis=-1)
 
 
-def next_token_log_prob(stage: Stage, parameters: Parameters, context: np.ndarray) -> np.ndarray:
-    """Log probabilities of the token after a context.
-
-    Parameters
-    ----------
-    stage : Stage
-    parameters : mapping of str to ndarray
-        Each ``(draw, dims of that parameter)``.
-    context : ndarray of int, (position,) or (draw, position)
-        Shared by all draws, or one per draw.
-
-    Returns
-    -------
-    ndarray, (draw, token)
-        In nats.
-    """
-    tokens = context[..., None, :]  # one sequence
-    return log_softmax(last_logits(stage, parameters, tokens)[..., 0, :], axis=-1)
-
-
 def write_text(
     stage: Stage,
     parameters: Parameters,
@@ -130,8 +109,10 @@ def write_text(
     length: int,
     block_size: int,
     rng: np.random.Generator,
+    *,
+    authors: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Every draw goes on from a prompt by itself: one coherent text per draw.
+    """Draws go on from a prompt, each by itself: coherent texts.
 
     Parameters
     ----------
@@ -144,17 +125,20 @@ def write_text(
     block_size : int
         The longest context the model can read.
     rng : numpy.random.Generator
+    authors : ndarray of int, (text,), optional
+        Which draw writes each text; by default there is one by every draw.
 
     Returns
     -------
-    ndarray of int, (draw, length)
+    ndarray of int, (text, length)
     """
-    n_draws, start = len(parameters["token_embedding"]), len(prompt)
-    text = np.empty((n_draws, start + length), dtype=np.int64)
+    authors = np.arange(len(parameters["token_embedding"])) if authors is None else authors
+    n_texts, start = len(authors), len(prompt)
+    text = np.empty((n_texts, start + length), dtype=np.int64)
     text[:, :start] = prompt
-    for first in range(0, n_draws, DRAWS_AT_ONCE):
+    for first in range(0, n_texts, DRAWS_AT_ONCE):
         chunk = slice(first, first + DRAWS_AT_ONCE)
-        drawn = {name: value[chunk] for name, value in parameters.items()}
+        drawn = {name: value[authors[chunk]] for name, value in parameters.items()}
         for n in range(start, start + length):
             context = text[chunk, None, max(0, n - block_size) : n]  # one sequence each
             text[chunk, n] = sample_tokens(last_logits(stage, drawn, context)[:, 0], rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import arviz as az
 import numpy as np
@@ -44,7 +45,7 @@ def summarise(draws: xr.DataArray, *, prob: float = 0.9) -> xr.Dataset:
             "sd": sd,
             "lower": draws.quantile(tail, over).drop_vars("quantile"),
             "upper": draws.quantile(1 - tail, over).drop_vars("quantile"),
-            "mcse_mean": sd / np.sqrt(_ess(draws, "mean")),
+            "mcse_mean": mcse_mean(draws),
             "ess_bulk": ess,
             "r_hat": r_hat(draws),
         },
@@ -68,8 +69,25 @@ def r_hat(draws: xr.DataArray) -> xr.DataArray:
     return _quietly(az.rhat, draws)
 
 
-def ess(draws: xr.DataArray) -> xr.Dataset:
+def ess(draws: xr.DataArray, methods: Sequence[str] = ("bulk", "tail")) -> xr.Dataset:
     """Bulk and tail effective sample size (Vehtari et al. 2021).
+
+    Parameters
+    ----------
+    draws : DataArray (chain, draw, ...)
+    methods : sequence of str
+        Which ones; the bulk's alone takes a third of the time.
+
+    Returns
+    -------
+    Dataset (...)
+        ``ess_bulk`` and ``ess_tail``, nan for fewer than four draws.
+    """
+    return xr.Dataset({f"ess_{method}": _ess(draws, method) for method in methods})
+
+
+def mcse_mean(draws: xr.DataArray) -> xr.DataArray:
+    """Monte Carlo standard error of the mean, alone: for many elements of which no more is shown.
 
     Parameters
     ----------
@@ -77,10 +95,10 @@ def ess(draws: xr.DataArray) -> xr.Dataset:
 
     Returns
     -------
-    Dataset (...)
-        ``ess_bulk`` and ``ess_tail``.
+    DataArray (...)
+        Nan for fewer than four draws.
     """
-    return xr.Dataset({"ess_bulk": _ess(draws, "bulk"), "ess_tail": _ess(draws, "tail")})
+    return draws.std(("chain", "draw")) / np.sqrt(_ess(draws, "mean"))
 
 
 def log_mean_exp(values: xr.DataArray, dims=("chain", "draw")) -> xr.DataArray:
@@ -90,6 +108,8 @@ def log_mean_exp(values: xr.DataArray, dims=("chain", "draw")) -> xr.DataArray:
 
 
 def _ess(draws, method):
+    if draws.sizes["draw"] < 4:
+        return xr.full_like(draws.mean(("chain", "draw")), np.nan)
     return _quietly(lambda values: az.ess(values, method=method), draws)
 
 

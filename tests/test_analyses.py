@@ -31,7 +31,6 @@ from gptbayes.predict import (
     n_bad_pareto_k,
     next_character,
     unigram_log_density,
-    write,
 )
 from gptbayes.summary import ess, log_mean_exp, r_hat, summarise
 
@@ -95,43 +94,6 @@ def test_only_the_context_counts(nuts):
     xr.testing.assert_allclose(
         next_character(nuts, "mat, the c"), next_character(nuts, "n the c"[2:])
     )
-
-
-@pytest.mark.parametrize("kind", ["coherent", "marginal"])
-def test_text_repeats_with_its_seed(nuts, kind):
-    first, second, other = (
-        write(nuts, "the", 12, np.random.default_rng(seed), kind=kind) for seed in (1, 1, 2)
-    )
-    assert first.attrs["text"] == second.attrs["text"] != other.attrs["text"]
-    assert len(first.attrs["text"]) == 12
-    assert "".join(first["character"].values) == first.attrs["text"]
-
-
-def test_probabilities_of_a_text_are_those_of_its_characters(nuts):
-    """The first character's summary is the one that `next_character` gives it."""
-    text = write(nuts, "the", 2, np.random.default_rng(4), kind="marginal")
-    character = str(text["character"].values[0])
-    alone = next_character(nuts, "the").sel(token=character)
-    for name in ("mean", "lower", "upper"):
-        assert text[name][0].item() == pytest.approx(alone[name].item())
-
-
-def test_coherent_and_marginal_agree_for_a_point(mode):
-    """With one draw there is one model: both kinds are the same process."""
-    texts = {
-        kind: write(mode, "the", 30, np.random.default_rng(8), kind=kind).attrs["text"]
-        for kind in ("coherent", "marginal")
-    }
-    assert texts["coherent"] == texts["marginal"]
-
-
-def test_prompts_that_cannot_be_read(nuts):
-    with pytest.raises(ValueError, match="at least one character"):
-        next_character(nuts, "")
-    with pytest.raises(ValueError, match=r"'!' 'i' not in the vocabulary"):
-        write(nuts, "hi!", 3, np.random.default_rng(1))
-    with pytest.raises(ValueError, match="kind must be one of coherent, marginal, got 'greedy'"):
-        write(nuts, "the", 3, np.random.default_rng(1), kind="greedy")
 
 
 def test_held_out_density_against_a_loop(nuts, mode):

@@ -21,7 +21,7 @@ from gptbayes.diagnostics import pareto_k
 from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run, problem_of
 from gptbayes.known_answers import ALPHA, family_wise_p, known_answers, known_directions
-from gptbayes.predict import entropy_split, loo, next_character
+from gptbayes.predict import entropy_split, loo, next_character, score
 from gptbayes.report import write_report
 from gptbayes.simulate import log_gamma_draws, prior_draws
 from gptbayes.stages import STAGES, VARIANTS, stage
@@ -292,6 +292,20 @@ def test_nuts_splits_entropy_exactly(nuts, posed, exact):
         assert abs(z).max() < 4, name
     assert (split["bias"] < 0.1 * split["mutual_information"]).all()
     assert (split["ess_bulk"] > 400).all()
+
+
+def test_nuts_scores_every_character_exactly(nuts, posed, exact):
+    """A text through all pairs of characters: the row is that of the one before."""
+    tokens = np.indices((5, 5)).reshape(2, -1).T.ravel()
+    text = posed.vocabulary.decode(tokens)
+    scored = score(nuts, text[0], text[1:])
+    before, after = tokens[:-1], tokens[1:]
+    assert len(set(zip(before, after, strict=True))) == 25
+    z = (scored["mean"] - exact.predictive[before, after]) / scored["mcse_mean"]
+    assert abs(z).max() < 4
+    for name, value in exact.entropy._asdict().items():
+        z = (scored[name] - value[before]) / scored[f"{name}_mcse"]
+        assert abs(z).max() < 4, name
 
 
 def test_nuts_agrees_with_what_is_known(nuts):

@@ -18,7 +18,7 @@ from gptbayes.predict.reliability import (
     ordered_pit,
     scores,
 )
-from gptbayes.predict.texts import KINDS, write
+from gptbayes.predict.texts import KINDS, Written, coherent, marginal, score, write
 from gptbayes.predict.weights import chain_weights, doubt_of_weights, effective_draws, psis_weights
 
 __all__ = [
@@ -26,7 +26,9 @@ __all__ = [
     "KINDS",
     "Comparison",
     "Reliability",
+    "Written",
     "chain_weights",
+    "coherent",
     "compare_held_out",
     "doubt_of_weights",
     "effective_draws",
@@ -38,10 +40,12 @@ __all__ = [
     "held_out_predictive",
     "held_out_reliability",
     "loo",
+    "marginal",
     "n_bad_pareto_k",
     "next_character",
     "ordered_pit",
     "psis_weights",
+    "score",
     "scores",
     "stacked",
     "unigram_log_density",
