@@ -199,8 +199,8 @@ for size in (sizes[len(sizes) // 2], sizes[-1]):
         for sentence in sentences[1:]:
             print(f"    {sentence}")
 
-fig, axes = plots.figure(6, width=10, height=3.2, columns=3)
 pairs = [(size, name) for size, found in judged.items() for name in found.sentences]
+fig, axes = plots.figure(len(pairs), width=10, height=3.2, columns=3)
 for ax, (size, name) in zip(axes, pairs, strict=True):
     plots.plot_reliability(judged[size].curve.sel(fit=name), ax=ax)
     ax.set_title(f"{name}, {size} sequences", fontsize="medium")
@@ -209,7 +209,7 @@ plt.close(fig)
 
 # ## Does it read its context?
 
-fig, axes = plots.figure(4, width=9, height=3.2, columns=2)
+fig, axes = plots.figure(2 * len(judged), width=9, height=3.2, columns=2)
 for k, (size, found) in enumerate(judged.items()):
     plots.plot_pit(found.pit, ax=axes[2 * k])
     plots.plot_by_position(found.by_position.sel(fit=["NUTS", "Pathfinder"]), ax=axes[2 * k + 1])
