@@ -17,14 +17,30 @@ import argparse
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-from gptbayes import fit
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
-from gptbayes.corpus import keep_frequent, read_text, zen_of_python
+from gptbayes.corpus import Windows, keep_frequent, read_text, split, zen_of_python
 from gptbayes.inference import open_run
+from gptbayes.modes import stack_chains
+from gptbayes.predict import (
+    chain_weights,
+    compare_held_out,
+    held_out_log_prob,
+    held_out_reliability,
+    psis_weights,
+    unigram_log_density,
+)
 from gptbayes.stages import STAGES
 from gptbayes.standata import pose
+from gptbayes.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, ess, r_hat
 
 T = 8
 SIZES = (8, 16, 32, 64, 128, 256)
@@ -67,3 +83,182 @@ def fitted(size):
 
 
 fits = {size: fitted(size) for size in sizes}
+
+# ## What each way is worth
+#
+# Log predictive density of the held-out sequences, each the log of the mean over draws of the
+# probability of all its characters. Differences are to NUTS, with paired standard errors over
+# sequences. Importance weights are to correct Pathfinder; stacking is to choose among chains that
+# do not mix.
+
+
+def compared(size):
+    """The table of one size, and what is to be known of its chains and weights."""
+    nuts, pathfinder = fits[size]["nuts"], fits[size]["pathfinder"]
+    stack = stack_chains(nuts)
+    weights = {
+        "stacked": chain_weights(nuts, stack.chains["weight"]),
+        "weighted": psis_weights(pathfinder),
+    }
+    named = {
+        "NUTS": nuts,
+        "stacked": nuts,
+        "pathfinder": pathfinder,
+        "weighted": pathfinder,
+        "mode": fits[size]["mode"],
+    }
+    log_density = held_out_log_prob(nuts).sum("position")
+    table = compare_held_out(named, weights).table
+    return table.assign_attrs(
+        r_hat=float(r_hat(log_density).max()),
+        ess=float(ess(log_density)["ess_bulk"].min()),
+        largest_weight=float(stack.chains["weight"].max()),
+        n_bad_k=int(stack.chains["n_bad_k"].max()),
+    )
+
+
+tables = {size: compared(size) for size in sizes}
+n_character = tables[sizes[0]].attrs["n_character"]
+n_sequence = tables[sizes[0]].attrs["n_sequence"]
+OTHERS = {
+    "stacked": "chain-stacked NUTS",
+    "pathfinder": "Pathfinder",
+    "weighted": "Pathfinder, PSIS-weighted",
+    "mode": "mode",
+}
+rows, chains = [], []
+for size, table in tables.items():
+    nuts = table.sel(fit="NUTS")
+    frequencies, _ = unigram_log_density(fits[size]["mode"])
+    row = {
+        "character frequencies": f"{frequencies:.3f}",
+        "NUTS": f"{float(nuts['per_character']):.3f} ± {float(nuts['per_character_se']):.3f}",
+    }
+    for short, name in OTHERS.items():
+        one = table.sel(fit=short)
+        value, error = (float(one[each]) / n_character for each in ("difference", "difference_se"))
+        row[name] = f"{value:+.3f} ± {error:.3f}"
+    rows.append(row)
+    k, left = (float(table[each].sel(fit="weighted")) for each in ("pareto_k", "ess_weights"))
+    chains.append(
+        {
+            "R-hat": round(table.attrs["r_hat"], 3),
+            "ESS": int(table.attrs["ess"]),
+            "Monte Carlo error": f"{float(nuts['mcse']) / n_character:.4f}",
+            "largest stacking weight": round(table.attrs["largest_weight"], 2),
+            "LOO, Pareto k > 0.7": table.attrs["n_bad_k"],
+            "PSIS, Pareto k": round(k, 1),
+            "draws left": round(left, 1),
+        }
+    )
+print(f"{source}; stage {asked.stage}, {asked.chains} chains of {asked.draws} draws")
+print(f"{n_sequence} held-out sequences, {n_character:,} characters, the same for all sizes\n")
+print("Held-out log predictive density, nats per character, ± standard error over sequences;")
+print("all but the first two columns are differences to NUTS\n")
+print(pd.DataFrame(rows, index=sizes).to_string())
+print("\nHow far to believe it: log densities of held-out sequences under NUTS, and weights\n")
+print(pd.DataFrame(chains, index=sizes).to_string())
+for size, table in tables.items():
+    if table.attrs["r_hat"] > R_HAT_LIMIT or table.attrs["ess"] < ESS_LIMIT:
+        print(f"  {size} sequences: chains have not mixed, NUTS itself is a rough reference")
+    if float(table["pareto_k"].sel(fit="weighted")) > PARETO_K_LIMIT:
+        print(f"  {size} sequences: importance weights fail, 'weighted' is a draw or two")
+
+fig, axes = plots.figure(2, width=10, height=3.8, columns=2)
+joined = xr.concat([tables[size] for size in sizes], pd.Index(sizes, name="size"))
+gain = xr.Dataset(
+    {
+        "difference": joined["difference"] / n_character,
+        "difference_se": joined["difference_se"] / n_character,
+        "shaky": (joined["pareto_k"] > PARETO_K_LIMIT),
+    },
+    attrs={"reference": "NUTS"},
+)
+gain["shaky"].loc[{"fit": "stacked"}] = [tables[size].attrs["n_bad_k"] > 0 for size in sizes]
+for ax, chosen in zip(axes, (list(OTHERS), list(OTHERS)[:2]), strict=True):
+    named = gain.sel(fit=chosen).assign_coords(fit=[OTHERS[name] for name in chosen])
+    plots.plot_gain(named, ax=ax)
+axes[1].set_title("the same, closer", fontsize="medium")
+fig.savefig(asked.runs / "10-gain.png", dpi=150)
+plt.close(fig)
+
+# ## Can the probabilities be taken at their word?
+#
+# For each place in the held-out text a forecast: the mean over draws of what comes next. Of all
+# characters that were given a probability of about 0.3, did three in ten come? The bands and the
+# floor under the expected calibration error are what perfect forecasts would show by chance.
+
+judged = {}
+for size in (sizes[len(sizes) // 2], sizes[-1]):
+    named = {"NUTS": "nuts", "Pathfinder": "pathfinder", "mode": "mode"}
+    named = {name: fits[size][short] for name, short in named.items()}
+    judged[size] = held_out_reliability(named, np.random.default_rng(asked.seed))
+    print(f"\n{size} training sequences")
+    for name, sentences in judged[size].sentences.items():
+        print(f"  {name}: {sentences[0]}")
+        for sentence in sentences[1:]:
+            print(f"    {sentence}")
+
+pairs = [(size, name) for size, found in judged.items() for name in found.sentences]
+fig, axes = plots.figure(len(pairs), width=10, height=3.2, columns=3)
+for ax, (size, name) in zip(axes, pairs, strict=True):
+    plots.plot_reliability(judged[size].curve.sel(fit=name), ax=ax)
+    ax.set_title(f"{name}, {size} sequences", fontsize="medium")
+fig.savefig(asked.runs / "10-reliability.png", dpi=150)
+plt.close(fig)
+
+# ## Does it read its context?
+
+fig, axes = plots.figure(2 * len(judged), width=9, height=3.2, columns=2)
+for k, (size, found) in enumerate(judged.items()):
+    plots.plot_pit(found.pit, ax=axes[2 * k])
+    plots.plot_by_position(found.by_position.sel(fit=["NUTS", "Pathfinder"]), ax=axes[2 * k + 1])
+    for ax in axes[2 * k : 2 * k + 2]:
+        ax.set_title(f"{size} sequences", fontsize="medium")
+    last = found.by_position.isel(position=-1)
+    over_first = {name: last.sel(fit=name) for name in found.sentences}
+    words = ", ".join(
+        f"{name} {float(one['gain']):+.2f} ± {float(one['gain_se']):.2f}"
+        for name, one in over_first.items()
+    )
+    print(f"\n{size} sequences, nats gained by reading {T} characters and not 1: {words}")
+fig.savefig(asked.runs / "10-pit.png", dpi=150)
+plt.close(fig)
+
+# ## Is it the posterior, or the text?
+#
+# A posterior can be right and its predictions still not calibrated, where the text that is
+# predicted is another than the one it learned from: training windows are the beginning of the
+# text, held-out ones are from its end. So as many windows as before, now scattered over all of the
+# text that is not held out.
+
+middle = next(iter(judged))
+
+
+def scattered(size):
+    """NUTS of ``size`` windows from anywhere before the held-out text."""
+    problem = pose(STAGES[asked.stage], text, source=source, block_size=T, batch_size=size)
+    there = split(problem.vocabulary.encode(text), T).training
+    rng = np.random.default_rng(asked.seed)
+    chosen = np.sort(rng.choice(len(there.x), size, replace=False))
+    training = Windows(*(part[chosen] for part in there))
+    problem = replace(problem, training=training, source=f"{source}, scattered windows")
+    sampling = {"chains": asked.chains, "iter_warmup": asked.warmup, "iter_sampling": asked.draws}
+    with progress_bars() as bars, ThreadPoolExecutor(asked.jobs) as pool:
+        folder = asked.runs / f"{size:03d}" / "scattered"
+        run = fit.nuts(
+            problem, folder, seed=asked.seed, executor=pool, on_progress=bars, **sampling
+        )
+    return open_run(run)
+
+
+both = {"the beginning": fits[middle]["nuts"], "scattered": scattered(middle)}
+found = held_out_reliability(both, np.random.default_rng(asked.seed))
+print(f"\nNUTS of {middle} sequences from")
+for name, sentences in found.sentences.items():
+    print(f"  {name}: {sentences[0]}")
+    for sentence in sentences[1:]:
+        print(f"    {sentence}")
+
+figures = ", ".join(f"{asked.runs / f'10-{each}.png'}" for each in ("gain", "reliability", "pit"))
+print(f"\nFigures: {figures}")

@@ -166,7 +166,10 @@ def compare_held_out(
     if not all(np.array_equal(windows[0].y, each.y) for each in windows):
         raise ValueError(f"fits must have the same held-out text: {', '.join(fits)}")
     weights = _checked_weights(fits, weights)
-    densities = {name: held_out_log_prob(idata).sum("position") for name, idata in fits.items()}
+    # The same fit may be there with several weights; the forward pass over all draws is what costs.
+    of_fit = {id(idata): idata for idata in fits.values()}
+    of_fit = {key: held_out_log_prob(idata).sum("position") for key, idata in of_fit.items()}
+    densities = {name: of_fit[id(idata)] for name, idata in fits.items()}
     names = xr.DataArray(list(fits), dims="fit", name="fit")
     terms = [weighted_log_mean_exp(each, weights.get(name)) for name, each in densities.items()]
     pointwise = xr.concat(terms, names)
