@@ -95,9 +95,11 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
         p = np.exp(held_out.isel(held_out_sequence=i, position=-1, drop=True))
         found[f"probability of “{character}” after “{context}”"] = p
     if "attention" in problem.stage.features:
-        weights = attention_draws(idata, problem.held_out.x[:8])
+        contexts = problem.held_out.x[:8]
+        each = [attention_draws(idata, one[None]).mean(("layer", "head")) for one in contexts]
+        weights = xr.concat(each, "sequence")  # never those of all heads at once
         for distance, name in enumerate(("itself", "the previous character")):
-            looked = attention_back(weights, distance).mean(("layer", "head", "sequence"))
+            looked = attention_back(weights, distance).mean("sequence")
             found[f"attention to {name}, beyond uniform"] = looked
     return found
 

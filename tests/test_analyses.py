@@ -1,4 +1,4 @@
-"""Prediction, attention and diagnostics: mathematics on constructed draws, and on real fits."""
+"""Prediction and diagnostics: mathematics on constructed draws, and on real fits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ import xarray as xr
 from problems import make_problem
 from scipy.special import logsumexp
 
-from gptbayes.attention import (
-    attention_back,
-    attention_draws,
-    match_heads,
-    summarise_attention,
-)
 from gptbayes.diagnostics import (
     convergence,
     diagnose,
@@ -130,65 +124,6 @@ def test_loo_leaves_out_sequences(nuts):
     assert 0 <= n_bad_pareto_k(result) <= 11
     in_sample = log_mean_exp(nuts.log_likelihood["log_lik"].sum("position")).sum().item()
     assert result.elpd_loo < in_sample
-
-
-# Attention
-
-
-def weights(seed=0, n_draws=60, n_head=3):
-    """Heads with patterns of their own and a little noise, each draw's in random order."""
-    rng = np.random.default_rng(seed)
-    base = rng.dirichlet(np.ones(5), size=(n_head, 2, 5))
-    noisy = base + 0.02 * rng.normal(size=(n_draws, *base.shape))
-    order = rng.permuted(np.tile(np.arange(n_head), (n_draws, 1)), axis=1)
-    shuffled = np.take_along_axis(noisy, order[..., None, None, None], axis=1)
-    dims = ("chain", "draw", "layer", "head", "sequence", "query_position", "key_position")
-    coords = {"chain": [0, 1], "draw": range(n_draws // 2)}
-    shaped = shuffled.reshape(2, n_draws // 2, 1, *base.shape)
-    return xr.DataArray(shaped, dims=dims, coords=coords)
-
-
-def test_matching_undoes_any_order_of_heads():
-    shuffled = weights()
-    matched = match_heads(shuffled)
-    assert shuffled.std(("chain", "draw")).max() > 0.1
-    assert matched.weights.std(("chain", "draw")).max() < 0.05
-    assert matched.ambiguous.item() == 0
-
-
-def test_equal_heads_have_no_names():
-    """All heads from one distribution: the matching of nearly all draws is ambiguous."""
-    rng = np.random.default_rng(1)
-    values = rng.dirichlet(np.ones(5), size=(2, 50, 1, 3, 40, 5))
-    dims = ("chain", "draw", "layer", "head", "sequence", "query_position", "key_position")
-    same = xr.DataArray(values, dims=dims, coords={"chain": [0, 1], "draw": range(50)})
-    assert match_heads(same).ambiguous.item() > 0.9
-
-
-def test_previous_character_head():
-    look_back = np.eye(4, k=-1)
-    look_back[0, 0] = 1
-    uniform = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
-    both = xr.DataArray([look_back, uniform], dims=("head", "query_position", "key_position"))
-    role = attention_back(both, 1)
-    assert role[0].item() == pytest.approx(1 - np.mean([1 / 2, 1 / 3, 1 / 4]))
-    np.testing.assert_allclose(attention_back(both, 0)[0], -np.mean([1 / 2, 1 / 3, 1 / 4]))
-    for distance in (0, 1, 2):
-        assert attention_back(both, distance)[1].item() == pytest.approx(0)
-    with pytest.raises(ValueError, match="distance must be between 0 and 3, got 4"):
-        attention_back(both, 4)
-
-
-def test_attention_of_a_fit(nuts):
-    contexts = problem_of(nuts).held_out.x[:2]
-    summary = summarise_attention(nuts, contexts)
-    rows = summary["mean"].sum("key_position")
-    np.testing.assert_allclose(rows, 1)
-    first = summary.isel(query_position=0, key_position=0)
-    np.testing.assert_array_equal(first["lower"], 1)
-    assert [len(str(text)) for text in summary["text"].values] == [5, 5]
-    raw = attention_draws(nuts, contexts)
-    np.testing.assert_allclose(raw.mean("head"), match_heads(raw).weights.mean("head"))
 
 
 # Diagnostics

@@ -237,7 +237,8 @@ def _looks(problem, contexts, classes):
         share = places * choice[..., None] / n_choices[..., None, None, None]
     kept = n_choices.any(axis=(0, 1))
     names = tuple(name for name, keep in zip(classes, kept, strict=True) if keep)
-    share = np.moveaxis(share[:, :, kept], 2, -1).reshape(*share.shape[:2], -1, len(names))
+    share = np.moveaxis(share[:, :, kept], 2, -1)  # (L, H, B, T, T, role)
+    share = share.reshape(*share.shape[:2], contexts.size * n, len(names))
     return _Looks(names, np.nan_to_num(share), expected[:, :, kept])
 
 
