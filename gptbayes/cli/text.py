@@ -16,12 +16,13 @@ from gptbayes.diagnostics import at_a_glance
 from gptbayes.inference import open_run, problem_of
 from gptbayes.plots import visible
 from gptbayes.report import texts_page
-from gptbayes.report.texts import UNSURE, level, sentence, unsure
+from gptbayes.report.texts import LEVELS, UNSURE, level, sentence, unsure
 from gptbayes.report.words import first_said
 
 STYLES = ("bright_red", "yellow", "cyan", "", "bold")
-MARKS = ("!", ":", ".", " ", " ")
-"""Under a character where there is no colour, by the level of its probability; ? marks unsure."""
+"""By the level of a character's probability, the least probable first."""
+SURPRISE, DOUBT = ".", "?"
+"""Below characters where there is no colour: the least probable, and those that are unsure."""
 
 
 def add_text(commands) -> None:
@@ -79,6 +80,7 @@ def _text(arguments):
         OUT.print(Text(title, "bold"))
         _print_text(scored)
         OUT.print(sentence(scored), markup=False, soft_wrap=True)
+    _print_legend()
     OUT.print()
     print_findings(f for f in first_said(idata, at_a_glance(idata)) if not f.ok)
     if arguments.html:
@@ -99,7 +101,7 @@ def _title(written, k, group):
 
 
 def _print_prompt(prompt, block_size):
-    OUT.print(Text("prompt", "bold"), visible(prompt), sep="\n", markup=False, soft_wrap=True)
+    OUT.print(Text("prompt", "bold"), Text(visible(prompt)), sep="\n", soft_wrap=True)
     if len(prompt) > block_size:
         read = visible(prompt[-block_size:])
         note = f"the model reads only its last {block_size} characters: {read}"
@@ -116,9 +118,28 @@ def _print_text(scored):
             shown.append(_shown(row), f"{style} reverse" if unsure(row) else style)
         OUT.print(shown, soft_wrap=True)
         if not OUT.color_system:
-            marks = ((row, "?" if unsure(row) else MARKS[level(row["mean"])]) for row in line)
-            below = "".join(mark.ljust(cell_len(_shown(row))) for row, mark in marks)
+            below = "".join(_mark(row).ljust(cell_len(_shown(row))) for row in line)
             OUT.print(below.rstrip(), markup=False, soft_wrap=True)
+
+
+def _mark(row):
+    if unsure(row):
+        return DOUBT
+    return SURPRISE if level(row["mean"]) == 0 else " "
+
+
+def _print_legend():
+    bounds = ["0", *(f"{p:g}" for p in LEVELS), "1"]
+    if not OUT.color_system:
+        words = (
+            f"{SURPRISE} a probability below {LEVELS[0]:g}, {DOUBT} one not known within {UNSURE}"
+        )
+        OUT.print(f"below characters: {words}")
+        return
+    legend = Text("probability ")
+    for style, low, high in zip(STYLES, bounds[:-1], bounds[1:], strict=True):
+        legend.append(f"{low} to {high}", style).append("  ")
+    OUT.print(legend + Text(f"not known within {UNSURE}", "reverse"), soft_wrap=True)
 
 
 def _lines(rows, width):

@@ -61,7 +61,7 @@ def unsure(row: xr.Dataset) -> bool:
 def sentence(scored: xr.Dataset) -> str:
     """What the characters of a text have in common."""
     total, within = (float(scored[name].mean()) for name in ("total", "mutual_information"))
-    if scored["mean"].size and np.isnan(scored["lower"]).all():
+    if np.isnan(scored["mcse_mean"]).all():
         return f"Entropy of the next character {total:.2f} nats on average; one set of weights."
     error = float(xr.concat([scored["total_mcse"], scored["mutual_information_mcse"]], "x").max())
     n_unsure = int((scored["upper"] - scored["lower"] > UNSURE).sum())
@@ -108,7 +108,7 @@ def _of_character(row):
     """Numbers in words, shade, and whether it is marked."""
     shown = plots.visible(row["character"].item())
     p = f"{shown}: probability {float(row['mean']):.3f}"
-    if np.isnan(row["lower"]):
+    if np.isnan(row["mcse_mean"]):
         lines = [f"{p}, one set of weights: no interval", f"entropy {float(row['total']):.3f} nats"]
         return lines, level(row["mean"]), False
     lower, upper, mcse = (float(row[name]) for name in ("lower", "upper", "mcse_mean"))
