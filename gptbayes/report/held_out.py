@@ -84,9 +84,9 @@ def reliability_blocks(fits: Mapping[str, az.InferenceData], rng: np.random.Gene
     plots.plot_by_position(found.by_position, ax=right)
     last = found.by_position.isel(fit=0, position=-1)
     gain = (
-        f"With {found.by_position.sizes['position']} characters to read {names[0]} predicts "
-        f"{float(last['gain']):+.2f} ± {float(last['gain_se']):.2f} nats better than with one, "
-        "the difference paired within sequences."
+        f"{names[0]} gains {float(last['gain']):+.2f} ± {float(last['gain_se']):.2f} nats from "
+        f"having {found.by_position.sizes['position']} characters to read in place of one, a "
+        "difference paired within sequences."
     )
     sentences = [[name, "; ".join(said)] for name, said in found.sentences.items()]
     return [
