@@ -20,6 +20,7 @@ from gptbayes.plots.predictions import (
     plot_pareto_k,
 )
 from gptbayes.plots.style import COLOURS, close, drawable, figure, visible
+from gptbayes.plots.texts import plot_frequencies, plot_text_checks
 
 __all__ = [
     "COLOURS",
@@ -30,6 +31,7 @@ __all__ = [
     "plot_beside_prior",
     "plot_contraction",
     "plot_dendrogram",
+    "plot_frequencies",
     "plot_held_out",
     "plot_ladder",
     "plot_mixing",
@@ -39,6 +41,7 @@ __all__ = [
     "plot_path",
     "plot_r_hat",
     "plot_rank_ecdf",
+    "plot_text_checks",
     "plot_trace",
     "visible",
 ]
