@@ -35,6 +35,7 @@ from gptbayes.plots.reliability import (
     plot_reliability,
 )
 from gptbayes.plots.style import COLOURS, close, drawable, figure, visible
+from gptbayes.plots.texts import plot_frequencies, plot_text_checks
 
 __all__ = [
     "COLOURS",
@@ -49,6 +50,7 @@ __all__ = [
     "plot_by_position",
     "plot_contraction",
     "plot_dendrogram",
+    "plot_frequencies",
     "plot_gain",
     "plot_held_out",
     "plot_ladder",
@@ -64,6 +66,7 @@ __all__ = [
     "plot_removal",
     "plot_role_excess",
     "plot_roles",
+    "plot_text_checks",
     "plot_trace",
     "plot_weights",
     "visible",

@@ -1,6 +1,7 @@
 """What the model says next: posterior predictive text and predictive density."""
 
 from gptbayes.predict.characters import encode_prompt, entropy_split, next_character
+from gptbayes.predict.checks import CHECKS, TextChecks, check, check_text, frequencies
 from gptbayes.predict.held_out import (
     Comparison,
     compare_held_out,
@@ -22,12 +23,16 @@ from gptbayes.predict.texts import KINDS, Written, coherent, marginal, score, wr
 from gptbayes.predict.weights import chain_weights, doubt_of_weights, effective_draws, psis_weights
 
 __all__ = [
+    "CHECKS",
     "EDGES",
     "KINDS",
     "Comparison",
     "Reliability",
+    "TextChecks",
     "Written",
     "chain_weights",
+    "check",
+    "check_text",
     "coherent",
     "compare_held_out",
     "doubt_of_weights",
@@ -36,6 +41,7 @@ __all__ = [
     "entropy_split",
     "fixed_contexts",
     "forecast_reliability",
+    "frequencies",
     "held_out_log_prob",
     "held_out_predictive",
     "held_out_reliability",

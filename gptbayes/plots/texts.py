@@ -1,0 +1,115 @@
+"""Figures of text checks: what is observed among what the model writes."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import xarray as xr
+from matplotlib.axes import Axes
+
+from gptbayes.plots.style import COLOURS, drawable
+
+_DIMS = {"character": "character", "bigram": "pair of characters", "word_length": "letters"}
+
+
+def plot_text_checks(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Each check of a text on a scale of its own: the model's texts, and the observed one.
+
+    Parameters
+    ----------
+    summary : Dataset (check, text)
+        As `gptbayes.predict.check` returns it.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        From the smallest value of a row to its largest; the numbers are on the right.
+    """
+    ax = plt.gca() if ax is None else ax
+    percent = round(100 * summary.attrs["prob"])
+    looks = {  # told apart by form too
+        True: {"marker": "o", "color": COLOURS[0], "label": "held-out text"},
+        False: {"marker": "D", "color": COLOURS[3], "label": "held-out text, a check that fails"},
+    }
+    for y, name in enumerate(summary["check"].values):
+        row = summary.sel(check=name)
+        scale = _scale(row)
+        texts = scale(row["replicated"].values)
+        ax.plot(texts, np.full(texts.shape, y), "|", color="0.75", ms=7, label="the model's texts")
+        interval = f"their {percent} % interval and mean"
+        ax.hlines(y, scale(row["lower"]), scale(row["upper"]), color="0.35", lw=3, label=interval)
+        ax.plot(scale(row["mean"]), y, "|", color="black", ms=12, mew=2)
+        ax.plot(scale(row["observed"]), y, ls="", ms=7, mec="white", **looks[bool(row["ok"])])
+        ax.text(1.04, y, _numbers(row), transform=ax.get_yaxis_transform(), va="center")
+    ax.set_yticks(range(summary.sizes["check"]), list(summary["check"].values))
+    ax.set(ylim=(summary.sizes["check"] - 0.5, -0.5), xlim=(-0.04, 1.04), xticks=[])
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    ax.legend(
+        handles.values(),
+        handles.keys(),
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=2,
+        fontsize="small",
+    )
+    sns.despine(ax=ax, bottom=True)
+    return ax
+
+
+def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None = None) -> Axes:
+    """How often each character, pair or word length comes: observed, and in the model's texts.
+
+    Parameters
+    ----------
+    summary : Dataset (character), (bigram) or (word_length)
+        As `gptbayes.predict.frequencies` returns it.
+    n_items : int
+        How many of the most frequent to show.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    (dim,) = summary.sizes
+    often = np.argsort(-np.maximum(summary["mean"], summary["observed"]).values, kind="stable")
+    shown = summary.isel({dim: often[:n_items]})
+    shown = shown.sortby(dim) if dim == "word_length" else shown.sortby("mean", ascending=False)
+    x = np.arange(shown.sizes[dim])
+    percent = round(100 * summary.attrs["prob"])
+    label = f"the model's texts, mean and {percent} % interval"
+    ax.vlines(x, 100 * shown["lower"], 100 * shown["upper"], color="0.6", lw=4, label=label)
+    ax.plot(x, 100 * shown["mean"], "_", color="black", ms=7)
+    ax.plot(x, 100 * shown["observed"], "o", color=COLOURS[0], ms=4, label="held-out text")
+    ax.set_xticks(x, [drawable(str(name)) for name in shown[dim].values])
+    ax.set(xlabel=_DIMS[dim], ylabel="% of a text")
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False, fontsize="small")
+    sns.despine(ax=ax)
+    return ax
+
+
+def _scale(row):
+    """From values of a check to 0 at its smallest and 1 at its largest."""
+    values = np.append(row["replicated"].values, row["observed"])
+    values = values[np.isfinite(values)]
+    if not values.size or np.ptp(values) == 0:
+        return lambda value: 0.5 + 0 * np.asarray(value, dtype=float)
+    return lambda value: (np.asarray(value, dtype=float) - values.min()) / np.ptp(values)
+
+
+def _numbers(row):
+    unit = str(row["unit"].values)
+    factor = 100 if unit == "%" else 1
+    observed, mean, lower, upper = (
+        f"{factor * float(row[name]):.1f}" for name in ("observed", "mean", "lower", "upper")
+    )
+    unit = " %" if unit == "%" else ""
+    p = float(row["p"])
+    return f"{observed}{unit}; model {mean} ({lower} to {upper}){unit}; p = {p:.2g}".replace(
+        "nan", "none"
+    )
