@@ -236,25 +236,30 @@ middle = next(iter(judged))
 
 
 def scattered(size):
-    """NUTS of ``size`` windows from anywhere before the held-out text."""
+    """NUTS and the mode of ``size`` windows from anywhere before the held-out text."""
     problem = pose(STAGES[asked.stage], text, source=source, block_size=T, batch_size=size)
     there = split(problem.vocabulary.encode(text), T).training
     rng = np.random.default_rng(asked.seed)
     chosen = np.sort(rng.choice(len(there.x), size, replace=False))
     training = Windows(*(part[chosen] for part in there))
     problem = replace(problem, training=training, source=f"{source}, scattered windows")
-    sampling = {"chains": asked.chains, "iter_warmup": asked.warmup, "iter_sampling": asked.draws}
+    folder = asked.runs / f"{size:03d}"
     with progress_bars() as bars, ThreadPoolExecutor(asked.jobs) as pool:
-        folder = asked.runs / f"{size:03d}" / "scattered"
-        run = fit.nuts(
-            problem, folder, seed=asked.seed, executor=pool, on_progress=bars, **sampling
-        )
-    return open_run(run)
+        same = {"seed": asked.seed, "executor": pool, "on_progress": bars}
+        mode = fit.optimize(problem, folder / "scattered-mode", starts=8, **same)
+        sampling = {"iter_warmup": asked.warmup, "iter_sampling": asked.draws}
+        nuts = fit.nuts(problem, folder / "scattered", chains=asked.chains, **sampling, **same)
+    return open_run(nuts), open_run(mode)
 
 
-both = {"the beginning": fits[middle]["nuts"], "scattered": scattered(middle)}
-found = held_out_reliability(both, np.random.default_rng(asked.seed))
-print(f"\nNUTS of {middle} sequences from")
+nuts, mode = scattered(middle)
+control = {
+    "NUTS, the beginning": fits[middle]["nuts"],
+    "NUTS, scattered": nuts,
+    "mode, scattered": mode,
+}
+found = held_out_reliability(control, np.random.default_rng(asked.seed))
+print(f"\nFrom {middle} sequences")
 for name, sentences in found.sentences.items():
     print(f"  {name}: {sentences[0]}")
     for sentence in sentences[1:]:
