@@ -9,8 +9,8 @@ was held out it can be counted how well. Here stage 05 is fitted to more and mor
 without importance weights, NUTS, and NUTS with its chains stacked. The held-out text is the same
 throughout.
 
-The first run takes a quarter of an hour on one core for 20,000 characters of a long text, and two
-minutes for the Zen of Python; run again, it reads what is there.
+The first run takes two minutes for the Zen of Python, and half an hour on one core where the text
+is long enough for 256 sequences; run again, it reads what is there.
 """
 
 import argparse
@@ -162,7 +162,7 @@ for size, table in tables.items():
     if table.attrs["r_hat"] > R_HAT_LIMIT or table.attrs["ess"] < ESS_LIMIT:
         print(f"  {size} sequences: chains have not mixed, NUTS itself is a rough reference")
     if float(table["pareto_k"].sel(fit="weighted")) > PARETO_K_LIMIT:
-        print(f"  {size} sequences: importance weights fail, 'weighted' is a draw or two")
+        print(f"  {size} sequences: importance weights fail, 'weighted' is what a few draws say")
 
 fig, axes = plots.figure(2, width=10, height=3.8, columns=2)
 joined = xr.concat([tables[size] for size in sizes], pd.Index(sizes, name="size"))
