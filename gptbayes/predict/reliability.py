@@ -473,14 +473,14 @@ def _doubts_of_draws(idata, weights):
     doubt = doubt_of_weights(weights)
     if doubt:
         return [f"{doubt}: what is judged here are the predictions of a few draws"]
-    log_lik = idata.log_likelihood["log_lik"]
-    if idata.attrs["method"] != "nuts" or log_lik.sizes["draw"] < 4:
+    if idata.attrs["method"] != "nuts" or idata.posterior.sizes["draw"] < 4:
         return []
+    log_lik = idata.log_likelihood["log_lik"].sum("position")
     worst, least = float(r_hat(log_lik).max()), float(ess(log_lik)["ess_bulk"].min())
     if worst <= R_HAT_LIMIT and least >= ESS_LIMIT:
         return []
     return [
-        f"log probabilities of training characters have R-hat up to {worst:.3f} and ESS down to "
+        f"log densities of training sequences have R-hat up to {worst:.3f} and ESS down to "
         f"{least:.0f}: the chains are short, and another run would predict a little differently"
     ]
 
