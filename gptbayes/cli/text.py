@@ -16,6 +16,7 @@ from gptbayes.diagnostics import at_a_glance
 from gptbayes.inference import open_run, problem_of
 from gptbayes.plots import visible
 from gptbayes.report import texts_page
+from gptbayes.report.checks import check_findings
 from gptbayes.report.texts import LEVELS, UNSURE, level, sentence, unsure
 from gptbayes.report.words import first_said
 
@@ -74,6 +75,10 @@ def _text(arguments):
             status.update(f"reading text {k + 1} of {len(written.texts)}")
             scored = predict.score(idata, prompt, text, prob=arguments.prob, group=group)
             titled[_title(written, k, group)] = scored
+        checks = None
+        if arguments.check:
+            status.update("writing as much as was held out, 400 times")
+            checks = predict.check_text(idata, rng, prob=arguments.prob, group=group)
     _print_prompt(prompt, problem.design.block_size)
     for title, scored in titled.items():
         OUT.print()
@@ -82,6 +87,10 @@ def _text(arguments):
         OUT.print(sentence(scored), markup=False, soft_wrap=True)
     _print_legend()
     OUT.print()
+    if checks:
+        title = "Would one take the held-out text for something that this model wrote?"
+        OUT.print(Text(title, "bold"), soft_wrap=True)
+        print_findings(check_findings(checks))
     print_findings(f for f in first_said(idata, at_a_glance(idata)) if not f.ok)
     if arguments.html:
         page = texts_page(idata, titled, seed=arguments.seed)

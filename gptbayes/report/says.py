@@ -14,6 +14,7 @@ from gptbayes.predict import (
     write,
 )
 from gptbayes.report.blocks import Heading, Paragraph, Section, picture
+from gptbayes.report.checks import check_blocks
 from gptbayes.report.held_out import density_blocks, reliability_blocks
 from gptbayes.report.texts import KINDS, LEGEND, text_block
 from gptbayes.report.words import percent, spread
@@ -34,6 +35,7 @@ def says(
             "how sure the posterior is of the probability, not how probable the character is."
         ),
         *_texts(idata, problem, rng),
+        *check_blocks(idata, rng),
         *density_blocks(fits),
         *reliability_blocks(fits, rng),
     ]
