@@ -76,12 +76,18 @@ def forward(
     return Activations(logits, np.stack(weights, axis=-5) if weights else None)
 
 
-def last_logits(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.ndarray:
+def last_logits(
+    stage: Stage,
+    parameters: Parameters,
+    tokens: np.ndarray,
+    *,
+    unseen: np.ndarray | None = None,
+) -> np.ndarray:
     """Logits after the last position alone, for less work: the last layer has one query.
 
     Parameters
     ----------
-    stage, parameters, tokens
+    stage, parameters, tokens, unseen
         As for `forward`.
 
     Returns
@@ -93,7 +99,8 @@ def last_logits(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.
     ValueError
         As `forward`.
     """
-    return _run(stage, parameters, tokens, asked=slice(-1, None))[0][..., 0, :]
+    logits, _, _ = _run(stage, parameters, tokens, unseen=unseen, asked=slice(-1, None))
+    return logits[..., 0, :]
 
 
 def hidden_activity(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from gptbayes.attention.streams import (
     side_by_side,
     summarise_scalars,
 )
-from gptbayes.forward import MAX_BYTES, forward, over_draws
+from gptbayes.forward import MAX_BYTES, forward, last_logits, over_draws
 
 NO_COST = 1e-12
 """In nats: a smaller cost is none, up to rounding."""
@@ -233,13 +233,13 @@ def _position_costs(stage, parameters, contexts, next_tokens, max_bytes):
 
     def of_chunk(chunk):
         logits, attention = forward(stage, chunk, contexts)
-        whole = _log_prob(logits, next_tokens)[..., -1]
+        whole = _log_prob(logits[..., -1, :], next_tokens[:, -1])
         costs = np.empty((*whole.shape, n - 1))
         for s in range(n - 1):
             unseen = np.zeros(contexts.shape, dtype=bool)
             unseen[:, s] = True
-            part = forward(stage, chunk, contexts, unseen=unseen).logits
-            costs[..., s] = whole - _log_prob(part, next_tokens)[..., -1]
+            part = last_logits(stage, chunk, contexts, unseen=unseen)
+            costs[..., s] = whole - _log_prob(part, next_tokens[:, -1])
         columns = [costs, attention.mean(axis=(-5, -4))[..., -1, :-1]]
         if n_layer > 1:
             columns.append(rollout(attention, residual=residual)[..., -1, :-1])
