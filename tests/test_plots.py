@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from gptbayes import plots
+from gptbayes.predict import check, frequencies
 
 
 @pytest.fixture
@@ -129,3 +130,52 @@ def test_what_cannot_be_told_from_the_prior_is_an_open_circle(ax):
     plots.plot_beside_prior(table.assign(told_apart=(("layer", "rank"), told)), label="x", ax=ax)
     np.testing.assert_allclose(ax.lines[-1].get_xdata(), table["mean"].values[~told])
     assert ax.lines[-1].get_markerfacecolor() == "white"
+
+
+def checks_of_text():
+    rng = np.random.default_rng(1)
+    model = ["".join(rng.choice(list("ab "), 60, p=[0.4, 0.4, 0.2])) for _ in range(400)]
+    return "a " * 30, model
+
+
+def test_text_checks_show_every_text_on_a_scale_of_its_own(ax):
+    observed, model = checks_of_text()
+    found = check(observed, model, "ab ba")
+    assert plots.plot_text_checks(found, ax=ax) is ax
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == found["check"].values.tolist()
+    rows = [line for line in ax.lines if line.get_label() == "the model's texts"]
+    for line, name in zip(rows, names, strict=True):
+        values = found["replicated"].sel(check=name).values
+        drawn = line.get_xdata()
+        assert (np.diff(drawn[np.argsort(values)]) >= 0).all()
+        assert drawn.min() >= 0
+        assert drawn.max() <= 1
+    failing = [line for line in ax.lines if "fails" in str(line.get_label())]
+    assert [line.get_marker() for line in failing] == ["D"] * int((~found["ok"]).sum())
+    assert failing
+    assert "1.0; model" in ax.texts[3].get_text()  # every word is one letter long
+    assert ax.texts[3].get_text().endswith("p = 0.005")
+
+
+def test_texts_without_words_can_be_drawn(ax):
+    found = check(30 * "!", 4 * [30 * "."], "ab")
+    plots.plot_text_checks(found, ax=ax)
+    assert ax.texts[4].get_text() == "no words; model no words; p = -"
+
+
+def test_frequencies_are_in_order_and_beside_the_observed(ax):
+    observed, model = checks_of_text()
+    pairs = frequencies(observed, model, "bigrams")
+    plots.plot_frequencies(pairs, n_items=4, ax=ax)
+    mean, seen = (ax.lines[k].get_ydata() for k in (0, 1))
+    assert (np.diff(mean) <= 0).all()
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert len(labels) == 4
+    assert seen[labels.index("a␣")] == pytest.approx(100 * 30 / 59)
+    fig, (other,) = plots.figure()
+    plots.plot_frequencies(frequencies(observed, model, "word lengths"), ax=other)
+    lengths = [int(label.get_text()) for label in other.get_xticklabels()]
+    assert lengths == sorted(lengths)
+    assert other.get_xlabel() == "letters"
+    plots.close(fig)

@@ -103,13 +103,11 @@ def _scale(row):
 
 
 def _numbers(row):
-    unit = str(row["unit"].values)
-    factor = 100 if unit == "%" else 1
-    observed, mean, lower, upper = (
-        f"{factor * float(row[name]):.1f}" for name in ("observed", "mean", "lower", "upper")
-    )
-    unit = " %" if unit == "%" else ""
+    percent = str(row["unit"].values) == "%"
+    unit, factor = (" %", 100) if percent else ("", 1)
+    numbers = (factor * float(row[name]) for name in ("observed", "mean", "lower", "upper"))
+    observed, mean, lower, upper = (None if np.isnan(x) else f"{x:.1f}" for x in numbers)
+    said = f"{observed}{unit}" if observed else "no words"
+    model = f"{mean} ({lower} to {upper}){unit}" if mean else "no words"
     p = float(row["p"])
-    return f"{observed}{unit}; model {mean} ({lower} to {upper}){unit}; p = {p:.2g}".replace(
-        "nan", "none"
-    )
+    return f"{said}; model {model}; p = {'-' if np.isnan(p) else f'{p:.2g}'}"
