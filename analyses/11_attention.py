@@ -129,7 +129,9 @@ panels = [
 fig, axes = plots.figure(len(panels), width=11, height=3.4, columns=2)
 for ax, (number, layer, head) in zip(axes, panels, strict=True):
     plots.plot_role_excess(roles[number].heads.isel(layer=layer, head=head), ax=ax)
-    ax.set_title(f"stage {number}, layer {layer + 1}, head {head + 1}", loc="left", fontsize=9, pad=18)
+    ax.set_title(
+        f"stage {number}, layer {layer + 1}, head {head + 1}", loc="left", fontsize=9, pad=18
+    )
 fig.savefig(asked.runs / "11-roles.png", dpi=150)
 plt.close(fig)
 
