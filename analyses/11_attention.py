@@ -129,7 +129,9 @@ panels = [
 fig, axes = plots.figure(len(panels), width=11, height=3.4, columns=2)
 for ax, (number, layer, head) in zip(axes, panels, strict=True):
     plots.plot_role_excess(roles[number].heads.isel(layer=layer, head=head), ax=ax)
-    ax.set_title(f"stage {number}, layer {layer + 1}, head {head + 1}", loc="left", fontsize=9)
+    ax.set_title(
+        f"stage {number}, layer {layer + 1}, head {head + 1}", loc="left", fontsize=9, pad=18
+    )
 fig.savefig(asked.runs / "11-roles.png", dpi=150)
 plt.close(fig)
 
@@ -186,7 +188,7 @@ agreements = xr.concat([positions[n].agreement for n in asked.stages], names, jo
 fig, axes = plots.figure(2, width=10, height=3.4, columns=2)
 plots.plot_agreement(agreements, ax=axes[0])
 plots.plot_removal(positions[asked.stages[0]].average, ax=axes[1])
-axes[1].set_title(f"stage {asked.stages[0]}, character removed", loc="left", fontsize=9)
+axes[1].set_title(f"stage {asked.stages[0]}, character removed", loc="left", fontsize=9, pad=18)
 fig.savefig(asked.runs / "11-removal.png", dpi=150)
 plt.close(fig)
 print(f"\nFigures: {', '.join(f'11-{name}.png' for name in ('roles', 'maps', 'removal'))}")

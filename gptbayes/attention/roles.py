@@ -301,7 +301,7 @@ def _sentence(one, who, role, learned):
     prob = round(100 * one.attrs["prob"])
     text = (
         f"{who}, {role}: {abs(mean):.2f} {'more' if mean >= 0 else 'less'} than a uniform look "
-        f"({_interval(ours, prob)}; prior {_interval(theirs, prob)})"
+        f"({prob} % interval {_interval(ours)}; prior {_interval(theirs)})"
     )
     if np.isnan(float(ours["sd"])):
         return text
@@ -313,10 +313,10 @@ def _sentence(one, who, role, learned):
     return text + "the prior has as much, and it is not to be read as learned"
 
 
-def _interval(one, prob):
+def _interval(one):
     if np.isnan(float(one["sd"])):
-        return "no interval"
-    return f"{prob} % interval {float(one['lower']):+.2f} to {float(one['upper']):+.2f}"
+        return "none"
+    return f"{float(one['lower']):+.2f} to {float(one['upper']):+.2f}"
 
 
 def _shaky(one, overlap):
