@@ -21,7 +21,7 @@ from gptbayes.diagnostics import pareto_k
 from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run, problem_of
 from gptbayes.known_answers import ALPHA, family_wise_p, known_answers, known_directions
-from gptbayes.predict import entropy_split, loo, next_character, score
+from gptbayes.predict import entropy_split, loo, next_character, score_text
 from gptbayes.report import write_report
 from gptbayes.simulate import log_gamma_draws, prior_draws
 from gptbayes.stages import STAGES, VARIANTS, stage
@@ -298,7 +298,7 @@ def test_nuts_scores_every_character_exactly(nuts, posed, exact):
     """A text through all pairs of characters: the row is that of the one before."""
     tokens = np.indices((5, 5)).reshape(2, -1).T.ravel()
     text = posed.vocabulary.decode(tokens)
-    scored = score(nuts, text[0], text[1:])
+    scored = score_text(nuts, text[0], text[1:])
     before, after = tokens[:-1], tokens[1:]
     assert len(set(zip(before, after, strict=True))) == 25
     z = (scored["mean"] - exact.predictive[before, after]) / scored["mcse_mean"]

@@ -18,7 +18,7 @@ from gptbayes.predict import (
     entropy_split,
     marginal,
     next_character,
-    score,
+    score_text,
     write,
 )
 from gptbayes.simulate import write_text
@@ -177,7 +177,7 @@ def test_coherent_and_marginal_differ_in_what_goes_together(stubborn, rng):
     texts = marginal(stubborn, "the", 2, rng, n_texts=2000).texts
     counts = [texts.count(pair) for pair in (a + a, a + b, b + a, b + b)]
     assert chisquare(counts).pvalue > LEVEL
-    first = score(stubborn, "the", a).isel(new_position=0)
+    first = score_text(stubborn, "the", a).isel(new_position=0)
     assert first["mean"].item() == pytest.approx(0.5)
     assert first["expected"].item() == pytest.approx(0, abs=1e-12)
     assert first["mutual_information"].item() == pytest.approx(np.log(2))
@@ -214,7 +214,7 @@ def test_coherent_and_marginal_agree_for_a_point(mode):
 def test_a_score_is_what_each_place_says_alone(nuts, monkeypatch):
     """Contexts that grow to a full one and slide on; one block, and a block each."""
     prompt, text = "at", "the mat"
-    scored = score(nuts, prompt, text, prob=0.8)
+    scored = score_text(nuts, prompt, text, prob=0.8)
     assert "".join(scored["character"].values) == text
     for n, character in enumerate(text):
         here, before = scored.isel(new_position=n), prompt + text[:n]
@@ -226,11 +226,11 @@ def test_a_score_is_what_each_place_says_alone(nuts, monkeypatch):
         for name in split:
             assert here[name].item() == pytest.approx(split[name].item(), rel=1e-10), name
     monkeypatch.setattr(characters, "COPIES", 1e12)
-    xr.testing.assert_allclose(score(nuts, prompt, text, prob=0.8), scored)
+    xr.testing.assert_allclose(score_text(nuts, prompt, text, prob=0.8), scored)
 
 
 def test_a_point_is_sure_of_its_probabilities(mode):
-    scored = score(mode, "the", "n sat")
+    scored = score_text(mode, "the", "n sat")
     for name in ("lower", "upper"):
         np.testing.assert_array_equal(scored[name], scored["mean"])
     assert (scored["mutual_information"] == 0).all()
@@ -242,7 +242,7 @@ def test_a_point_is_sure_of_its_probabilities(mode):
 
 
 def test_prior_and_posterior_say_different_things(nuts):
-    prior, posterior = (score(nuts, "the c", "at", group=g) for g in ("prior", "posterior"))
+    prior, posterior = (score_text(nuts, "the c", "at", group=g) for g in ("prior", "posterior"))
     assert (prior["mean"] < posterior["mean"]).all()
     assert (prior["mutual_information"] > posterior["mutual_information"]).all()
 
@@ -310,9 +310,9 @@ def test_prompts_that_cannot_be_read(nuts, rng):
         ("the", "dog", "'d' 'g' not in the vocabulary"),
     ):
         with pytest.raises(ValueError, match=message):
-            score(nuts, prompt, text)
+            score_text(nuts, prompt, text)
     with pytest.raises(ValueError, match=r"prob must be between 0 and 1, got 1\.5"):
-        score(nuts, "the", "cat", prob=1.5)
+        score_text(nuts, "the", "cat", prob=1.5)
 
 
 def test_of_a_long_prompt_the_end_is_read(nuts):
@@ -322,5 +322,5 @@ def test_of_a_long_prompt_the_end_is_read(nuts):
             for prompt in ("that mat, the c", "the c")
         )
         assert long == short
-    long, short = (score(nuts, prompt, "at") for prompt in ("that mat, the c", "the c"))
+    long, short = (score_text(nuts, prompt, "at") for prompt in ("that mat, the c", "the c"))
     xr.testing.assert_allclose(long, short)

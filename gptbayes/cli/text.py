@@ -73,7 +73,7 @@ def _text(arguments):
         titled = {}
         for k, text in enumerate(written.texts):
             status.update(f"reading text {k + 1} of {len(written.texts)}")
-            scored = predict.score(idata, prompt, text, prob=arguments.prob, group=group)
+            scored = predict.score_text(idata, prompt, text, prob=arguments.prob, group=group)
             titled[_title(written, k, group)] = scored
         checks = None
         if arguments.check:

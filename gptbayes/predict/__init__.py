@@ -19,7 +19,7 @@ from gptbayes.predict.reliability import (
     ordered_pit,
     scores,
 )
-from gptbayes.predict.texts import KINDS, Written, coherent, marginal, score, write
+from gptbayes.predict.texts import KINDS, Written, coherent, marginal, score_text, write
 from gptbayes.predict.weights import chain_weights, doubt_of_weights, effective_draws, psis_weights
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
     "next_character",
     "ordered_pit",
     "psis_weights",
-    "score",
+    "score_text",
     "scores",
     "stacked",
     "unigram_log_density",

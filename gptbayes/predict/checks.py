@@ -290,7 +290,10 @@ def _tail(values, two_sided):
     high = (1 + np.sum(others > observed) + ties) / (n + 1)
     low = (1 + np.sum(others < observed) + ties) / (n + 1)
     tail, sides = (min(high, low), 2) if two_sided else (high, 1)
-    return min(1.0, sides * tail), sides * np.sqrt(tail * max(0, 1 - tail) / n)
+    # For the error the share is pulled towards one half by half a text on either side, so that a
+    # tail in which no text, or every text, lies has an error too.
+    pulled = (n * min(tail, 1.0) + 0.5) / (n + 1)
+    return min(1.0, sides * tail), sides * np.sqrt(pulled * (1 - pulled) / n)
 
 
 def _interval(values, dim, prob):

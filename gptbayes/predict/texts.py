@@ -146,7 +146,7 @@ def marginal(
     return Written("marginal", prompt, texts, None, None)
 
 
-def score(
+def score_text(
     idata: az.InferenceData,
     prompt: str,
     text: str,
@@ -228,7 +228,7 @@ def write(
     Returns
     -------
     Dataset (new_position)
-        As `score`, whichever kind wrote it; in ``attrs`` also the ``kind``.
+        As `score_text`, whichever kind wrote it; in ``attrs`` also the ``kind``.
 
     Raises
     ------
@@ -239,7 +239,7 @@ def write(
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     writer = coherent if kind == "coherent" else marginal
     (text,) = writer(idata, prompt, length, rng, group=group).texts
-    return score(idata, prompt, text, prob=prob, group=group).assign_attrs(kind=kind)
+    return score_text(idata, prompt, text, prob=prob, group=group).assign_attrs(kind=kind)
 
 
 def _authors(n_draws, n_texts, rng):

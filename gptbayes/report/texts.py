@@ -38,7 +38,7 @@ def text_block(title: str, scored: xr.Dataset) -> Text:
     ----------
     title : str
     scored : Dataset (new_position)
-        As `gptbayes.predict.score` returns it.
+        As `gptbayes.predict.score_text` returns it.
     """
     rows = [scored.isel(new_position=k) for k in range(scored.sizes["new_position"])]
     characters = [
@@ -80,7 +80,7 @@ def texts_page(idata: az.InferenceData, titled: Mapping[str, xr.Dataset], *, see
     idata : InferenceData
         The fit that wrote them.
     titled : mapping of str to Dataset (new_position)
-        Texts by their titles, as `gptbayes.predict.score` returns them.
+        Texts by their titles, as `gptbayes.predict.score_text` returns them.
     seed : int
         Of the texts.
 
