@@ -99,9 +99,8 @@ def test_tail_probabilities_by_hand():
     for observed, p in (("aaaaaaaaa", (1 + 0.5) / 10), ("aaaaa    ", (1 + 4 + 0.5) / 10)):
         row = check(observed, replicated, "a").sel(check="mean word length")
         assert row["p"].item() == pytest.approx(min(1, 2 * p))
-        one_sided = min(p, 1 / 2)
-        expected = 2 * np.sqrt(one_sided * (1 - one_sided) / 9)
-        assert row["p_mcse"].item() == pytest.approx(expected, rel=0.02)
+        pulled = (9 * p + 0.5) / 10
+        assert row["p_mcse"].item() == pytest.approx(2 * np.sqrt(pulled * (1 - pulled) / 9))
     row = check("         ", replicated, "a").sel(check="mean word length")
     assert np.isnan(row["observed"])
     assert row["p"].item() == pytest.approx(2 * 1 / 10)  # without words is below all words
