@@ -45,7 +45,7 @@ def text_block(title: str, scored: xr.Dataset) -> Text:
         Character("↵\n" if row["character"].item() == "\n" else row["character"].item(), *each)
         for row, each in zip(rows, map(_of_character, rows), strict=True)
     ]
-    return Text(title, scored.attrs["prompt"], characters, sentence(scored))
+    return Text(title[:1].upper() + title[1:], scored.attrs["prompt"], characters, sentence(scored))
 
 
 def level(probability: float) -> int:
@@ -114,7 +114,7 @@ def _of_character(row):
     lower, upper, mcse = (float(row[name]) for name in ("lower", "upper", "mcse_mean"))
     lines = [
         f"{p}, {percent(row.attrs['prob'])} interval {lower:.3f} to {upper:.3f}, Monte Carlo "
-        f"error {mcse:.3f}",
+        f"error {mcse:.4f}",
         f"entropy of what comes here {_nats(row, 'total')} nats:",
         f"{_nats(row, 'expected')} were the weights known,",
         f"{_nats(row, 'mutual_information')} from not knowing them",
