@@ -154,6 +154,7 @@ def test_too_near_is_no_fault_and_holm_counts_all(rng):
     typical = texts.pop(1 + int(distances.argmin("text")))
     found = check(typical, texts, "a b")
     assert found["p"].sel(check="characters") > 0.95
+    assert "no two-sided check can stand out among 8: that takes 320" in found.attrs["notes"][-1]
     assert (found["p_holm"] >= found["p"] - 1e-12).all()
     assert found["p_holm"].min().item() == pytest.approx(min(1, 8 * found["p"].min().item()))
 
@@ -230,6 +231,17 @@ def test_a_copy_machine_memorises(rng):
     sentence = str(found["sentence"].sel(check="longest copied span").values)
     assert sentence.endswith("the model copies more than the unseen text does: memorising")
     assert "600 characters" in sentence
+
+
+@pytest.mark.parametrize("n_texts", [319, 320])
+def test_it_takes_so_many_texts_to_stand_out(n_texts):
+    """A text with repetitions among texts without: as extreme as can be, one of eight checks."""
+    model = ["abcdefghij klmnop"[: 17 - n % 3] + "q" * (n % 3) for n in range(n_texts)]
+    found = check("abcdefabcdef klmn", model, "x")
+    few = found.attrs["notes"][1:]
+    found = found.sel(check="repetition")
+    assert found["p"].item() == pytest.approx(2 / (n_texts + 1))
+    assert (8 * found["p"].item() < 0.05) == (n_texts == 320) == (not few)
 
 
 def test_a_stuck_model_repeats_itself(rng):

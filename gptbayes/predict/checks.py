@@ -74,7 +74,7 @@ def check_text(
     rng : numpy.random.Generator
     n_texts : int
         How many the model writes, each by a draw of its own as long as there are some; a mode
-        writes all of them. With fewer than 319 no two-sided check can stand out among eight.
+        writes all of them. With fewer than 320 no two-sided check can stand out among eight.
     prob : float
         Mass of the intervals.
     group : {"posterior", "prior"}
@@ -317,7 +317,7 @@ def _notes(observed, replicated, reference):
             f"the held-out text has {len(observed)} characters and {n_words} words: checks are "
             "weak, and what passes may fail with more text"
         )
-    least = int(np.ceil(2 * len(CHECKS) / ALPHA)) - 1
+    least = round(2 * len(CHECKS) / ALPHA)  # 2 / (n + 1) times so many is just below
     if n_texts < least:
         notes.append(
             f"with {n_texts} texts by the model no two-sided check can stand out among "
