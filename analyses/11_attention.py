@@ -29,6 +29,7 @@ from gptbayes.attention import (
     head_roles,
     matching_sentences,
     position_removal,
+    role_draws,
     role_sentences,
     summarise_attention,
 )
@@ -124,9 +125,18 @@ for number, found in roles.items():
     for k, (role, rank) in enumerate(told["row"].values):
         ours, theirs = (interval(told.isel(row=k).sel(source=name)) for name in SOURCES)
         r_hat = float(told["r_hat"].sel(source="posterior")[k])
-        print(f"- {role}, largest but {rank}: {ours}, prior {theirs}; R-hat {r_hat:.2f}")
+        print(f"- {role}, number {rank + 1}: {ours}, prior {theirs}; R-hat {r_hat:.2f}")
     worst = found.heads["r_hat"].sel(source="posterior").max()
     print(f"Largest R-hat of a matched head's role: {float(worst):.2f}.")
+
+# Where chains disagree, which head of which chain is it that looks at spaces?
+
+for number in asked.stages:
+    draws = role_draws(fits[number], x, matching=matchings[number])
+    spaces = draws.sel(role="spaces and line breaks").mean("draw").stack(who=("layer", "head"))
+    for chain, means in enumerate(spaces.values):
+        words = ", ".join(f"{mean:+.2f}" for mean in means)
+        print(f"Stage {number}, chain {chain + 1}, spaces by head, layer after layer: {words}")
 
 panels = [
     (number, layer, head)
@@ -205,21 +215,22 @@ print(f"\nFigures: {', '.join(f'11-{name}.png' for name in ('roles', 'maps', 're
 # On Shakespeare, 1024 characters, four chains of 2000 draws (500 for stage 12), 50 held-out
 # contexts.
 #
-# With attention alone (05) and with a skip connection (07) heads have names: no draw in thousands
+# With attention alone (05) and with a skip connection (07) heads have names: not one of 8000 draws
 # could as well be matched otherwise, where of prior draws 0.69 and 0.88 could. In stage 05 one head
 # looks at its own position, 0.38 beyond uniform (90 % interval 0.32 to 0.45), away from the start
-# and from the rest of the word; the other at spaces and line breaks, 0.23 (0.16 to 0.29). The prior
-# has at most 0.11 of either. With the skip connection a character needs no head to reach its own
-# prediction: the head of spaces stays as it was, 0.23 (0.14 to 0.30), and looking at oneself falls
-# to 0.13 (0.04 to 0.20). There is no previous-character head, no vowel head, and no induction head
-# in any of them: contexts of eight characters leave little to copy.
+# and from the rest of the word; the other at spaces and line breaks, 0.23 (0.16 to 0.29). Intervals
+# of the same heads in the prior end at 0.11 and 0.05. With the skip connection a character needs no
+# head to reach its own prediction: the head of spaces stays as it was, 0.23 (0.14 to 0.30), and
+# looking at oneself falls to 0.13 (0.04 to 0.20). There is no previous-character head, no vowel
+# head, and no induction head in any of them: contexts of eight characters leave little to copy.
 #
 # In stage 12 the role is there and nobody has it. In every chain some head looks at spaces, 0.22
-# (0.11 to 0.33) for the largest of the four, more than the prior's largest with probability
-# 0.99. But chains give it to different heads and layers: R-hat of what a given head does is up to
-# 1.4, of the largest 1.05, 0.14 of the draws are ambiguous in one layer and 0.19 in the other, and
-# of 44 pairs of a head and a class none can be told from the prior. A map of "head 2 of layer 1"
-# from one run, or one mode, would show a role whose owner is an accident of where it started.
+# (0.11 to 0.33) for the largest of the four, more than the prior's largest with probability 0.99.
+# But in three chains it is in the first layer, and in the fourth in the second, matched though they
+# are: R-hat of what a given head does is up to 1.45, of the largest 1.05, 0.14 of the draws are
+# ambiguous in one layer and 0.19 in the other, and of 44 pairs of a head and a class none can be
+# told from the prior. A map of "head 2 of layer 1" from one run, or one mode, would show a role
+# whose owner is an accident of where it started.
 #
 # Does where they look matter? In stage 05 attention ranks positions by the effect of their removal
 # with 0.80 (0.70 to 0.88) in one layer, which sounds like an explanation until the prior is asked:
@@ -233,5 +244,6 @@ print(f"\nFigures: {', '.join(f'11-{name}.png' for name in ('roles', 'maps', 're
 # This would have been wrong if matched prior heads had shown the same roles, if R-hat of the
 # sorted roles had been as large as that of the heads, or if the prior's rank correlation had been
 # near 0. Stage 12 is the weak part: its chains are short (R-hat 1.07 for predictions, every
-# trajectory at the maximum tree depth), so that its intervals may be too narrow; that chains differ
-# in which head does what is seen nevertheless, and longer ones could only mix the names further.
+# trajectory at the maximum tree depth), so that its intervals may be too narrow. That chains differ
+# in which head does what is seen nevertheless; if longer ones went from one way to the other, each
+# of them would show what here only all four show together.
