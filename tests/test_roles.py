@@ -8,7 +8,16 @@ import xarray as xr
 from drawn import drawn, from_prior, planted, with_heads_permuted
 from problems import make_problem
 
-from gptbayes.attention import CLASSES, attention_back, head_order, head_roles, role_sentences
+from gptbayes.attention import (
+    CLASSES,
+    attention_back,
+    attention_draws,
+    head_order,
+    head_roles,
+    matched,
+    role_draws,
+    role_sentences,
+)
 from gptbayes.attention.classes import (
     after_same_character,
     current_word,
@@ -126,16 +135,16 @@ def test_uniform_attention_has_no_role():
 
 def test_roles_against_attention_back(runs):
     idata = open_run(runs["nuts"])
-    from gptbayes.attention import attention_draws, matched
-
     contexts = problem_of(idata).held_out.x
     matching = head_order(idata)
     roles = head_roles(idata, matching, contexts)
     weights = matched(attention_draws(idata, contexts), matching)
     for distance, name in enumerate(NAMES[:2]):
-        expected = attention_back(weights, distance).mean(("chain", "draw", "sequence"))
+        expected = attention_back(weights, distance).mean("sequence")
+        draws = role_draws(idata, contexts, matching=matching).sel(role=name)
+        np.testing.assert_allclose(draws, expected, atol=1e-12)
         found = roles.heads["mean"].sel(role=name, source="posterior")
-        np.testing.assert_allclose(found, expected, atol=1e-12)
+        np.testing.assert_allclose(found, expected.mean(("chain", "draw")), atol=1e-12)
     total = roles.heads["probability"].sum(("layer", "head")) + roles.nobody["probability"]
     np.testing.assert_allclose(total, 1)
     for one in role_sentences(roles):

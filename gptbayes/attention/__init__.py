@@ -29,6 +29,7 @@ from gptbayes.attention.roles import (
     RoleSentence,
     attention_back,
     head_roles,
+    role_draws,
     role_sentences,
 )
 from gptbayes.attention.rollout import attention_rollout, rollout
@@ -53,6 +54,7 @@ __all__ = [
     "matched",
     "matching_sentences",
     "position_removal",
+    "role_draws",
     "role_sentences",
     "rollout",
     "summarise_attention",

@@ -13,7 +13,6 @@ from gptbayes.attention.classes import CLASSES
 from gptbayes.attention.matching import MANY_AMBIGUOUS, Matching, head_order, matched
 from gptbayes.attention.streams import (
     OVER,
-    SOURCES,
     checked_contexts,
     draws_of,
     labelled,
@@ -107,18 +106,17 @@ def head_roles(
     problem = problem_with_attention(idata)
     contexts = problem.held_out.x[:N_CONTEXTS] if contexts is None else contexts
     contexts = checked_contexts(problem, contexts)
-    looks = _looks(problem, contexts, classes)
-    if not looks.names:
-        raise ValueError(f"no class of places occurs in the contexts, got: {', '.join(classes)}")
     matching = head_order(idata) if matching is None else matching
     matchings = {
         "posterior": matching,
         "prior": head_order(idata, group="prior", reference=matching),
     }
+    settings = {"classes": classes, "max_bytes": max_bytes}
     draws = {
-        source: matched(_excess(idata, source, contexts, looks, max_bytes), matchings[source])
-        for source in SOURCES
+        source: role_draws(idata, contexts, matching=order, group=source, **settings)
+        for source, order in matchings.items()
     }
+    occur = draws["posterior"]["role"].values
     ranked = {source: _ranked(each) for source, each in draws.items()}
     heads = _beside_prior(draws, prob).merge(_the_head(draws))
     return Roles(
@@ -129,8 +127,46 @@ def head_roles(
         ),
         ambiguous=_by_source(matchings, "ambiguous"),
         ambiguous_mcse=_by_source(matchings, "ambiguous_mcse"),
-        left_out=tuple(name for name in classes if name not in looks.names),
+        left_out=tuple(name for name in classes if name not in occur),
     )
+
+
+def role_draws(
+    idata: az.InferenceData,
+    contexts: np.ndarray,
+    *,
+    matching: Matching | None = None,
+    group: str = "posterior",
+    classes: Mapping[str, Callable[[str], np.ndarray]] = CLASSES,
+    max_bytes: int = MAX_BYTES,
+) -> xr.DataArray:
+    """What `head_roles` summarises, for every draw: to see chain by chain who does what.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    contexts : ndarray of int, (sequence, position)
+        0-based tokens.
+    matching : Matching, optional
+        Of the same group; by default `gptbayes.attention.head_order` of it.
+    group : {"posterior", "prior"}
+    classes : mapping of str to callable
+    max_bytes : int
+        Rough bound on the activations held at any time.
+
+    Returns
+    -------
+    DataArray (chain, draw, layer, head, role)
+
+    Raises
+    ------
+    ValueError
+        As `head_roles`.
+    """
+    problem = problem_with_attention(idata)
+    looks = _looks(problem, checked_contexts(problem, contexts), classes)
+    matching = head_order(idata, group=group) if matching is None else matching
+    return matched(_excess(idata, group, np.asarray(contexts), looks, max_bytes), matching)
 
 
 class RoleSentence(NamedTuple):
@@ -237,6 +273,8 @@ def _looks(problem, contexts, classes):
         share = places * choice[..., None] / n_choices[..., None, None, None]
     kept = n_choices.any(axis=(0, 1))
     names = tuple(name for name, keep in zip(classes, kept, strict=True) if keep)
+    if not names:
+        raise ValueError(f"no class of places occurs in the contexts, got: {', '.join(classes)}")
     share = np.moveaxis(share[:, :, kept], 2, -1)  # (L, H, B, T, T, role)
     share = share.reshape(*share.shape[:2], contexts.size * n, len(names))
     return _Looks(names, np.nan_to_num(share), expected[:, :, kept])
