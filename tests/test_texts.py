@@ -94,7 +94,7 @@ def test_what_stan_wrote_is_from_our_probabilities(generated, rng):
 def test_we_write_as_stan_does(generated, rng):
     """Frequencies at every position, ours of thirty texts by each draw; the same draws wrote both.
 
-    Only the first characters: later ones of one text are no news of their own.
+    Without its head a model writes otherwise, and is told apart at the first character.
     """
     problem = problem_of(generated)
     prompt, theirs = of_stan(generated)
@@ -105,13 +105,13 @@ def test_we_write_as_stan_does(generated, rng):
     for n in range(length):
         counts = np.stack([np.bincount(each[:, n], minlength=V) for each in (ours, theirs)])
         assert chi2_contingency(_pooled(counts)).pvalue > LEVEL / length
-    hotter = {**parameters, "lm_head_multiplier": 0 * parameters["lm_head_multiplier"]}
-    other = write_text(problem.stage, hotter, prompt, 1, T, rng, authors=authors)
+    headless = {**parameters, "lm_head_multiplier": 0 * parameters["lm_head_multiplier"]}
+    other = write_text(problem.stage, headless, prompt, 1, T, rng, authors=authors)
     counts = np.stack([np.bincount(each[:, 0], minlength=V) for each in (other, theirs)])
     assert chi2_contingency(_pooled(counts)).pvalue < LEVEL
 
 
-def _pooled(counts, least=100):
+def _pooled(counts):
     """Rare characters in one column, so that five of the smaller sample are expected in each."""
     rare = counts.sum(axis=0) < 5 * counts.sum() / counts[1].sum()
     pooled = np.column_stack([counts[:, ~rare], counts[:, rare].sum(axis=1)])
