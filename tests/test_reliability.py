@@ -245,7 +245,7 @@ def test_fits_side_by_side(fits, rng):
         assert float(expected) == pytest.approx(1)
     assert any("Pareto k" in sentence for sentence in found.sentences["weighted"])
     assert not any("Pareto k" in sentence for sentence in found.sentences["pathfinder"])
-    assert any("chains are short" in sentence for sentence in found.sentences["nuts"])
+    assert any("chains have not mixed" in sentence for sentence in found.sentences["nuts"])
     with pytest.raises(ValueError, match="got those of other"):
         held_out_reliability(fits, rng, {"other": weights["weighted"]})
 

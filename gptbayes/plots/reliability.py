@@ -135,7 +135,9 @@ def plot_gain(table: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         xlabel="training sequences",
         ylabel=f"held-out log density against {table.attrs['reference']},\nnats per character",
     )
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(
+        frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2
+    )
     sns.despine(ax=ax)
     return ax
 

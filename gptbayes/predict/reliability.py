@@ -481,7 +481,7 @@ def _doubts_of_draws(idata, weights):
         return []
     return [
         f"log densities of training sequences have R-hat up to {worst:.3f} and ESS down to "
-        f"{least:.0f}: the chains are short, and another run would predict a little differently"
+        f"{least:.0f}: the chains have not mixed, and another run would predict differently"
     ]
 
 
