@@ -44,7 +44,7 @@ bench:
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) EXTRA=bench ALSO='$(TORCH)' setup
 	@mkdir -p $(BENCH)
 	@rm -f $(BENCH)/bench.partial
-	@set -e; for each in gradients.py 'gradients.py --growth' forward.py nuts.py; do \
+	@set -e; for each in gradients.py 'gradients.py --growth' forward.py texts.py nuts.py; do \
 	  echo "tests/performance/$$each $(QUICK)" | tee -a $(BENCH)/bench.partial >&2; \
 	  $(BENCH_VENV)/bin/python tests/performance/$$each $(QUICK) >> $(BENCH)/bench.partial; \
 	  echo >> $(BENCH)/bench.partial; \

@@ -16,8 +16,8 @@ from gptbayes.predict import (
     held_out_predictive,
     held_out_reliability,
     ordered_pit,
+    proper_scores,
     psis_weights,
-    scores,
 )
 
 
@@ -133,7 +133,7 @@ def test_the_sentence_has_the_numbers_of_the_curve(rng):
 def test_scores_are_those_of_others(rng):
     p = forecasts(rng, n_sequence=6)
     tokens = drawn(p, rng)
-    table = scores(p, tokens)
+    table = proper_scores(p, tokens)
     flat, came = p.reshape(-1, 7), tokens.ravel()
     assert -float(table["log_score"]) == pytest.approx(log_loss(came, flat, labels=range(7)))
     one_hot = np.eye(7)[came]
@@ -144,7 +144,7 @@ def test_scores_are_those_of_others(rng):
     two = forecasts(rng, n_token=2)
     tokens = drawn(two, rng)
     binary = brier_score_loss(tokens.ravel(), two[..., 1].ravel())
-    assert float(scores(two, tokens)["brier"]) == pytest.approx(2 * binary)
+    assert float(proper_scores(two, tokens)["brier"]) == pytest.approx(2 * binary)
 
 
 def test_two_tokens_have_the_calibration_error_of_binary_forecasts(rng):
@@ -238,7 +238,7 @@ def test_fits_side_by_side(fits, rng):
     tokens = problem_of(fits["nuts"]).held_out.y
     assert list(found.curve["fit"].values) == list(named) == list(found.sentences)
     for name, idata in named.items():
-        alone = scores(held_out_predictive(idata, weights.get(name)), tokens)
+        alone = proper_scores(held_out_predictive(idata, weights.get(name)), tokens)
         for what in ("log_score", "brier"):
             assert float(found.scores[what].sel(fit=name)) == pytest.approx(float(alone[what]))
         expected = found.curve["share"].sel(fit=name).sum()

@@ -17,7 +17,7 @@ from gptbayes.predict.reliability import (
     forecast_reliability,
     held_out_reliability,
     ordered_pit,
-    scores,
+    proper_scores,
 )
 from gptbayes.predict.texts import KINDS, Written, coherent, marginal, score_text, write
 from gptbayes.predict.weights import chain_weights, doubt_of_weights, effective_draws, psis_weights
@@ -50,9 +50,9 @@ __all__ = [
     "n_bad_pareto_k",
     "next_character",
     "ordered_pit",
+    "proper_scores",
     "psis_weights",
     "score_text",
-    "scores",
     "stacked",
     "unigram_log_density",
     "write",

@@ -56,7 +56,7 @@ class Reliability(NamedTuple):
         (Kolmogorov-Smirnov), ``pit_mean`` and ``pit_mean_se``, under the hypothesis: 0.5 if
         calibrated, more if over-confident, less if under-confident.
     scores : Dataset (fit)
-        As `scores` returns them, with ``log_score_difference`` and ``brier_difference`` to the
+        As `proper_scores` returns them, with ``log_score_difference`` and ``brier_difference`` to the
         first fit and their paired standard errors ``log_score_difference_se`` and
         ``brier_difference_se``.
     pit : Dataset (fit, value)
@@ -186,7 +186,7 @@ def forecast_reliability(
     found = Reliability(
         curve.assign_attrs(prob=prob, n_character=tokens.size),
         calibration.assign_attrs(n_character=tokens.size, n_simulations=n_simulations),
-        _compared([scores(p, tokens) for p in arrays.values()], names),
+        _compared([proper_scores(p, tokens) for p in arrays.values()], names),
         pit.assign_attrs(prob=prob, n_character=tokens.size),
         xr.concat([_by_position(p, tokens) for p in arrays.values()], names),
         {},
@@ -195,7 +195,7 @@ def forecast_reliability(
     return found
 
 
-def scores(probability: np.ndarray | xr.DataArray, tokens: np.ndarray) -> xr.Dataset:
+def proper_scores(probability: np.ndarray | xr.DataArray, tokens: np.ndarray) -> xr.Dataset:
     """Proper scores of forecasts (Gneiting & Raftery 2007), sequence by sequence and in the mean.
 
     Parameters
