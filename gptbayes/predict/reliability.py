@@ -56,8 +56,8 @@ class Reliability(NamedTuple):
         (Kolmogorov-Smirnov), ``pit_mean`` and ``pit_mean_se``, under the hypothesis: 0.5 if
         calibrated, more if over-confident, less if under-confident.
     scores : Dataset (fit)
-        As `proper_scores` returns them, with ``log_score_difference`` and ``brier_difference`` to the
-        first fit and their paired standard errors ``log_score_difference_se`` and
+        As `proper_scores` returns them, with ``log_score_difference`` and ``brier_difference``
+        to the first fit and their paired standard errors ``log_score_difference_se`` and
         ``brier_difference_se``.
     pit : Dataset (fit, value)
         ``difference``, the ECDF of the PIT less that of uniform values, and the band ``lower`` to
