@@ -329,7 +329,7 @@ print(f"\nFigures: {figures}")
 # words occur in the training text, of those that NUTS writes 14 % (90 % interval 10 to 18 %), of
 # the mode's 18 % (15 to 21 %); Shakespeare repeats 14 % of his spans of six characters, NUTS 1 %.
 # Nothing is memorised: the longest span that NUTS copies has 8.8 characters (7 to 11), the mode's
-# 11.6 (10 to 14), where the held-out text shares 10 with the training text, and p is 0.3 or more.
+# 11.6 (10 to 14), where the held-out text shares 10 with the training text, and p is above 0.2.
 #
 # What would have shown this wrong: a mode within two standard errors of NUTS beyond 8 sequences; a
 # weighted Pathfinder above the raw one; scattered windows that leave NUTS as over-confident as

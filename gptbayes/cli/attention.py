@@ -12,7 +12,7 @@ from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.cli.terminal import ERR, OUT, columns, command, print_findings, print_table
 from gptbayes.diagnostics import Finding, at_a_glance
 from gptbayes.inference import open_run, problem_of
-from gptbayes.report.words import first_said, interval, with_error
+from gptbayes.report.words import first_said, interval, mixing, with_error
 
 
 def add_attention(commands) -> None:
@@ -54,6 +54,9 @@ def _attention(arguments):
         matching = attention.head_order(idata)
         status.update("reading the context")
         summary = attention.summarise_attention(idata, context, matching=matching, **options)
+        through = None
+        if summary.sizes["layer"] > 1:
+            through = attention.attention_rollout(idata, context, **options).isel(sequence=0)
         status.update(f"looking for roles at {len(x)} held-out contexts")
         roles = attention.head_roles(idata, matching, x, **options)
         removed = None
@@ -65,7 +68,9 @@ def _attention(arguments):
                 status.update("taking positions away")
                 removed = heads, attention.position_removal(idata, x, y, **options)
     print_findings(Finding(*said) for said in attention.matching_sentences(matching))
-    _print_weights(summary.isel(sequence=0))
+    if summary["ess_bulk"].notnull().any():
+        print_findings([mixing("attention weights at the context, heads matched", summary)])
+    _print_weights(summary.isel(sequence=0), through)
     _print_roles(roles)
     if removed:
         _print_head_removal(removed[0])
@@ -94,7 +99,7 @@ def _heads(sizes):
         yield layer, head, name
 
 
-def _print_weights(summary):
+def _print_weights(summary, through):
     text = str(summary["text"].values)
     last = summary.isel(query_position=-1)
     title = (
@@ -103,7 +108,8 @@ def _print_weights(summary):
         "above 0.95"
     )
     heads = list(_heads(summary.sizes))
-    table = columns("at", *(name for _, _, name in heads))
+    all_layers = [] if through is None else ["all layers (rollout)", "its prior"]
+    table = columns("at", *(name for _, _, name in heads), *all_layers)
     for k, character in enumerate(text):
         one = last.isel(key_position=k)
         cells = []
@@ -112,6 +118,9 @@ def _print_weights(summary):
             likely = float(cell["above_uniform"]) > 0.95 and not np.isnan(cell["sd"])
             star = " *" if likely else ""
             cells.append(interval(cell, sign="") + star)
+        if through is not None:
+            flow = through.isel(query_position=-1, key_position=k)
+            cells += [interval(flow.sel(source=s), sign="") for s in ("posterior", "prior")]
         table.add_row(f"{k + 1} {plots.visible(character)}", *cells)
     cells = []
     for layer, head, _ in heads:

@@ -11,7 +11,7 @@ from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.diagnostics import Finding
 from gptbayes.inference import problem_of
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Points, Section, Table, picture
-from gptbayes.report.words import interval, percent, spread, with_error
+from gptbayes.report.words import interval, mixing, percent, spread, with_error
 
 N_MAPS = 2
 """Contexts whose attention weights are drawn."""
@@ -75,11 +75,38 @@ def _maps(idata, problem, matching):
             caption="Rows are positions, columns what they look at. Nested squares are shares of "
             f"their cell: the {percent(0.9)} interval's upper end, the mean, its lower end; up to "
             "eight positions the interval also stands below in per cent. The first position can "
-            ""
             "only look at itself.",
         ),
+        *_mixing(summary),
         _last_row(idata, summary.isel(sequence=0), contexts[:1], matching),
         _effective(summary),
+        *_rollout(idata, contexts[:1]),
+    ]
+
+
+def _mixing(summary):
+    if np.isnan(summary["ess_bulk"]).all():  # a single draw
+        return []
+    return [Findings([mixing("attention weights of these maps, heads matched", summary)])]
+
+
+def _rollout(idata, context):
+    """Attention followed through the layers, where there are several."""
+    if "layer" not in idata.posterior.sizes or idata.posterior.sizes["layer"] < 2:
+        return []
+    found = attention.attention_rollout(idata, context).isel(sequence=0)
+    fig, axes = plots.figure(2, width=8.8, height=4.2)
+    for ax, source in zip(axes, ("posterior", "prior"), strict=True):
+        plots.plot_attention(found.sel(source=source), text=str(found["text"].values), ax=ax)
+        ax.set_title(source, fontsize="medium")
+    return [
+        picture(
+            fig,
+            alt="attention rollout through all layers, posterior and prior",
+            caption="Attention followed through all layers (rollout: the mean over heads, half of "
+            "it the residual connection, multiplied layer by layer), posterior and prior. No "
+            "matching of heads is needed for it.",
+        )
     ]
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import arviz as az
 import numpy as np
+import xarray as xr
 
 from gptbayes.diagnostics import Finding
+from gptbayes.summary import ESS_LIMIT, R_HAT_LIMIT
 
 METHOD_NAMES = {
     "nuts": "NUTS",
@@ -40,6 +42,18 @@ def with_error(value: float, error: float) -> str:
     """A probability with its Monte Carlo error; that of a single draw has none."""
     shown = f"{float(value):.2f}"
     return shown if np.isnan(error) else f"{shown} ± {float(error):.2f}"
+
+
+def mixing(what: str, summary: xr.Dataset) -> Finding:
+    """Largest R-hat and smallest ESS of what is summarised, and whether that is enough."""
+    r_hat, size = float(summary["r_hat"].max()), float(summary["ess_bulk"].min())
+    said = [f"{what}: " + (f"largest R-hat {r_hat:.3f}, " if np.isfinite(r_hat) else "")]
+    said[0] += f"smallest ESS {size:.0f}"
+    if r_hat > R_HAT_LIMIT:
+        said.append(f"R-hat above {R_HAT_LIMIT}: chains look at different places")
+    if size < ESS_LIMIT:
+        said.append(f"ESS below {ESS_LIMIT}: intervals are rough")
+    return Finding(len(said) == 1, "; ".join(said))
 
 
 def spread(n: int, count: int) -> np.ndarray:
