@@ -9,10 +9,8 @@ import numpy as np
 
 from gptbayes import plots
 from gptbayes.inference import problem_of
-from gptbayes.predict import (
-    next_character,
-    write,
-)
+from gptbayes.predict import next_character, score_text, write
+from gptbayes.predict.wording import BETWEEN, whole_text
 from gptbayes.report.blocks import Heading, Paragraph, Section, picture
 from gptbayes.report.checks import check_blocks
 from gptbayes.report.held_out import density_blocks, reliability_blocks
@@ -81,4 +79,9 @@ def _texts(idata, problem, rng):
     for title, kind, group in wanted:
         summary = write(idata, prompt, TEXT_LENGTH, rng, kind=kind, group=group)
         blocks.append(text_block(title, summary))
+    held_out = whole_text(problem.held_out, problem.vocabulary.decode).split(BETWEEN)[0]
+    real = held_out[len(prompt) :][:TEXT_LENGTH]
+    if real:
+        title = "For comparison, how the held-out text goes on, in the eyes of the posterior"
+        blocks.append(text_block(title, score_text(idata, prompt, real)))
     return blocks
