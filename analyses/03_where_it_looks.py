@@ -14,14 +14,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from gptbayes import plots
-from gptbayes.attention import (
-    attention_back,
-    attention_draws,
-    match_heads,
-    summarise_attention,
-)
+from gptbayes.attention import head_order, head_roles, summarise_attention
 from gptbayes.inference import open_run, problem_of
-from gptbayes.summary import summarise
 
 runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
 idata = open_run(runs / "05-nuts")
@@ -30,7 +24,8 @@ contexts = problem.held_out.x[:8]
 
 # ## The map, with its intervals
 
-summary = summarise_attention(idata, contexts)
+matching = head_order(idata)
+summary = summarise_attention(idata, contexts, matching=matching)
 fig, axes = plots.figure(2, width=8.4, height=4.2, columns=2)
 for head, ax in enumerate(axes):
     one = summary.isel(layer=0, head=head, sequence=0)
@@ -47,16 +42,16 @@ print(f"draws whose heads could as well be matched otherwise: {float(summary.amb
 # ## At itself, or at the previous character?
 #
 # A head that looks at the previous character is the commonest in trained models. The measure is
-# the attention beyond what a uniform look at the context would give.
+# the attention beyond what a uniform look at the context would give. The prior's heads are matched
+# to the posterior's: matching makes patterns out of noise too, so the prior must have its chance.
 
-for group in ("prior", "posterior"):
-    weights = match_heads(attention_draws(idata, contexts, group=group)).weights
-    for distance, what in enumerate(("itself", "previous")):
-        role = summarise(attention_back(weights, distance).mean("sequence")).isel(layer=0)
-        for head in range(role.sizes["head"]):
-            at = role.isel(head=head)
+roles = head_roles(idata, matching, contexts).heads.isel(layer=0)
+for source in ("prior", "posterior"):
+    for role in ("itself", "previous character"):
+        for head in range(roles.sizes["head"]):
+            at = roles.sel(source=source, role=role).isel(head=head)
             print(
-                f"{group:<10}{what:<9}head {head + 1}: {float(at['mean']):+.2f}, "
+                f"{source:<10}{role:<19}head {head + 1}: {float(at['mean']):+.2f}, "
                 f"90 % interval {float(at.lower):+.2f} to {float(at.upper):+.2f}"
             )
 print(f"Figure: {runs / '03-attention.png'}")
