@@ -35,7 +35,7 @@ def density_blocks(fits: Mapping[str, az.InferenceData]) -> list:
     table = compare_held_out(fits, weights).table
     unigram, unigram_se = unigram_log_density(idata)
     uniform = -np.log(problem.design.vocab_size)
-    fig, (ax,) = plots.figure(height=0.5 * table.sizes["fit"] + 1.4)
+    fig, (ax,) = plots.figure(height=0.36 * table.sizes["fit"] + 1.3)
     yardsticks = {"uniform guess": uniform, "character frequencies": unigram}
     plots.plot_held_out(table, yardsticks=yardsticks, ax=ax)
     rows = []
