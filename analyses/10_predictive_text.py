@@ -310,7 +310,9 @@ print(f"\nFigures: {figures}")
 # chains do not agree, R-hat is 1.5, and stacking gains 0.006 ± 0.002: less than the Monte Carlo
 # error of the chains together, 0.014. R-hat is below 1.01 up to 32 sequences, 1.03 and 1.02 at 64
 # and 128. At 256 "NUTS" is a mixture of places that chains were caught in, and no posterior mean
-# that can be quoted; it predicts best even so.
+# that can be quoted; it predicts best even so. `gptbayes symmetry` finds two modes there, three
+# chains in one and one in the other, which predicts better; R-hat of the log posterior, 1.01, does
+# not notice.
 #
 # The mode's probabilities mean nothing. From 64 sequences, of the characters to which it gives 0.9
 # or more, 23 % came (90 % band of a calibrated forecaster: 92 to 99 %); the expected calibration
