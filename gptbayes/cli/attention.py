@@ -12,7 +12,7 @@ from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.cli.terminal import ERR, OUT, columns, command, print_findings, print_table
 from gptbayes.diagnostics import Finding, at_a_glance
 from gptbayes.inference import open_run, problem_of
-from gptbayes.report.words import first_said, interval, mixing, with_error
+from gptbayes.report.words import costs, first_said, interval, mixing, named_heads, with_error
 
 
 def add_attention(commands) -> None:
@@ -92,13 +92,6 @@ def _context(problem, text):
     return tokens[None, -problem.design.block_size :]
 
 
-def _heads(sizes):
-    """Layer, head and name of each."""
-    for layer, head in np.ndindex(sizes["layer"], sizes["head"]):
-        name = f"head {head + 1}" + (f", layer {layer + 1}" if sizes["layer"] > 1 else "")
-        yield layer, head, name
-
-
 def _print_weights(summary, through):
     text = str(summary["text"].values)
     last = summary.isel(query_position=-1)
@@ -107,7 +100,7 @@ def _print_weights(summary, through):
         f"{100 * summary.attrs['prob']:.0f} % interval; * more than uniform with probability "
         "above 0.95"
     )
-    heads = list(_heads(summary.sizes))
+    heads = list(named_heads(summary.sizes))
     all_layers = [] if through is None else ["all layers (rollout)", "its prior"]
     table = columns("at", *(name for _, _, name in heads), *all_layers)
     for k, character in enumerate(text):
@@ -158,7 +151,7 @@ def _print_roles(roles):
 
 def _most_probable(heads):
     layer, head, name = max(
-        _heads(heads.sizes),
+        named_heads(heads.sizes),
         key=lambda each: float(heads["probability"].isel(layer=each[0], head=each[1])),
     )
     one = heads.isel(layer=layer, head=head)
@@ -168,9 +161,9 @@ def _most_probable(heads):
 
 def _print_head_removal(removal):
     table = columns("without", "posterior", "prior", "P(it costs)")
-    for layer, head, name in _heads(removal.average.sizes):
+    for layer, head, name in named_heads(removal.average.sizes):
         one = removal.average.isel(layer=layer, head=head)
-        table.add_row(name, *_costs(one))
+        table.add_row(name, *costs(one))
     title = "What predictions lose, nats per character"
     print_table(title, table)
 
@@ -179,7 +172,7 @@ def _print_position_removal(removal):
     table = columns("without the position", "posterior", "prior", "P(it costs)")
     for k in reversed(range(removal.average.sizes["position"])):
         one = removal.average.isel(position=k)
-        table.add_row(f"{int(one['back'])} back", *_costs(one))
+        table.add_row(f"{int(one['back'])} back", *costs(one))
     print_table("What the next character loses, nats", table)
     for measure in removal.agreement["measure"].values:
         one = removal.agreement.sel(measure=measure)
@@ -192,14 +185,8 @@ def _print_position_removal(removal):
     OUT.print()
 
 
-def _costs(one):
-    ours = one.sel(source="posterior")
-    likely = with_error(ours["hurts"], ours["hurts_mcse"])
-    return interval(ours, digits=3), interval(one.sel(source="prior"), digits=3), likely
-
-
 def _draw(summary, path):
-    panels = list(_heads(summary.sizes))
+    panels = list(named_heads(summary.sizes))
     columns = min(summary.sizes["head"], 4)
     fig, axes = plots.figure(len(panels), width=4.2 * columns, height=4.0, columns=columns)
     for ax, (layer, head, name) in zip(axes, panels, strict=True):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import arviz as az
 import numpy as np
-import xarray as xr
 
 from gptbayes import attention, plots
 from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.diagnostics import Finding
 from gptbayes.inference import problem_of
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Points, Section, Table, picture
-from gptbayes.report.words import interval, mixing, percent, spread, with_error
+from gptbayes.report.words import costs, interval, mixing, named_heads, percent, spread, with_error
 
 N_MAPS = 2
 """Contexts whose attention weights are drawn."""
@@ -58,7 +57,7 @@ def _matching(matching):
 def _maps(idata, problem, matching):
     contexts = problem.held_out.x[spread(len(problem.held_out.x), N_MAPS)]
     summary = attention.summarise_attention(idata, contexts, matching=matching)
-    heads = list(_heads(summary.sizes))
+    heads = list(named_heads(summary.sizes))
     columns = min(len(heads), 2)
     n = len(contexts) * len(heads)
     fig, axes = plots.figure(n, width=4.4 * columns, height=4.2, columns=columns)
@@ -114,7 +113,7 @@ def _last_row(idata, summary, context, matching):
     """What the last position of a context looks at, beside the prior matched to it."""
     theirs = attention.head_order(idata, group="prior", reference=matching)
     prior = attention.summarise_attention(idata, context, matching=theirs, group="prior")
-    heads = list(_heads(summary.sizes))
+    heads = list(named_heads(summary.sizes))
     columns = min(len(heads), 4)
     size = {"width": 2.6 * columns + 0.6, "height": 0.28 * summary.sizes["key_position"] + 1.2}
     fig, axes = plots.figure(len(heads), columns=columns, **size)
@@ -134,7 +133,7 @@ def _last_row(idata, summary, context, matching):
 def _effective(summary):
     last = summary.isel(query_position=-1)
     rows = []
-    for layer, head, name in _heads(summary.sizes):
+    for layer, head, name in named_heads(summary.sizes):
         cells = []
         for b in range(summary.sizes["sequence"]):
             one = last.isel(layer=layer, head=head, sequence=b)
@@ -195,8 +194,8 @@ def _removal(idata, problem, matching):
     x, y = (part[:N_CONTEXTS] for part in problem.held_out)
     heads = attention.head_removal(idata, x, y, matching=matching)
     rows = [
-        [name, *_costs(heads.average.isel(layer=layer, head=head))]
-        for layer, head, name in _heads(heads.average.sizes)
+        [name, *costs(heads.average.isel(layer=layer, head=head))]
+        for layer, head, name in named_heads(heads.average.sizes)
     ]
     columns = ["without", "posterior", "prior", "probability that it costs"]
     blocks = [
@@ -217,7 +216,7 @@ def _removal(idata, problem, matching):
         return blocks
     found = attention.position_removal(idata, x, y)
     rows = [
-        [f"{int(found.average['back'][k])} back", *_costs(found.average.isel(position=k))]
+        [f"{int(found.average['back'][k])} back", *costs(found.average.isel(position=k))]
         for k in reversed(range(found.average.sizes["position"]))
     ]
     caption = "What the character after the context loses if no position may look at one, nats."
@@ -244,16 +243,3 @@ def _removal(idata, problem, matching):
             f"its removal changes, {percent(0.9)} interval: {'; '.join(agreement)}."
         ),
     ]
-
-
-def _costs(one: xr.Dataset):
-    ours = one.sel(source="posterior")
-    sides = [interval(one.sel(source=source), digits=3) for source in ("posterior", "prior")]
-    return *sides, with_error(ours["hurts"], ours["hurts_mcse"])
-
-
-def _heads(sizes):
-    """Layer, head and name of each."""
-    for layer, head in np.ndindex(sizes["layer"], sizes["head"]):
-        name = f"head {head + 1}" + (f", layer {layer + 1}" if sizes["layer"] > 1 else "")
-        yield layer, head, name

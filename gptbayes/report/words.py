@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import arviz as az
 import numpy as np
@@ -54,6 +54,20 @@ def mixing(what: str, summary: xr.Dataset) -> Finding:
     if size < ESS_LIMIT:
         said.append(f"ESS below {ESS_LIMIT}: intervals are rough")
     return Finding(len(said) == 1, "; ".join(said))
+
+
+def named_heads(sizes: Mapping[str, int]) -> Iterator[tuple[int, int, str]]:
+    """Layer, head and name of each."""
+    for layer, head in np.ndindex(sizes["layer"], sizes["head"]):
+        name = f"head {head + 1}" + (f", layer {layer + 1}" if sizes["layer"] > 1 else "")
+        yield layer, head, name
+
+
+def costs(one: xr.Dataset) -> tuple[str, str, str]:
+    """What a removal costs: posterior, prior, and the probability that it costs anything."""
+    ours = one.sel(source="posterior")
+    sides = (interval(one.sel(source=source), digits=3) for source in ("posterior", "prior"))
+    return *sides, with_error(ours["hurts"], ours["hurts_mcse"])
 
 
 def spread(n: int, count: int) -> np.ndarray:
