@@ -14,6 +14,7 @@ from scipy.special import softmax
 from scipy.stats import norm, spearmanr
 
 from gptbayes.attention import (
+    affordable_contexts,
     attention_draws,
     attention_rollout,
     head_order,
@@ -392,3 +393,11 @@ def test_uniform_attention_ranks_nothing(two_layers):
         position_removal(idata, x[:, :1], y[:, :1])
     with pytest.raises(ValueError, match="next_tokens must have the shape of contexts"):
         head_removal(idata, x, y[0])
+
+
+def test_long_contexts_are_fewer():
+    assert affordable_contexts(50, 8) == 50
+    assert affordable_contexts(21, 5) == 21
+    assert affordable_contexts(50, 16) == 12
+    assert affordable_contexts(50, 64) == 8
+    assert affordable_contexts(3, 64) == 3

@@ -21,6 +21,7 @@ from gptbayes.attention.matching import (
 from gptbayes.attention.removal import (
     HeadRemoval,
     PositionRemoval,
+    affordable_contexts,
     head_removal,
     position_removal,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "PositionRemoval",
     "RoleSentence",
     "Roles",
+    "affordable_contexts",
     "attention_back",
     "attention_draws",
     "attention_rollout",

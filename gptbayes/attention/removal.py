@@ -184,6 +184,22 @@ def position_removal(
     )
 
 
+def affordable_contexts(n_contexts: int, n_positions: int) -> int:
+    """How many contexts take about as long to take positions from as 50 of eight characters.
+
+    Every position of every context is one forward pass of all draws, whose work grows with the
+    square of the positions.
+
+    Parameters
+    ----------
+    n_contexts : int
+        At most so many.
+    n_positions : int
+    """
+    as_long = 50 * (8 / n_positions) ** 2
+    return min(n_contexts, max(8, round(as_long)))
+
+
 def without_head(parameters: dict[str, np.ndarray], layer: int, head: int) -> dict[str, np.ndarray]:
     """Parameters with the values of one head set to zero; everything else is shared.
 

@@ -66,7 +66,9 @@ def _attention(arguments):
             removed = heads, None
             if x.shape[1] > 1:
                 status.update("taking positions away")
-                removed = heads, attention.position_removal(idata, x, y, **options)
+                n = attention.affordable_contexts(*x.shape)
+                found = attention.position_removal(idata, x[:n], y[:n], **options)
+                removed = heads, found
     print_findings(Finding(*said) for said in attention.matching_sentences(matching))
     if summary["ess_bulk"].notnull().any():
         print_findings([mixing("attention weights at the context, heads matched", summary)])
@@ -173,7 +175,8 @@ def _print_position_removal(removal):
     for k in reversed(range(removal.average.sizes["position"])):
         one = removal.average.isel(position=k)
         table.add_row(f"{int(one['back'])} back", *costs(one))
-    print_table("What the next character loses, nats", table)
+    n = removal.contexts.sizes["sequence"]
+    print_table(f"What the next character loses, nats, average over {n} contexts", table)
     for measure in removal.agreement["measure"].values:
         one = removal.agreement.sel(measure=measure)
         ours, theirs = (interval(one.sel(source=source)) for source in ("posterior", "prior"))

@@ -214,12 +214,16 @@ def _removal(idata, problem, matching):
     ]
     if x.shape[1] < 2:
         return blocks
-    found = attention.position_removal(idata, x, y)
+    n = attention.affordable_contexts(*x.shape)
+    found = attention.position_removal(idata, x[:n], y[:n])
     rows = [
         [f"{int(found.average['back'][k])} back", *costs(found.average.isel(position=k))]
         for k in reversed(range(found.average.sizes["position"]))
     ]
-    caption = "What the character after the context loses if no position may look at one, nats."
+    caption = (
+        "What the character after the context loses if no position may look at one, nats; "
+        f"average over {n} contexts."
+    )
     agreement = [
         f"with attention taken as the {measure}, "
         f"{interval(found.agreement.sel(measure=measure, source='posterior'))} "
