@@ -19,11 +19,11 @@ import matplotlib.pyplot as plt
 from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import zen_of_python
-from gptbayes.diagnostics import diagnose
+from gptbayes.diagnostics.sampler import diagnose
 from gptbayes.inference import open_run
+from gptbayes.model.problem import pose
+from gptbayes.model.stages import STAGES
 from gptbayes.predict import compare_held_out
-from gptbayes.stages import STAGES
-from gptbayes.standata import pose
 
 runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
 

@@ -24,14 +24,14 @@ import xarray as xr
 from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import read_text, zen_of_python
-from gptbayes.diagnostics import diagnose, pareto_k
+from gptbayes.diagnostics.sampler import diagnose, pareto_k
 from gptbayes.inference import open_run
-from gptbayes.known_answers import family_wise_p, known_answers
+from gptbayes.model.problem import pose
+from gptbayes.model.stages import STAGES
 from gptbayes.predict import compare_held_out, unigram_log_density, write
 from gptbayes.report import write_report
-from gptbayes.stages import STAGES
-from gptbayes.standata import pose
-from gptbayes.summary import ESS_LIMIT, R_HAT_LIMIT, log_mean_exp
+from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT, log_mean_exp
+from gptbayes.validate.exact_marginals import family_wise_p, known_answers
 
 METHODS = ("mode", "pathfinder", "nuts")
 DENSITIES = ("training", "training_se", "held_out", "held_out_se")

@@ -20,15 +20,16 @@ import numpy as np
 import xarray as xr
 from scipy.special import gammaln, softmax
 
-from gptbayes import conjugate, fit, plots
+from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import keep_frequent, zen_of_python
-from gptbayes.diagnostics import diagnose
+from gptbayes.diagnostics.sampler import diagnose
 from gptbayes.inference import open_run
+from gptbayes.model.problem import pose
+from gptbayes.model.stages import stage
 from gptbayes.predict import entropy_split, loo, n_bad_pareto_k
-from gptbayes.stages import stage
-from gptbayes.standata import pose
-from gptbayes.summary import PARETO_K_LIMIT, log_mean_exp, summarise
+from gptbayes.stats.summary import PARETO_K_LIMIT, log_mean_exp, summarise
+from gptbayes.validate import conjugate_bigram as conjugate
 
 warnings.filterwarnings("ignore", "Estimated shape parameter", UserWarning)  # printed below
 

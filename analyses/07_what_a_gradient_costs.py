@@ -31,8 +31,8 @@ from cmdstanpy import CmdStanModel
 from gptbayes import plots
 from gptbayes.corpus import zen_of_python
 from gptbayes.fit import executable_of
-from gptbayes.stages import STAGES, stan_folder
-from gptbayes.standata import pose, stan_data
+from gptbayes.model.problem import pose, stan_data
+from gptbayes.model.stages import STAGES, stan_folder
 from gptbayes.toolchain import compile_program
 
 logging.getLogger("cmdstanpy").disabled = True  # a chain this short does not converge, and says so

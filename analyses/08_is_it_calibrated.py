@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 from gptbayes import plots
-from gptbayes.calibration import Experiment, calibrate, change_program, toy_problem
 from gptbayes.cli import progress_bars
-from gptbayes.stages import STAGES
-from gptbayes.uniformity import holm, rank_ecdf, uniformity
+from gptbayes.model.stages import STAGES
+from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity
+from gptbayes.validate.sbc import Experiment, calibrate, change_program, toy_problem
 
 ALPHA = 0.01
 TESTS = ["band_p", "chi_square_p"]

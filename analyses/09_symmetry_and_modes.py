@@ -21,13 +21,13 @@ import matplotlib.pyplot as plt
 
 from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
-from gptbayes.connect import connection_sentences
 from gptbayes.corpus import read_text, zen_of_python
-from gptbayes.examine import examine
+from gptbayes.diagnostics.examination import examine
+from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.inference import open_run
-from gptbayes.stages import STAGES
-from gptbayes.standata import pose
-from gptbayes.summary import R_HAT_LIMIT
+from gptbayes.model.problem import pose
+from gptbayes.model.stages import STAGES
+from gptbayes.stats.summary import R_HAT_LIMIT
 
 logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -28,8 +28,10 @@ import xarray as xr
 from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import Windows, keep_frequent, read_text, split, zen_of_python
+from gptbayes.diagnostics.modes import stack_chains
 from gptbayes.inference import open_run
-from gptbayes.modes import stack_chains
+from gptbayes.model.problem import pose
+from gptbayes.model.stages import STAGES
 from gptbayes.predict import (
     chain_weights,
     check_text,
@@ -39,9 +41,7 @@ from gptbayes.predict import (
     psis_weights,
     unigram_log_density,
 )
-from gptbayes.stages import STAGES
-from gptbayes.standata import pose
-from gptbayes.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, ess, r_hat
+from gptbayes.stats.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, ess, r_hat
 
 T = 8
 SIZES = (8, 16, 32, 64, 128, 256)

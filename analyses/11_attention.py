@@ -36,8 +36,8 @@ from gptbayes.attention import (
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import Vocabulary, read_text, split, zen_of_python
 from gptbayes.inference import open_run, problem_of
-from gptbayes.stages import STAGES
-from gptbayes.standata import pose
+from gptbayes.model.problem import pose
+from gptbayes.model.stages import STAGES
 
 BLOCK_SIZE = 8
 SOURCES = ("posterior", "prior")

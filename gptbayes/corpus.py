@@ -1,6 +1,6 @@
 """Text in, tokens out: reading, vocabulary, windows.
 
-Tokens are 0-based here and everywhere in Python; `gptbayes.standata` adds the one for Stan.
+Tokens are 0-based here and everywhere in Python; `gptbayes.model.problem` adds the one for Stan.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from gptbayes.fit import (
     read_problem,
     start_of_chain,
 )
-from gptbayes.simulate import next_tokens, prior_draws
-from gptbayes.standata import Problem, data_name, from_stan_data, stan_data
+from gptbayes.model.problem import Problem, data_name, from_stan_data, stan_data
+from gptbayes.model.simulate import next_tokens, prior_draws
 
 N_PRIOR_DRAWS = 500
 
@@ -130,7 +130,7 @@ def problem_of(idata: az.InferenceData) -> Problem:
 
 
 def parameters_of(idata: az.InferenceData, group: str = "posterior") -> dict[str, np.ndarray]:
-    """The draws of a group as plain arrays ``(chain, draw, dims)``, for `gptbayes.forward`."""
+    """The draws of a group as plain arrays ``(chain, draw, dims)``, for `gptbayes.model.forward`."""
     return {
         name: variable.transpose("chain", "draw", ...).values
         for name, variable in idata[group].data_vars.items()

@@ -12,8 +12,8 @@ import pytest
 from problems import make_problem
 
 from gptbayes import fit
-from gptbayes.stages import STAGES, VARIANTS
-from gptbayes.standata import Problem
+from gptbayes.model.problem import Problem
+from gptbayes.model.stages import STAGES, VARIANTS
 from gptbayes.toolchain import ensure_cmdstan
 
 

@@ -8,8 +8,8 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.simulate import prior_draws
-from gptbayes.standata import Problem, stan_data
+from gptbayes.model.problem import Problem, stan_data
+from gptbayes.model.simulate import prior_draws
 
 
 def drawn(problem: Problem, posterior: dict[str, np.ndarray], prior=None) -> az.InferenceData:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from gptbayes.corpus import Vocabulary, split
-from gptbayes.stages import STAGES, VARIANTS
-from gptbayes.standata import Design, Priors, Problem, draw_masks
+from gptbayes.model.problem import Design, Priors, Problem, draw_masks
+from gptbayes.model.stages import STAGES, VARIANTS
 
 TEXT = "the cat sat on the mat, that cat. " * 4
 UNEQUAL_PRIORS = Priors(  # so that a scale in the wrong place is seen

@@ -9,15 +9,15 @@ import xarray as xr
 from problems import make_problem
 from scipy.special import logsumexp
 
-from gptbayes.diagnostics import (
+from gptbayes.diagnostics.sampler import (
     convergence,
     diagnose,
     pareto_k,
     quantities,
     sampler_health,
 )
-from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.model.forward import token_log_prob
 from gptbayes.predict import (
     compare_held_out,
     held_out_log_prob,
@@ -26,7 +26,7 @@ from gptbayes.predict import (
     next_character,
     unigram_log_density,
 )
-from gptbayes.summary import ess, log_mean_exp, r_hat, summarise
+from gptbayes.stats.summary import ess, log_mean_exp, r_hat, summarise
 
 
 @pytest.fixture(scope="module")

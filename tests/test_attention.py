@@ -27,10 +27,10 @@ from gptbayes.attention import (
     summarise_attention,
 )
 from gptbayes.attention.streams import probability, probability_of_more, summarise_scalars
-from gptbayes.forward import forward
 from gptbayes.inference import open_run, parameters_of, problem_of
-from gptbayes.standata import draw_masks
-from gptbayes.summary import summarise
+from gptbayes.model.forward import forward
+from gptbayes.model.problem import draw_masks
+from gptbayes.stats.summary import summarise
 
 DIMS = ("chain", "draw", "layer", "head", "sequence", "query_position", "key_position")
 

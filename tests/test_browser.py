@@ -13,8 +13,8 @@ import xarray as xr
 from browser import opened
 from scipy.special import softmax
 
-from gptbayes.forward import forward
 from gptbayes.inference import open_run, problem_of
+from gptbayes.model.forward import forward
 from gptbayes.report import write_report
 
 pytestmark = pytest.mark.usefixtures("programs", "browser")

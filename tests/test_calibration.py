@@ -14,10 +14,10 @@ import xarray as xr
 from scipy.special import softmax
 
 from gptbayes import plots
-from gptbayes.calibration import Experiment, calibrate, change_program, toy_problem
-from gptbayes.forward import forward
-from gptbayes.simulate import prior_draws, write_windows
-from gptbayes.uniformity import holm, rank_ecdf, uniformity
+from gptbayes.model.forward import forward
+from gptbayes.model.simulate import prior_draws, write_windows
+from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity
+from gptbayes.validate.sbc import Experiment, calibrate, change_program, toy_problem
 
 
 def as_ranks(values):

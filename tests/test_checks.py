@@ -13,16 +13,16 @@ from scipy.stats import binom, kstest
 from gptbayes import fit
 from gptbayes.corpus import Vocabulary, Windows, cut, keep_frequent
 from gptbayes.inference import open_run, problem_of
+from gptbayes.model.problem import pose
+from gptbayes.model.simulate import write_text
+from gptbayes.model.stages import STAGES
 from gptbayes.predict import CHECKS, check, check_text, coherent, frequencies, wording
-from gptbayes.simulate import write_text
-from gptbayes.stages import STAGES
-from gptbayes.standata import pose
 
 # What is counted
 
 
 def test_words_and_shares_by_hand():
-    assert wording.words("Don't stop: l’été, 3 x_y 'tis-") == [
+    assert text_statistics.words("Don't stop: l’été, 3 x_y 'tis-") == [
         "don't",
         "stop",
         "l’été",
@@ -32,25 +32,25 @@ def test_words_and_shares_by_hand():
     ]
     texts = ["the Cat sat", "sat the cat", "12 34"]
     reference = "A cat; the cat sat"
-    np.testing.assert_allclose(wording.known_words(texts, reference), [1, 1, np.nan])
-    np.testing.assert_allclose(wording.known_pairs(texts, reference), [1, 0.5, np.nan])
-    np.testing.assert_allclose(wording.mean_word_length(["the end x", ""], ""), [7 / 3, np.nan])
-    assert wording.word_lengths("the end x") == [3, 3, 1]
-    assert wording.word_lengths("...") == [0]
-    names, shares = wording.shares(["aab", "b"], wording.characters)
+    np.testing.assert_allclose(text_statistics.known_words(texts, reference), [1, 1, np.nan])
+    np.testing.assert_allclose(text_statistics.known_pairs(texts, reference), [1, 0.5, np.nan])
+    np.testing.assert_allclose(text_statistics.mean_word_length(["the end x", ""], ""), [7 / 3, np.nan])
+    assert text_statistics.word_lengths("the end x") == [3, 3, 1]
+    assert text_statistics.word_lengths("...") == [0]
+    names, shares = text_statistics.shares(["aab", "b"], text_statistics.characters)
     assert names == ["a", "b"]
     np.testing.assert_allclose(shares, [[2 / 3, 1 / 3], [0, 1]])
-    assert wording.bigrams("abca") == ["ab", "bc", "ca"]
+    assert text_statistics.bigrams("abca") == ["ab", "bc", "ca"]
 
 
 def test_pairs_do_not_reach_over_a_gap():
-    gap = f"the cat{wording.BETWEEN}sat on"
-    np.testing.assert_array_equal(wording.known_pairs(["cat sat", "sat on"], gap), [0, 1])
+    gap = f"the cat{text_statistics.BETWEEN}sat on"
+    np.testing.assert_array_equal(text_statistics.known_pairs(["cat sat", "sat on"], gap), [0, 1])
 
 
 def test_repetition_by_hand():
     """abcabcabc has spans abcabc, bcabca, cabcab, abcabc: one of four came before."""
-    found = wording.repetition(["abcabcabc", "abcdefgh", "aaaaaaaa", "abc"], "")
+    found = text_statistics.repetition(["abcabcabc", "abcdefgh", "aaaaaaaa", "abc"], "")
     np.testing.assert_allclose(found, [1 / 4, 0, 2 / 3, np.nan])
 
 
@@ -68,7 +68,7 @@ def test_longest_copied_span_against_all_spans(rng):
 
     expected = [longest(text) for text in texts]
     assert len(set(expected)) > 8
-    np.testing.assert_array_equal(wording.longest_copied(texts, reference), expected)
+    np.testing.assert_array_equal(text_statistics.longest_copied(texts, reference), expected)
 
 
 @pytest.mark.parametrize("stride", [None, 1, 2, 4, 5, 7])
@@ -76,10 +76,10 @@ def test_windows_are_put_together_again(stride):
     text = "what is written here has no period, quickly: jump over the lazy dogs. "
     vocabulary = Vocabulary.of(text)
     windows = cut(vocabulary.encode(text), 5, stride=stride)
-    whole = wording.whole_text(windows, vocabulary.decode)
+    whole = text_statistics.whole_text(windows, vocabulary.decode)
     if stride == 7:  # one character of seven is in no window
         pieces = [text[start : start + 6] for start in range(0, len(text) - 5, 7)]
-        assert whole == wording.BETWEEN.join(pieces)
+        assert whole == text_statistics.BETWEEN.join(pieces)
     else:
         assert whole == text[: len(whole)]
         assert len(text) - len(whole) < (stride or 5)
@@ -87,7 +87,7 @@ def test_windows_are_put_together_again(stride):
 
 def test_one_window_is_a_text():
     one = Windows(np.array([[0, 1, 2]]), np.array([[1, 2, 3]]))
-    assert wording.whole_text(one, Vocabulary(tuple("abcd")).decode) == "abcd"
+    assert text_statistics.whole_text(one, Vocabulary(tuple("abcd")).decode) == "abcd"
 
 
 # Ranks
@@ -206,7 +206,7 @@ def test_a_bigram_has_the_bigrams_and_not_the_words(bigram):
 def test_so_it_is_with_other_text(bigram):
     """Eight more stretches of the manual; without Holm's correction, to be strict with both."""
     problem, length = problem_of(bigram), 700
-    reference = wording.whole_text(problem.training, problem.vocabulary.decode)
+    reference = text_statistics.whole_text(problem.training, problem.vocabulary.decode)
     texts = coherent(bigram, "the ", length, np.random.default_rng(2), n_texts=240).texts
     unseen = keep_frequent(english(100_000), 27)[10_000:]
     p = {name: [] for name in CHECKS}

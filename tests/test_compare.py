@@ -29,9 +29,9 @@ from gptbayes.compare import (
     without,
 )
 from gptbayes.corpus import Vocabulary, Windows
+from gptbayes.model.problem import Design, Priors, Problem
+from gptbayes.model.stages import STAGES
 from gptbayes.predict import loo
-from gptbayes.stages import STAGES
-from gptbayes.standata import Design, Priors, Problem
 
 pytestmark = pytest.mark.usefixtures("programs")
 

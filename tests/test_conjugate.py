@@ -15,18 +15,19 @@ from scipy.integrate import quad
 from scipy.special import digamma, entr, gammaln, log_softmax, polygamma, rel_entr, softmax
 from scipy.stats import beta, multivariate_normal, spearmanr
 
-from gptbayes import cli, conjugate, fit
+from gptbayes import cli, fit
 from gptbayes.corpus import Windows, keep_frequent, zen_of_python
-from gptbayes.diagnostics import pareto_k
-from gptbayes.forward import token_log_prob
+from gptbayes.diagnostics.sampler import pareto_k
 from gptbayes.inference import open_run, problem_of
-from gptbayes.known_answers import ALPHA, family_wise_p, known_answers, known_directions
+from gptbayes.model.forward import token_log_prob
+from gptbayes.model.problem import pose, stan_data
+from gptbayes.model.simulate import log_gamma_draws, prior_draws
+from gptbayes.model.stages import STAGES, VARIANTS, stage
 from gptbayes.predict import entropy_split, loo, next_character, score_text
 from gptbayes.report import write_report
-from gptbayes.simulate import log_gamma_draws, prior_draws
-from gptbayes.stages import STAGES, VARIANTS, stage
-from gptbayes.standata import pose, stan_data
-from gptbayes.summary import PARETO_K_LIMIT, summarise
+from gptbayes.stats.summary import PARETO_K_LIMIT, summarise
+from gptbayes.validate import conjugate_bigram as conjugate
+from gptbayes.validate.exact_marginals import ALPHA, family_wise_p, known_answers, known_directions
 
 A = 0.8  # concentration: of no special meaning, unlike 1
 

@@ -12,13 +12,21 @@ from problems import TEXT
 from scipy.special import log_softmax
 from scipy.stats import ortho_group
 
-from gptbayes import log_density
-from gptbayes.connect import arc, barrier, bend, bezier, connection_sentences, connections, straight
+from gptbayes.diagnostics.mode_connectivity import (
+    arc,
+    barrier,
+    bend,
+    bezier,
+    connection_sentences,
+    connections,
+    straight,
+)
 from gptbayes.inference import open_run, parameters_of, problem_of
-from gptbayes.log_density import log_posterior, log_posterior_gradient, ravel, unravel
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import STAGES, stan_folder
-from gptbayes.standata import pose
+from gptbayes.model import log_density
+from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel, unravel
+from gptbayes.model.problem import pose
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import STAGES, stan_folder
 from gptbayes.symmetry import permute_heads, rotate_query_key, rotate_stream, rotate_value
 
 T = np.linspace(0, 1, 41)

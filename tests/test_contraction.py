@@ -12,7 +12,7 @@ from scipy.special import softmax
 from scipy.stats import ortho_group
 
 from gptbayes import fit
-from gptbayes.contraction import (
+from gptbayes.diagnostics.contraction import (
     compare_with_prior,
     contraction,
     gauge_contraction,
@@ -21,9 +21,9 @@ from gptbayes.contraction import (
     prediction_contraction,
     weight_contraction,
 )
-from gptbayes.forward import hidden_activity
 from gptbayes.inference import open_run, problem_of
-from gptbayes.simulate import prior_draws
+from gptbayes.model.forward import hidden_activity
+from gptbayes.model.simulate import prior_draws
 from gptbayes.symmetry import null_dimension, permute_heads, rotate_query_key, rotate_stream
 
 

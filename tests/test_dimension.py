@@ -9,10 +9,10 @@ import pytest
 from problems import make_problem
 
 from gptbayes.corpus import Vocabulary, Windows
-from gptbayes.forward import forward
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import STAGES
-from gptbayes.standata import Design, Priors, Problem, draw_masks
+from gptbayes.model.forward import forward
+from gptbayes.model.problem import Design, Priors, Problem, draw_masks
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import STAGES
 from gptbayes.symmetry import generic_null_dimension, null_dimension
 from gptbayes.symmetry.dimension import MAX_PARAMETERS, _jacobian
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from test_cli import run as gptbayes_command
 
-from gptbayes.examine import examine, keep, kept
+from gptbayes.diagnostics.examination import examine, keep, kept
+from gptbayes.diagnostics.modes import find_modes
+from gptbayes.diagnostics.verdict import VERDICTS
 from gptbayes.inference import open_run
-from gptbayes.mixing import VERDICTS
-from gptbayes.modes import find_modes
 from gptbayes.report import render
-from gptbayes.report.disagree import _modes
+from gptbayes.report.chains import _modes
 
 
 @pytest.fixture(scope="module")

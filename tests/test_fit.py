@@ -22,13 +22,13 @@ from gptbayes import fit
 from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.draws import check_csv, write_csv
 from gptbayes.fit.units import unit_of
-from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run, superchains_of
-from gptbayes.log_density import log_posterior, log_posterior_gradient, ravel
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import STAGES
-from gptbayes.standata import Design, Priors, Problem
-from gptbayes.summary import summarise
+from gptbayes.model.forward import token_log_prob
+from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel
+from gptbayes.model.problem import Design, Priors, Problem
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import STAGES
+from gptbayes.stats.summary import summarise
 
 pytestmark = pytest.mark.usefixtures("programs")
 

@@ -7,17 +7,17 @@ import pytest
 from problems import make_problem
 from scipy.special import log_softmax
 
-from gptbayes import simulate
-from gptbayes.forward import (
+from gptbayes.model import simulate
+from gptbayes.model.forward import (
     attention_weights,
     forward,
     last_logits,
     over_draws,
     token_log_prob,
 )
-from gptbayes.simulate import prior_draws, sample_tokens, write_text
-from gptbayes.stages import STAGES
-from gptbayes.standata import draw_masks
+from gptbayes.model.problem import draw_masks
+from gptbayes.model.simulate import prior_draws, sample_tokens, write_text
+from gptbayes.model.stages import STAGES
 
 
 @pytest.fixture

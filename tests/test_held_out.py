@@ -9,10 +9,10 @@ import xarray as xr
 from scipy.special import logsumexp, softmax
 from scipy.stats import norm
 
-from gptbayes.diagnostics import pareto_k
-from gptbayes.forward import forward
+from gptbayes.diagnostics.modes import stack_chains
+from gptbayes.diagnostics.sampler import pareto_k
 from gptbayes.inference import open_run, parameters_of, problem_of
-from gptbayes.modes import stack_chains
+from gptbayes.model.forward import forward
 from gptbayes.predict import (
     chain_weights,
     compare_held_out,

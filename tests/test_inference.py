@@ -7,8 +7,8 @@ import pytest
 from problems import make_problem
 
 from gptbayes.fit import read_draws
-from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.model.forward import token_log_prob
 
 GROUPS = {
     "posterior",

@@ -11,8 +11,8 @@ import pytest
 from densities import compiled, stan_density
 from problems import UNEQUAL_PRIORS
 
-from gptbayes.simulate import prior_draws
-from gptbayes.standata import stan_data
+from gptbayes.model.problem import stan_data
+from gptbayes.model.simulate import prior_draws
 
 pytestmark = pytest.mark.usefixtures("programs")
 

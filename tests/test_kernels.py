@@ -20,16 +20,16 @@ from jax_gpt import gpt
 from problems import UNEQUAL_PRIORS, make_problem
 
 from gptbayes import fit
-from gptbayes.calibration import change_program
 from gptbayes.fit import programs as fit_programs
-from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run
-from gptbayes.log_density import argument_names, kernel_likelihood
+from gptbayes.model.forward import token_log_prob
+from gptbayes.model.log_density import argument_names, kernel_likelihood
+from gptbayes.model.problem import pose, stan_data
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import STAGES, VARIANTS, stan_folder
 from gptbayes.report import write_report
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import STAGES, VARIANTS, stan_folder
-from gptbayes.standata import pose, stan_data
 from gptbayes.toolchain import ToolchainError, build_kernels, compile_program, machine_flags
+from gptbayes.validate.sbc import change_program
 
 HERE = Path(__file__).parent
 KERNELS = stan_folder() / "kernels"

@@ -10,9 +10,9 @@ from problems import make_problem
 
 from gptbayes import fit
 from gptbayes.inference import open_run, parameters_of, problem_of
-from gptbayes.known_answers import ALPHA, family_wise_p, known_answers, known_directions
-from gptbayes.stages import STAGES
+from gptbayes.model.stages import STAGES
 from gptbayes.symmetry import align
+from gptbayes.validate.exact_marginals import ALPHA, family_wise_p, known_answers, known_directions
 
 BATCH_SIZE = 5
 """So few sequences that some characters are never read."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from problems import UNEQUAL_PRIORS, make_problem
 
-from gptbayes.log_density import log_posterior, log_posterior_gradient, ravel, unravel
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import STAGES
+from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel, unravel
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import STAGES
 
 
 @pytest.mark.parametrize("number", [*STAGES, "01-log-gamma"])

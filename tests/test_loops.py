@@ -9,8 +9,8 @@ import pytest
 from densities import compiled, stan_density
 from problems import UNEQUAL_PRIORS, make_problem
 
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import stan_folder
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import stan_folder
 
 pytestmark = pytest.mark.usefixtures("programs")
 

@@ -7,15 +7,9 @@ import pytest
 import xarray as xr
 
 from gptbayes import mixing
-from gptbayes.mixing import (
-    convergence,
-    mixing_table,
-    nested_r_hat,
-    r_star,
-    stuck_chains,
-    verdict,
-)
-from gptbayes.mixing.segments import cut, differences, distances, group
+from gptbayes.diagnostics.convergence import convergence, mixing_table, nested_r_hat, r_star
+from gptbayes.diagnostics.segments import cut, differences, distances, group
+from gptbayes.diagnostics.verdict import stuck_chains, verdict
 
 N_CHAIN, N_DRAW, N_SCALAR = 4, 1000, 7
 

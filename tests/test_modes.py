@@ -10,23 +10,23 @@ from scipy.special import log_softmax, rel_entr
 from test_mixing import chains, scalars
 
 from gptbayes import plots
-from gptbayes.diagnostics import quantities
-from gptbayes.inference import open_run, problem_of
-from gptbayes.mixing import mixing_table
-from gptbayes.modes import (
+from gptbayes.diagnostics.convergence import mixing_table
+from gptbayes.diagnostics.modes import (
     context_log_prob,
     find_modes,
     function_space,
     stack_chains,
     weight_space,
 )
+from gptbayes.diagnostics.sampler import quantities
+from gptbayes.inference import open_run, problem_of
 from gptbayes.predict import (
     compare_held_out,
     fixed_contexts,
     held_out_log_prob,
     next_character,
 )
-from gptbayes.summary import log_mean_exp, r_hat
+from gptbayes.stats.summary import log_mean_exp, r_hat
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from gptbayes.attention import (
     role_draws,
     role_sentences,
 )
-from gptbayes.attention.classes import (
+from gptbayes.attention.detection_patterns import (
     after_same_character,
     current_word,
     is_letter,

@@ -9,9 +9,9 @@ import pytest
 from problems import make_problem
 
 from gptbayes import fit
+from gptbayes.diagnostics.sensitivity import PSENS_LIMIT, key_quantities, power_scaling
 from gptbayes.inference import open_run
-from gptbayes.sensitivity import PSENS_LIMIT, key_quantities, power_scaling
-from gptbayes.summary import summarise
+from gptbayes.stats.summary import summarise
 
 pytestmark = pytest.mark.usefixtures("programs")
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from gptbayes.stages import STAGES, stage
-from gptbayes.standata import Design
+from gptbayes.model.problem import Design
+from gptbayes.model.stages import STAGES, stage
 
 DESIGN = Design(65, 8, 32, n_embed=32, n_head=2, n_layer=2)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from problems import TEXT, make_problem
 
-from gptbayes.forward import forward
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import STAGES
-from gptbayes.standata import Design, Priors, from_stan_data, pose, stan_data
+from gptbayes.model.forward import forward
+from gptbayes.model.problem import Design, Priors, from_stan_data, pose, stan_data
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import STAGES
 
 
 def test_tokens_are_one_based_for_stan_only():

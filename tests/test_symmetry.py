@@ -9,10 +9,10 @@ import pytest
 from problems import make_problem
 from test_dimension import TABLE, posed
 
-from gptbayes.forward import forward
-from gptbayes.simulate import log_prior, prior_draws
-from gptbayes.stages import STAGES, Masks
-from gptbayes.standata import Design, Priors
+from gptbayes.model.forward import forward
+from gptbayes.model.problem import Design, Priors
+from gptbayes.model.simulate import log_prior, prior_draws
+from gptbayes.model.stages import STAGES, Masks
 from gptbayes.symmetry import (
     align,
     canonical,

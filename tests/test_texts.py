@@ -10,8 +10,9 @@ from scipy.special import entr, rel_entr, softmax
 from scipy.stats import chi2_contingency, chisquare, kstest
 
 from gptbayes import fit
-from gptbayes.forward import last_logits
 from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.model.forward import last_logits
+from gptbayes.model.simulate import write_text
 from gptbayes.predict import (
     characters,
     coherent,
@@ -21,8 +22,7 @@ from gptbayes.predict import (
     score_text,
     write,
 )
-from gptbayes.simulate import write_text
-from gptbayes.summary import mcse_mean
+from gptbayes.stats.summary import mcse_mean
 
 LEVEL = 1e-4  # of every test of a distribution: what a correct program fails
 

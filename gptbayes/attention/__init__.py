@@ -8,7 +8,14 @@ through the layers (`attention_rollout`), the effect of removing a position (`po
 roles sorted over heads. The prior is shown beside the posterior everywhere: it has patterns too.
 """
 
-from gptbayes.attention.classes import CLASSES
+from gptbayes.attention.ablation import (
+    HeadRemoval,
+    PositionRemoval,
+    affordable_contexts,
+    head_removal,
+    position_removal,
+)
+from gptbayes.attention.detection_patterns import CLASSES
 from gptbayes.attention.matching import (
     AMBIGUOUS,
     Matched,
@@ -18,13 +25,7 @@ from gptbayes.attention.matching import (
     matched,
     matching_sentences,
 )
-from gptbayes.attention.removal import (
-    HeadRemoval,
-    PositionRemoval,
-    affordable_contexts,
-    head_removal,
-    position_removal,
-)
+from gptbayes.attention.patterns import attention_draws, summarise_attention
 from gptbayes.attention.roles import (
     Roles,
     RoleSentence,
@@ -34,7 +35,6 @@ from gptbayes.attention.roles import (
     role_sentences,
 )
 from gptbayes.attention.rollout import attention_rollout, rollout
-from gptbayes.attention.weights import attention_draws, summarise_attention
 
 __all__ = [
     "AMBIGUOUS",

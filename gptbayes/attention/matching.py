@@ -24,9 +24,9 @@ from gptbayes.attention.streams import (
     probability,
     problem_with_attention,
 )
-from gptbayes.forward import forward, over_draws
+from gptbayes.model.forward import forward, over_draws
+from gptbayes.model.stages import Stage
 from gptbayes.predict import fixed_contexts
-from gptbayes.stages import Stage
 
 AMBIGUOUS = 0.1
 """A matching is ambiguous if another costs less than a tenth more."""

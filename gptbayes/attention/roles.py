@@ -9,7 +9,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.attention.classes import CLASSES
+from gptbayes.attention.detection_patterns import CLASSES
 from gptbayes.attention.matching import MANY_AMBIGUOUS, Matching, head_order, matched
 from gptbayes.attention.streams import (
     OVER,
@@ -22,8 +22,8 @@ from gptbayes.attention.streams import (
     side_by_side,
     summarise_scalars,
 )
-from gptbayes.forward import MAX_BYTES, forward, over_draws
-from gptbayes.summary import ESS_LIMIT, R_HAT_LIMIT
+from gptbayes.model.forward import MAX_BYTES, forward, over_draws
+from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT
 
 N_CONTEXTS = 50
 TOLD_APART = 0.95
@@ -42,7 +42,7 @@ class Roles(NamedTuple):
     Attributes
     ----------
     heads : Dataset (source, role, layer, head)
-        Of matched heads: the statistics of `gptbayes.summary.summarise`; ``probability`` that the
+        Of matched heads: the statistics of `gptbayes.stats.summary.summarise`; ``probability`` that the
         head is *the* head of the role, that of all heads and layers which looks there most, and
         more than uniform, with ``probability_mcse``; ``above_uniform``, the probability that it
         looks there more than uniform, with ``above_uniform_mcse``. Without the dim source,
@@ -88,7 +88,7 @@ def head_roles(
     contexts : ndarray of int, (sequence, position), optional
         0-based tokens; by default the first 50 held-out windows.
     classes : mapping of str to callable
-        Each a function of a text as in `gptbayes.attention.classes`.
+        Each a function of a text as in `gptbayes.attention.detection_patterns`.
     prob : float
         Mass of the intervals.
     max_bytes : int

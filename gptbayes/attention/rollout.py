@@ -6,6 +6,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
+from gptbayes.attention.patterns import MAX_BYTES
 from gptbayes.attention.streams import (
     COPIES,
     SOURCES,
@@ -18,8 +19,7 @@ from gptbayes.attention.streams import (
     side_by_side,
     summarise_scalars,
 )
-from gptbayes.attention.weights import MAX_BYTES
-from gptbayes.forward import forward, over_draws
+from gptbayes.model.forward import forward, over_draws
 
 
 def rollout(attention: np.ndarray, *, residual: bool) -> np.ndarray:
@@ -76,7 +76,7 @@ def attention_rollout(
     Returns
     -------
     Dataset (source, sequence, query_position, key_position)
-        The statistics of `gptbayes.summary.summarise` of `rollout`, for the sources "posterior"
+        The statistics of `gptbayes.stats.summary.summarise` of `rollout`, for the sources "posterior"
         and "prior"; ``exceeds_prior``, without that dim, the probability that a posterior draw is
         larger than a prior draw, with ``exceeds_prior_mcse``. Coord ``text`` (sequence). The
         residual connection, there from stage 07 on, counts half.

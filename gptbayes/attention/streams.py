@@ -7,14 +7,14 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.standata import Problem
-from gptbayes.summary import summarise
+from gptbayes.model.problem import Problem
+from gptbayes.stats.summary import summarise
 
 OVER = ("chain", "draw")
 SOURCES = ("posterior", "prior")
 """Groups of InferenceData that are shown side by side, in this order."""
 COPIES = 8
-"""How many arrays of the size of its input `gptbayes.summary.summarise` needs at a time, about."""
+"""How many arrays of the size of its input `gptbayes.stats.summary.summarise` needs at a time, about."""
 CONSTANT = 1e-12
 """A scalar that varies less over the draws is certain by construction."""
 STATISTICS = ("mean", "sd", "lower", "upper", "mcse_mean", "ess_bulk", "r_hat")
@@ -81,7 +81,7 @@ def labelled(idata: az.InferenceData, group: str, values: np.ndarray, *dims: str
 def summarise_scalars(
     values: xr.DataArray, *, prob: float = 0.9, max_bytes: int = 256 * 2**20
 ) -> xr.Dataset:
-    """`gptbayes.summary.summarise`, by blocks, and without the cost of what is certain.
+    """`gptbayes.stats.summary.summarise`, by blocks, and without the cost of what is certain.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def summarise_scalars(
     Returns
     -------
     Dataset (...)
-        The statistics of `gptbayes.summary.summarise`. A scalar that is the same in every draw
+        The statistics of `gptbayes.stats.summary.summarise`. A scalar that is the same in every draw
         has no spread and no Monte Carlo error: its ``sd`` and ``mcse_mean`` are 0, ``lower`` and
         ``upper`` are its value; ``ess_bulk`` and ``r_hat``, which mean nothing there, are nan.
     """

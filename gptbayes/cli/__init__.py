@@ -16,9 +16,9 @@ warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", Fu
 
 import gptbayes  # noqa: E402
 from gptbayes.cli.attention import add_attention  # noqa: E402
-from gptbayes.cli.comparing import add_compare  # noqa: E402
-from gptbayes.cli.fitting import add_fit, add_setup, add_stages  # noqa: E402
-from gptbayes.cli.reporting import add_report  # noqa: E402
+from gptbayes.cli.compare import add_compare  # noqa: E402
+from gptbayes.cli.fit import add_fit, add_setup, add_stages  # noqa: E402
+from gptbayes.cli.report import add_report  # noqa: E402
 from gptbayes.cli.symmetry import add_symmetry  # noqa: E402
 from gptbayes.cli.terminal import ERR, command, progress_bars  # noqa: E402
 from gptbayes.cli.text import add_text  # noqa: E402

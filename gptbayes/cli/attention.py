@@ -10,9 +10,9 @@ from rich.text import Text
 from gptbayes import attention, plots, predict
 from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.cli.terminal import ERR, OUT, columns, command, print_findings, print_table
-from gptbayes.diagnostics import Finding, at_a_glance
+from gptbayes.diagnostics.sampler import Finding, at_a_glance
 from gptbayes.inference import open_run, problem_of
-from gptbayes.report.words import costs, first_said, interval, mixing, named_heads, with_error
+from gptbayes.report.format import costs, first_said, interval, mixing, named_heads, with_error
 
 
 def add_attention(commands) -> None:

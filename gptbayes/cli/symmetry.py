@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gptbayes.cli.terminal import ERR, OUT, command
-from gptbayes.connect import connection_sentences
-from gptbayes.examine import examine, keep
+from gptbayes.diagnostics.examination import examine, keep
+from gptbayes.diagnostics.mode_connectivity import connection_sentences
+from gptbayes.diagnostics.verdict import TOO_SHORT
 from gptbayes.inference import open_run
-from gptbayes.mixing import TOO_SHORT
 
 
 def add_symmetry(commands) -> None:

@@ -12,13 +12,13 @@ from rich.text import Text
 
 from gptbayes import predict
 from gptbayes.cli.terminal import ERR, OUT, command, print_findings
-from gptbayes.diagnostics import at_a_glance
+from gptbayes.diagnostics.sampler import at_a_glance
 from gptbayes.inference import open_run, problem_of
 from gptbayes.plots import visible
 from gptbayes.report import texts_page
 from gptbayes.report.checks import check_findings
+from gptbayes.report.format import first_said
 from gptbayes.report.texts import LEVELS, UNSURE, level, sentence, unsure
-from gptbayes.report.words import first_said
 
 STYLES = ("bright_red", "yellow", "cyan", "", "bold")
 """By the level of a character's probability, the least probable first."""

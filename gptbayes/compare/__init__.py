@@ -12,7 +12,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.compare.findings import findings
+from gptbayes.compare.comparison_findings import findings
 from gptbayes.compare.refits import (
     ExactLoo,
     Fitted,
@@ -25,10 +25,10 @@ from gptbayes.compare.refits import (
     without,
 )
 from gptbayes.compare.tempered import Wbic, tempered, wbic
-from gptbayes.diagnostics import Finding
+from gptbayes.diagnostics.sampler import Finding
 from gptbayes.inference import open_run, problem_of
 from gptbayes.predict import Comparison, compare_held_out, loo, stacked
-from gptbayes.summary import PARETO_K_LIMIT, log_mean_exp
+from gptbayes.stats.summary import PARETO_K_LIMIT, log_mean_exp
 
 __all__ = [
     "ExactLoo",

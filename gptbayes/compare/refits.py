@@ -24,11 +24,11 @@ import xarray as xr
 
 from gptbayes import fit
 from gptbayes.corpus import Windows
-from gptbayes.forward import token_log_prob
 from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.model.forward import token_log_prob
+from gptbayes.model.problem import Problem
 from gptbayes.predict import loo
-from gptbayes.standata import Problem
-from gptbayes.summary import PARETO_K_LIMIT, R_HAT_LIMIT, log_mean_exp, summarise
+from gptbayes.stats.summary import PARETO_K_LIMIT, R_HAT_LIMIT, log_mean_exp, summarise
 
 OnProgress = Callable[[list[fit.Progress]], None]
 

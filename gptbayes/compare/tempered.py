@@ -19,8 +19,8 @@ import numpy as np
 
 from gptbayes.compare.refits import Fitted, OnProgress, fit_again, relay
 from gptbayes.inference import open_run, problem_of
-from gptbayes.standata import Problem
-from gptbayes.summary import summarise
+from gptbayes.model.problem import Problem
+from gptbayes.stats.summary import summarise
 from gptbayes.symmetry.dimension import MAX_PARAMETERS, NullDimension, generic_null_dimension
 
 

@@ -18,9 +18,9 @@ from gptbayes.fit.directory import read_config, read_problem, run_directory, wri
 from gptbayes.fit.draws import Draws, iter_draws, n_units, read_csv, read_draws, write_csv
 from gptbayes.fit.programs import KERNELS, executable_of
 from gptbayes.fit.units import Progress, Unit, run_unit, run_units, unit_of
-from gptbayes.forward import token_log_prob
-from gptbayes.simulate import log_prior, prior_draws, write_text
-from gptbayes.standata import Problem
+from gptbayes.model.forward import token_log_prob
+from gptbayes.model.problem import Problem
+from gptbayes.model.simulate import log_prior, prior_draws, write_text
 
 __all__ = [
     "INITS",

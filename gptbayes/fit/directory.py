@@ -19,7 +19,7 @@ import numpy as np
 
 from gptbayes import __version__
 from gptbayes.fit.programs import executable_of
-from gptbayes.standata import Problem, from_stan_data, stan_data
+from gptbayes.model.problem import Problem, from_stan_data, stan_data
 from gptbayes.toolchain import ensure_cmdstan
 
 BYTES_PER_VALUE = 22

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from gptbayes.stages import Stage, stan_folder
+from gptbayes.model.stages import Stage, stan_folder
 from gptbayes.toolchain import Kernels, ToolchainError, build_kernels, compile_program
 
 KERNELS = ("auto", "stan", "c++")

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from scipy.cluster.hierarchy import dendrogram
 
-from gptbayes.modes import Space
+from gptbayes.diagnostics.modes import Space
 from gptbayes.plots.style import COLOURS, MARKERS, percent
 
 
@@ -79,7 +79,7 @@ def plot_mixing(
     ----------
     r_hats : dict of str to DataArray (scalar)
     table : Dataset (quantity)
-        As `gptbayes.mixing.mixing_table` returns it, of the same kinds.
+        As `gptbayes.diagnostics.convergence.mixing_table` returns it, of the same kinds.
     limit : float
         Where a line says what is too large.
     ax : Axes, optional
@@ -110,7 +110,7 @@ def plot_dendrogram(space: Space, *, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    space : gptbayes.modes.Space
+    space : gptbayes.diagnostics.modes.Space
     ax : Axes, optional
 
     Returns
@@ -147,7 +147,7 @@ def plot_mode_map(
 
     Parameters
     ----------
-    space : gptbayes.modes.Space
+    space : gptbayes.diagnostics.modes.Space
     label : DataArray of int (segment), optional
         The mode of each segment, -1 where it is in none; by default that of the space.
     ax : Axes, optional
@@ -188,7 +188,7 @@ def plot_path(found: xr.Dataset, *, alignment: str = "aligned", ax: Axes | None 
     Parameters
     ----------
     found : Dataset (alignment, path, pair, point)
-        As `gptbayes.connect.connections` returns it.
+        As `gptbayes.diagnostics.mode_connectivity.connections` returns it.
     alignment : {"aligned", "as drawn"}
     ax : Axes, optional
 

@@ -17,7 +17,7 @@ def plot_contraction(local: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     local : Dataset (block)
-        As `gptbayes.contraction.local_contraction` returns it.
+        As `gptbayes.diagnostics.contraction.local_contraction` returns it.
     ax : Axes, optional
 
     Returns
@@ -52,7 +52,7 @@ def plot_beside_prior(table: xr.Dataset, *, label: str, ax: Axes | None = None) 
     Parameters
     ----------
     table : Dataset (layer, rank)
-        As `gptbayes.contraction.compare_with_prior` returns it.
+        As `gptbayes.diagnostics.contraction.compare_with_prior` returns it.
     label : str
         What is summarised.
     ax : Axes, optional
@@ -86,7 +86,7 @@ def plot_rank_ecdf(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     summary : Dataset (quantity, rank)
-        As `gptbayes.uniformity.rank_ecdf` returns it.
+        As `gptbayes.stats.uniformity.rank_ecdf` returns it.
     ax : Axes, optional
 
     Returns

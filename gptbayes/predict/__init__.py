@@ -1,7 +1,20 @@
 """What the model says next: posterior predictive text and predictive density."""
 
-from gptbayes.predict.characters import encode_prompt, entropy_split, next_character
-from gptbayes.predict.checks import CHECKS, TextChecks, check, check_text, frequencies
+from gptbayes.predict.calibration import (
+    EDGES,
+    Reliability,
+    forecast_reliability,
+    held_out_reliability,
+    ordered_pit,
+    proper_scores,
+)
+from gptbayes.predict.draw_weights import (
+    chain_weights,
+    doubt_of_weights,
+    effective_draws,
+    psis_weights,
+)
+from gptbayes.predict.generated_text import KINDS, Written, coherent, marginal, score_text, write
 from gptbayes.predict.held_out import (
     Comparison,
     compare_held_out,
@@ -10,17 +23,9 @@ from gptbayes.predict.held_out import (
     held_out_predictive,
     unigram_log_density,
 )
-from gptbayes.predict.left_out import loo, n_bad_pareto_k, stacked
-from gptbayes.predict.reliability import (
-    EDGES,
-    Reliability,
-    forecast_reliability,
-    held_out_reliability,
-    ordered_pit,
-    proper_scores,
-)
-from gptbayes.predict.texts import KINDS, Written, coherent, marginal, score_text, write
-from gptbayes.predict.weights import chain_weights, doubt_of_weights, effective_draws, psis_weights
+from gptbayes.predict.leave_one_out import loo, n_bad_pareto_k, stacked
+from gptbayes.predict.next_token import encode_prompt, entropy_split, next_character
+from gptbayes.predict.text_checks import CHECKS, TextChecks, check, check_text, frequencies
 
 __all__ = [
     "CHECKS",

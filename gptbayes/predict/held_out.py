@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 from scipy.special import softmax
 
-from gptbayes.forward import MAX_BYTES, forward, over_draws, token_log_prob
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.predict.weights import check_weights, effective_draws, weighted_log_mean_exp
-from gptbayes.standata import Problem
-from gptbayes.summary import PARETO_K_LIMIT, summarise
+from gptbayes.model.forward import MAX_BYTES, forward, over_draws, token_log_prob
+from gptbayes.model.problem import Problem
+from gptbayes.predict.draw_weights import check_weights, effective_draws, weighted_log_mean_exp
+from gptbayes.stats.summary import PARETO_K_LIMIT, summarise
 
 
 class Comparison(NamedTuple):

@@ -10,18 +10,18 @@ import arviz as az
 import numpy as np
 
 from gptbayes import __version__
-from gptbayes.diagnostics import diagnose
-from gptbayes.examine import Further, kept
+from gptbayes.diagnostics.examination import Further, kept
+from gptbayes.diagnostics.sampler import diagnose
 from gptbayes.inference import open_run, problem_of
-from gptbayes.report.believed import believed
-from gptbayes.report.disagree import disagree
-from gptbayes.report.fitted import fitted
-from gptbayes.report.looks import looks
+from gptbayes.report.attention import looks
+from gptbayes.report.chains import disagree
+from gptbayes.report.diagnostics import believed
+from gptbayes.report.format import METHOD_NAMES, first_said
+from gptbayes.report.model import fitted
 from gptbayes.report.page import page
-from gptbayes.report.says import says
-from gptbayes.report.sensitive import sensitive
+from gptbayes.report.predictions import says
+from gptbayes.report.sensitivity import sensitive
 from gptbayes.report.texts import texts_page
-from gptbayes.report.words import METHOD_NAMES, first_said
 
 __all__ = ["render", "texts_page", "write_report"]
 
@@ -65,7 +65,7 @@ def render(fits: Mapping[str, az.InferenceData], further: Further | None = None)
     ----------
     fits : mapping of str to InferenceData
         The first is what the page is about.
-    further : gptbayes.examine.Further, optional
+    further : gptbayes.diagnostics.examination.Further, optional
         What `gptbayes symmetry` found of it.
 
     Returns

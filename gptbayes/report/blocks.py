@@ -7,7 +7,7 @@ import io
 from typing import NamedTuple
 
 from gptbayes import plots
-from gptbayes.diagnostics import Finding
+from gptbayes.diagnostics.sampler import Finding
 
 
 class Paragraph(NamedTuple):

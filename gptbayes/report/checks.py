@@ -6,10 +6,10 @@ import arviz as az
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.diagnostics import Finding
+from gptbayes.diagnostics.sampler import Finding
 from gptbayes.predict import TextChecks, check_text
 from gptbayes.report.blocks import Findings, Heading, Paragraph, picture
-from gptbayes.report.words import percent
+from gptbayes.report.format import percent
 
 
 def check_blocks(idata: az.InferenceData, rng: np.random.Generator) -> list:

@@ -9,9 +9,9 @@ import arviz as az
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.diagnostics import Finding
+from gptbayes.diagnostics.modes import stack_chains
+from gptbayes.diagnostics.sampler import Finding
 from gptbayes.inference import problem_of
-from gptbayes.modes import stack_chains
 from gptbayes.predict import (
     chain_weights,
     compare_held_out,
@@ -19,9 +19,9 @@ from gptbayes.predict import (
     psis_weights,
     unigram_log_density,
 )
-from gptbayes.predict.weights import doubt_of_weights
+from gptbayes.predict.draw_weights import doubt_of_weights
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Table, picture
-from gptbayes.report.words import percent, plus_minus
+from gptbayes.report.format import percent, plus_minus
 
 FEW = 30
 """Held-out sequences below which standard errors are called rough."""

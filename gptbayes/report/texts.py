@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 
 from gptbayes import __version__, plots
-from gptbayes.diagnostics import at_a_glance
+from gptbayes.diagnostics.sampler import at_a_glance
 from gptbayes.inference import problem_of
 from gptbayes.report.blocks import Character, Paragraph, Section, Text
+from gptbayes.report.format import METHOD_NAMES, first_said, percent
 from gptbayes.report.page import page
-from gptbayes.report.words import METHOD_NAMES, first_said, percent
 
 LEVELS = (0.05, 0.15, 0.35, 0.6)
 """Probabilities between the shades under a written character."""

@@ -1,7 +1,7 @@
 """Transformations of the weights that leave every prediction as it is, as functions of draws.
 
 Each maps parameters to parameters with the same logits at every context, up to one constant per
-context. Conventions are those of `gptbayes.forward`: vectors are rows, so that a matrix acts on
+context. Conventions are those of `gptbayes.model.forward`: vectors are rows, so that a matrix acts on
 the stream from the right, on what writes into the stream from the right as well, and with its
 inverse on what reads from it. Batch dims ``(...)`` of parameters and group elements broadcast.
 All are analytic functions of their element, so that complex steps give their tangents.
@@ -16,8 +16,8 @@ import math
 
 import numpy as np
 
-from gptbayes.forward import Parameters
-from gptbayes.stages import Stage
+from gptbayes.model.forward import Parameters
+from gptbayes.model.stages import Stage
 
 QUERY_KEY = ("query", "key")
 ATTENTION = ("key", "query", "value")

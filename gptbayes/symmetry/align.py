@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from gptbayes.forward import Parameters
-from gptbayes.stages import Stage
+from gptbayes.model.forward import Parameters
+from gptbayes.model.stages import Stage
 from gptbayes.symmetry import actions
 from gptbayes.symmetry.generators import head_classes, sizes_of, stream_blocks, symmetries
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gptbayes.forward import Parameters
-from gptbayes.stages import Stage
+from gptbayes.model.forward import Parameters
+from gptbayes.model.stages import Stage
 from gptbayes.symmetry import actions
 from gptbayes.symmetry.generators import (
     dropped_elements,

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from gptbayes.forward import MAX_BYTES, Parameters, forward
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import Stage
-from gptbayes.standata import Problem
+from gptbayes.model.forward import MAX_BYTES, Parameters, forward
+from gptbayes.model.problem import Problem
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import Stage
 
 STEP = 1e-30
 ZERO = 1e-9

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptbayes.forward import Parameters
-from gptbayes.stages import Stage
+from gptbayes.model.forward import Parameters
+from gptbayes.model.stages import Stage
 from gptbayes.symmetry import actions
 from gptbayes.symmetry.dimension import STEP, ZERO
 

@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 from scipy.special import entr, log_softmax
 
-from gptbayes.forward import MAX_BYTES, Parameters, forward, over_draws
-from gptbayes.standata import Problem
+from gptbayes.model.forward import MAX_BYTES, Parameters, forward, over_draws
+from gptbayes.model.problem import Problem
 from gptbayes.symmetry import actions
 
 N_CONTEXTS = 8

@@ -26,8 +26,8 @@ from gptbayes.attention import (
     position_removal,
     summarise_attention,
 )
-from gptbayes.stages import STAGES
-from gptbayes.standata import pose
+from gptbayes.model.problem import pose
+from gptbayes.model.stages import STAGES
 
 LIMIT = 2 * 2**30
 SIZES = ((8, 2), (32, 4))  # block_size, n_head

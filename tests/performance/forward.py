@@ -1,4 +1,4 @@
-"""The forward pass over draws: `gptbayes.forward` against a `vmap` of JAX.
+"""The forward pass over draws: `gptbayes.model.forward` against a `vmap` of JAX.
 
     python tests/performance/forward.py [--stage 12] [--quick]
 
@@ -15,8 +15,8 @@ import numpy as np
 from measure import TOLERANCE, Peer, by_turns, machine, processor_seconds, table
 from posed import Size, posed
 
-from gptbayes.forward import forward, token_log_prob
-from gptbayes.simulate import prior_draws
+from gptbayes.model.forward import forward, token_log_prob
+from gptbayes.model.simulate import prior_draws
 
 SIZES = (Size(V=28, C=8), Size(V=65, C=32), Size(V=65, C=32, B=1))
 OURS = "ours, numpy"

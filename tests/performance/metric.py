@@ -24,9 +24,9 @@ import xarray as xr
 
 from gptbayes import fit
 from gptbayes.corpus import zen_of_python
-from gptbayes.stages import STAGES
-from gptbayes.standata import pose
-from gptbayes.summary import ess, r_hat
+from gptbayes.model.problem import pose
+from gptbayes.model.stages import STAGES
+from gptbayes.stats.summary import ess, r_hat
 
 warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
 

@@ -24,11 +24,11 @@ from peers import checked, load
 from samplers import Length, Sampler, others, ours, processor_seconds, start
 
 from gptbayes.corpus import read_text, zen_of_python
-from gptbayes.forward import token_log_prob
-from gptbayes.simulate import log_prior
-from gptbayes.stages import stage
-from gptbayes.standata import pose
-from gptbayes.summary import ESS_LIMIT, R_HAT_LIMIT, ess, r_hat
+from gptbayes.model.forward import token_log_prob
+from gptbayes.model.problem import pose
+from gptbayes.model.simulate import log_prior
+from gptbayes.model.stages import stage
+from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT, ess, r_hat
 
 logging.getLogger("cmdstanpy").disabled = True  # it tells of every program that it compiles
 

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from gptbayes.corpus import Vocabulary, Windows
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import stage
-from gptbayes.standata import Design, Priors, Problem, draw_masks
+from gptbayes.model.problem import Design, Priors, Problem, draw_masks
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import stage
 
 
 class Size(NamedTuple):
-    """Sizes under their letters, see `gptbayes.standata.Design`."""
+    """Sizes under their letters, see `gptbayes.model.problem.Design`."""
 
     V: int = 28
     C: int = 8

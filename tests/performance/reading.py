@@ -24,8 +24,8 @@ import cmdstanpy
 import numpy as np
 
 from gptbayes import fit, inference
-from gptbayes.stages import STAGES
-from gptbayes.standata import pose
+from gptbayes.model.problem import pose
+from gptbayes.model.stages import STAGES
 
 SIZES = {"2,108 parameters": (28, 8), "27,649 parameters": (65, 32)}  # V, C
 N_REAL, CHAINS = 20, 4

@@ -23,8 +23,8 @@ from stan_peer import NAMES
 
 from gptbayes import fit
 from gptbayes.fit.programs import compile_with_kernels
-from gptbayes.simulate import prior_draws
-from gptbayes.stages import stan_folder
+from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stages import stan_folder
 from gptbayes.toolchain import build_kernels
 
 TARGET, MAX_DEPTH = 0.8, 10
@@ -281,7 +281,7 @@ def _nutpie(problem, length):
 def _log_density(problem):
     import jax_gpt
 
-    from gptbayes.standata import stan_data
+    from gptbayes.model.problem import stan_data
 
     number, data = int(problem.stage.number[:2]), stan_data(problem)
     return lambda p: jax_gpt.log_density(number, p, data)

@@ -17,9 +17,9 @@ from pathlib import Path
 from densities import Density, compiled, stan_density
 from measure import Peer, processor_seconds
 
-from gptbayes.log_density import log_posterior_gradient, ravel, unravel
-from gptbayes.stages import stan_folder
-from gptbayes.standata import stan_data
+from gptbayes.model.log_density import log_posterior_gradient, ravel, unravel
+from gptbayes.model.problem import stan_data
+from gptbayes.model.stages import stan_folder
 
 NAMES = {
     "kernels": "ours, C++ kernels",

@@ -1,4 +1,4 @@
-"""Writing text: every draw of a fit goes on by itself, `gptbayes.simulate.write_text` and JAX.
+"""Writing text: every draw of a fit goes on by itself, `gptbayes.model.simulate.write_text` and JAX.
 
     python tests/performance/texts.py [--stage 12] [--quick]
 
@@ -17,8 +17,8 @@ from measure import TOLERANCE, Peer, machine, processor_seconds, spread
 from posed import Size, posed
 from scipy.special import log_softmax
 
-from gptbayes.forward import last_logits
-from gptbayes.simulate import DRAWS_AT_ONCE, prior_draws, write_text
+from gptbayes.model.forward import last_logits
+from gptbayes.model.simulate import DRAWS_AT_ONCE, prior_draws, write_text
 
 SIZE = Size(V=30, C=16, H=2, L=2, T=8)
 OURS = "ours, numpy"

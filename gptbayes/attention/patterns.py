@@ -1,0 +1,182 @@
+"""Attention weights of every draw, and their summaries."""
+
+from __future__ import annotations
+
+import arviz as az
+import numpy as np
+import xarray as xr
+
+from gptbayes.attention.matching import Matching, head_order, past_of, reordered
+from gptbayes.attention.streams import (
+    COPIES,
+    STATISTICS,
+    checked_contexts,
+    context_coords,
+    draws_of,
+    labelled,
+    probability,
+    problem_with_attention,
+    summarise_scalars,
+)
+from gptbayes.model.forward import forward, over_draws
+
+MAX_BYTES = 512 * 2**20
+"""Default bound on weights of all draws and their copies that are held at a time."""
+
+
+def attention_draws(
+    idata: az.InferenceData, contexts: np.ndarray, *, group: str = "posterior"
+) -> xr.DataArray:
+    """Attention weights of every draw at some contexts, heads in each draw's own order.
+
+    All of them at once: for a few contexts and a few hundred draws. `summarise_attention` needs
+    no more memory for more contexts.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    contexts : ndarray of int, (sequence, position)
+        0-based tokens.
+    group : {"posterior", "prior"}
+
+    Returns
+    -------
+    DataArray (chain, draw, layer, head, sequence, query_position, key_position)
+
+    Raises
+    ------
+    ValueError
+        For a stage without attention.
+    """
+    problem = problem_with_attention(idata)
+
+    def weights(chunk):
+        return forward(problem.stage, chunk, contexts).attention
+
+    values = over_draws(problem.stage, draws_of(idata, group), contexts, weights)
+    dims = ("layer", "head", "sequence", "query_position", "key_position")
+    return labelled(idata, group, values, *dims).rename("attention")
+
+
+def summarise_attention(
+    idata: az.InferenceData,
+    contexts: np.ndarray,
+    *,
+    matching: Matching | None = None,
+    prob: float = 0.9,
+    group: str = "posterior",
+    max_bytes: int = MAX_BYTES,
+) -> xr.Dataset:
+    """Every attention weight with its uncertainty, heads matched, a few contexts at a time.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    contexts : ndarray of int, (sequence, position)
+        0-based tokens.
+    matching : Matching, optional
+        Of the same group of the same fit; by default `gptbayes.attention.head_order` of it. For
+        the prior give one that was made with the posterior's as its reference.
+    prob : float
+        Mass of the intervals.
+    group : {"posterior", "prior"}
+    max_bytes : int
+        Rough bound on the weights, with their copies, of all draws at as many contexts as are
+        worked on at a time; one context is always taken whole.
+
+    Returns
+    -------
+    Dataset (layer, head, sequence, query_position, key_position)
+        As `gptbayes.stats.summary.summarise`. ``above_uniform`` is the probability that a weight
+        exceeds the uniform 1/t of row t, ``above_uniform_mcse`` its Monte Carlo standard error.
+        ``effective_positions`` (layer, head, sequence, query_position) is the exponential of the
+        entropy of a row, between 1 and t, the number of positions that would have it if they
+        were looked at alike (Hill 1973, order 1), with ``effective_positions_`` lower, upper,
+        mcse, ess_bulk and r_hat. ``ambiguous`` (layer) and ``ambiguous_mcse`` as in `Matching`;
+        coord ``text`` (sequence) holds the contexts.
+
+        What is certain by construction, weights on the future, the first position's on itself
+        and those that a dropout mask silences, has no spread, and nan for ``ess_bulk`` and
+        ``r_hat``. With dropout, weights are those that the model uses, mask included, and rows do
+        not sum to one; ``effective_positions`` is that of the row divided by its sum, nan for a
+        row that the mask silences altogether.
+
+    Raises
+    ------
+    ValueError
+        For a stage without attention, contexts that do not fit, or a matching of other draws.
+    """
+    problem = problem_with_attention(idata)
+    contexts = checked_contexts(problem, contexts)
+    matching = head_order(idata, group=group) if matching is None else matching
+    parameters, order = draws_of(idata, group), matching.order.values
+    past = past_of(contexts.shape[1])
+    size = 8 * order.size * max(int(past.sum()), 1) * COPIES
+    step = max(1, int(max_bytes // size))
+    parts = []
+    for start in range(0, len(contexts), step):
+        some = contexts[start : start + step]
+        weights = _past_weights(problem.stage, parameters, some, past)
+        weights = labelled(
+            idata, group, reordered(weights, order), "layer", "head", "sequence", "weight"
+        )
+        parts.append(_summarised(weights, past, prob, max_bytes))
+    summary = xr.concat(parts, "sequence", data_vars="all", combine_attrs="override")
+    summary = summary.transpose("layer", "head", "sequence", ...)
+    summary = summary.assign(ambiguous=matching.ambiguous, ambiguous_mcse=matching.ambiguous_mcse)
+    return summary.assign_coords(context_coords(problem, contexts))
+
+
+def _past_weights(stage, parameters, contexts, past):
+    """Weights (chain, draw, layer, head, sequence, weight): those on the past, row by row.
+
+    The weight of the first position on itself, 1 or what a mask makes of it, comes last.
+    """
+
+    def of_chunk(chunk):
+        weights = forward(stage, chunk, contexts).attention
+        return np.concatenate([weights[..., past], weights[..., :1, 0]], axis=-1)
+
+    return over_draws(stage, parameters, contexts, of_chunk)
+
+
+def _summarised(weights, past, prob, max_bytes):
+    """Summaries of some contexts, their weights back in rows and columns."""
+    found = summarise_scalars(weights, prob=prob, max_bytes=max_bytes)
+    query = np.append(np.nonzero(past)[0], 0)
+    uniform = xr.DataArray(1 / (query + 1), dims="weight")
+    likely = probability(weights > uniform, effective=found["ess_bulk"])
+    found["above_uniform"], found["above_uniform_mcse"] = likely["probability"], likely["mcse"]
+    rows = _effective_positions(weights, query, len(past))
+    about = summarise_scalars(rows, prob=prob, max_bytes=max_bytes)
+    square = xr.Dataset({name: _in_square(each, past) for name, each in found.items()})
+    names = {name: f"effective_positions_{name.removesuffix('_mean')}" for name in STATISTICS}
+    about = about.rename({**names, "mean": "effective_positions", "sd": "effective_positions_sd"})
+    return square.merge(about).assign_attrs(prob=prob)
+
+
+def _effective_positions(weights, query, n):
+    """Exponential of the entropy of each row, (..., query_position)."""
+    values = weights.values
+    rows = np.empty((*values.shape[:-1], n))
+    for t in range(n):
+        row = values[..., query == t]
+        total = row.sum(axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = row / total[..., None]
+            logs = np.where(share > 0, np.log(share), 0.0)
+        rows[..., t] = np.exp(-(share * logs).sum(axis=-1))  # nan where all are silenced
+    dims = (*weights.dims[:-1], "query_position")
+    return xr.DataArray(rows, dims=dims)
+
+
+def _in_square(values, past):
+    """Values of weights, as `_past_weights` orders them, as (..., query, key), 0 for the future.
+
+    What says how well a weight is known is nan there.
+    """
+    nothing = values.name in ("ess_bulk", "r_hat") or bool(np.isnan(values).all())
+    square = np.full((*values.shape[:-1], *past.shape), np.nan if nothing else 0.0)
+    square[..., past] = values.values[..., :-1]
+    square[..., 0, 0] = values.values[..., -1]
+    return (*values.dims[:-1], "query_position", "key_position"), square

@@ -1,0 +1,233 @@
+"""`gptbayes setup`, `stages` and `fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from gptbayes import corpus, fit, inference, toolchain
+from gptbayes.cli.terminal import OUT, command, print_findings, progress_bars
+from gptbayes.diagnostics.sampler import diagnose
+from gptbayes.model import problem as standata
+from gptbayes.model import stages
+
+METHODS = ("nuts", "pathfinder", "optimize", "prior")
+
+
+def add_setup(commands) -> None:
+    parser = command(
+        commands.add_parser,
+        _setup,
+        "setup",
+        help="find, download or build CmdStan",
+        description="Make sure that there is a CmdStan, and say which. Compile the C++ kernels of "
+        "the likelihood, for all instructions of this machine unless GPTBAYES_NATIVE is 0.",
+        epilog="gptbayes setup --check",
+    )
+    parser.add_argument("--check", action="store_true", help="compile and sample a small model")
+
+
+def add_stages(commands) -> None:
+    command(
+        commands.add_parser,
+        _stages,
+        "stages",
+        help="list the stages of the ladder",
+        description="The twelve stages and the variants beside them, with their parameters.",
+        epilog="gptbayes stages",
+    )
+
+
+def add_fit(commands) -> None:
+    parser = command(
+        commands.add_parser,
+        _fit,
+        "fit",
+        help="fit a stage to a text",
+        description="Fit a stage to a text. A fit that was interrupted goes on where it was.",
+        epilog="""
+            gptbayes fit --stage 05 --method nuts --out runs/05
+            gptbayes fit --stage 03 --text hamlet.txt --lower --batch-size 64 --method pathfinder
+            gptbayes fit --stage 04 --n-embed 4 --prior attention=0.3 --init random
+            gptbayes fit --stage 04 --chains 32 --superchains 8 --init optimize --draws 100
+            gptbayes fit --stage 12 --method prior --prior lm_head=2 --out runs/12-prior
+        """,
+    )
+    add = parser.add_argument
+    add("--stage", required=True, help="01 to 12 or 01-log-gamma, see: gptbayes stages")
+    add("--method", choices=METHODS, default="nuts")
+    add("--out", type=Path, help="run directory (runs/STAGE-METHOD)")
+    add("--seed", type=int, default=1, help="default 1")
+    _add_text_options(parser.add_argument_group("text"))
+    _add_model_options(parser.add_argument_group("model"))
+    _add_method_options(parser.add_argument_group("method"))
+
+
+def _setup(arguments):
+    toolchain.ensure_cmdstan()
+    for name, value in toolchain.describe()._asdict().items():
+        if value:
+            OUT.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
+    OUT.print(f"{'kernels':<9} {_kernels()}", markup=False, soft_wrap=True)
+    if arguments.check:
+        check = toolchain.check()
+        OUT.print(
+            f"check     a normal distribution, compiled and sampled in {check.seconds:.1f} s: mean "
+            f"{check.mean:.3f} (exactly 0), sd {check.sd:.3f} (exactly 1)",
+            soft_wrap=True,
+        )
+
+
+def _kernels():
+    try:
+        toolchain.build_kernels(stages.stan_folder() / "kernels")
+    except toolchain.ToolchainError as error:
+        return f"none, fits use plain Stan: {error}"
+    flags = " ".join(toolchain.machine_flags())
+    if flags:
+        return f"compiled with {flags}; GPTBAYES_NATIVE=0 for code that runs on any machine"
+    return "compiled for any machine of this kind"
+
+
+def _stages(_arguments):
+    table = Table("stage", "title", "parameters", box=None, padding=(0, 2, 0, 0))
+    for stage in stages.STAGES.values():
+        table.add_row(*_row(stage))
+    table.add_section()
+    table.add_row("variants", end_section=True)
+    for stage in stages.VARIANTS.values():
+        table.add_row(*_row(stage))
+    OUT.print(table)
+
+
+def _row(stage):
+    return stage.number, stage.title, ", ".join(parameter.name for parameter in stage.parameters)
+
+
+def _fit(arguments):
+    problem = _problem(arguments)
+    options = {
+        "nuts": {
+            "chains": arguments.chains,
+            "superchains": arguments.superchains,
+            "iter_warmup": arguments.warmup,
+            "iter_sampling": arguments.draws or 500,
+            "init": arguments.init,
+            "metric": arguments.metric,
+            "adapt_delta": arguments.adapt_delta,
+            "max_treedepth": arguments.max_treedepth,
+        },
+        "pathfinder": {"paths": arguments.paths, "draws": arguments.draws or 250},
+        "optimize": {"starts": arguments.starts},
+        "prior": {"draws": arguments.draws or 1000},
+    }[arguments.method]
+    out = arguments.out or Path("runs") / f"{problem.stage.number}-{arguments.method}"
+    method = getattr(fit, arguments.method)
+    if arguments.method == "prior":
+        folder = fit.prior(problem, out, seed=arguments.seed, **options)
+    else:
+        with progress_bars() as on_progress:
+            options |= {"kernels": arguments.kernels, "seed": arguments.seed}
+            folder = method(problem, out, on_progress=on_progress, **options)
+    idata = inference.open_run(folder)
+    print_findings(diagnose(idata).findings)
+    OUT.print(f"{folder}: done, now: gptbayes report {folder}", markup=False, soft_wrap=True)
+
+
+def _problem(arguments):
+    stage = stages.stage(arguments.stage)
+    if arguments.text is None:
+        text, source = corpus.zen_of_python(), "the Zen of Python"
+    else:
+        text, source = corpus.read_text(arguments.text), Path(arguments.text).name
+    if arguments.lower:
+        text, source = text.lower(), f"{source}, lower case"
+    if arguments.characters is not None:
+        text = corpus.keep_frequent(text, arguments.characters)
+        source = f"{source}, its {arguments.characters} most frequent characters"
+    return standata.pose(
+        stage,
+        text,
+        source=source,
+        block_size=arguments.block_size,
+        batch_size=arguments.batch_size,
+        stride=arguments.stride,
+        held_out_fraction=arguments.held_out,
+        n_embed=arguments.n_embed,
+        n_head=arguments.n_head,
+        n_layer=arguments.n_layer,
+        scales=dict(_scale(each) for each in arguments.prior),
+        likelihood_weight=arguments.likelihood_weight,
+        n_new_tokens=arguments.new_tokens,
+        dropout=arguments.dropout,
+        mask_seed=arguments.seed,
+    )
+
+
+def _scale(text):
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"--prior must be FAMILY=SCALE, got {text!r}") from None
+
+
+def _add_text_options(group):
+    add = group.add_argument
+    add("--text", metavar="FILE", help="UTF-8 text (the Zen of Python)")
+    add("--lower", action="store_true", help="lower-case the text")
+    add("--characters", type=int, metavar="K", help="keep the K most frequent, □ for the others")
+    add("--block-size", type=int, default=8, help="length of the context, T (8)")
+    add("--batch-size", type=int, help="training sequences, B (at most 64)")
+    add("--stride", type=int, help="distance of windows; below T they overlap (T: disjoint)")
+    add("--held-out", type=float, default=0.2, metavar="SHARE", help="of the text, its end (0.2)")
+
+
+def _add_model_options(group):
+    add = group.add_argument
+    add("--n-embed", type=int, default=8, help="width of the model, C (8)")
+    add("--n-head", type=int, default=2, help="attention heads, H (2)")
+    add("--n-layer", type=int, default=2, help="blocks, L (2)")
+    add(
+        "--prior",
+        action="append",
+        default=[],
+        metavar="FAMILY=SCALE",
+        help="a prior sd: token_embedding, position_embedding, attention, attention_proj, "
+        "feed_forward, lm_head, offset or layer_norm, or the concentration of 01-log-gamma; may "
+        "be given several times",
+    )
+    add("--dropout", type=float, default=0.1, help="of stages 11 and 12 (0.1)")
+    add("--likelihood-weight", type=float, default=1.0, help="1 posterior, 0 prior (1)")
+    add("--new-tokens", type=int, default=0, help="characters that Stan writes per draw (0)")
+
+
+def _add_method_options(group):
+    add = group.add_argument
+    add("--chains", type=int, default=4, help="NUTS chains (4)")
+    add(
+        "--superchains",
+        type=int,
+        metavar="S",
+        help="NUTS chains from only S starting points, for nested R-hat (one for each chain)",
+    )
+    add("--warmup", type=int, default=300, help="NUTS warm-up iterations (300)")
+    add("--draws", type=int, help="per chain (500), per path (250) or from the prior (1000)")
+    add("--init", choices=fit.INITS, default="random", help="where NUTS starts (random)")
+    add(
+        "--metric",
+        choices=fit.METRICS,
+        default="prior",
+        help="of NUTS: the prior's variances, which need no adaptation, or one of Stan's (prior)",
+    )
+    add("--adapt-delta", type=float, default=0.8, help="NUTS target acceptance (0.8)")
+    add("--max-treedepth", type=int, default=10, help="NUTS (10)")
+    add(
+        "--kernels",
+        choices=fit.KERNELS,
+        default="auto",
+        help="what computes the likelihood: plain Stan, or C++ where it can be compiled (auto)",
+    )
+    add("--paths", type=int, default=4, help="Pathfinder paths (4)")
+    add("--starts", type=int, default=4, help="starts of the optimiser (4)")

@@ -1,0 +1,116 @@
+"""What a statistician would say of forecasts, doubts included."""
+
+from __future__ import annotations
+
+import arviz as az
+import numpy as np
+import xarray as xr
+
+from gptbayes.predict.draw_weights import doubt_of_weights
+from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT, ess, r_hat
+
+FEW_CHARACTERS = 200
+"""Held-out characters below which calibration is judged with little power."""
+FEW_SEQUENCES = 30
+"""Below which standard errors over sequences are rough."""
+
+
+def sentences(found, name: str, n_sequence: int) -> list[str]:
+    """What a statistician would say of one fit of a `gptbayes.predict.Reliability`."""
+    curve, row = found.curve.sel(fit=name), found.calibration.sel(fit=name)
+    score = found.scores.sel(fit=name)
+    said = [
+        _verdict(curve, row, found.curve.attrs["prob"]),
+        _ece_words(row),
+        _score_words(score, str(found.curve["fit"].values[0]), n_sequence),
+    ]
+    n = found.curve.attrs["n_character"]
+    if n < FEW_CHARACTERS:
+        said.append(f"only {n} held-out characters: much miscalibration would go unseen")
+    if 1 < n_sequence < FEW_SEQUENCES:
+        said.append(f"only {n_sequence} held-out sequences: standard errors are rough")
+    return said
+
+
+def _verdict(curve, row, prob):
+    """Whether it is calibrated, in which way not, and where that is plainest."""
+    # Two tests of one hypothesis: each at half the level.
+    p = min(1.0, 2 * min(float(row["band_p"]), float(row["pit_p"])))
+    if p >= 1 - prob:
+        return f"no miscalibration seen ({_p_words(p)} of curve and PIT together)"
+    z = (float(row["pit_mean"]) - 0.5) / float(row["pit_mean_se"])
+    way = "miscalibrated in no clear direction"
+    if abs(z) > 2:
+        way = "over-confident" if z > 0 else "under-confident"
+    outside = np.flatnonzero(~curve["inside"].values & (curve["count"].values > 0))
+    words = f"{way} ({_p_words(p)})"
+    if not outside.size:
+        return words
+    off = abs(curve["observed"] - curve["predicted"]).values[outside]
+    worst = curve.isel(bin=int(outside[off.argmax()]))
+    return f"{words}: {_bin_words(worst, prob)}"
+
+
+def _bin_words(row, prob):
+    low, high = float(row["low"]), float(row["high"])
+    what = f"{low:g} to {high:g}"
+    if high == 1:
+        what = f"{low:g} or more"
+    elif low == 0:
+        what = f"less than {high:g}"
+    return (
+        f"of the characters it gives {what}, {_percent(row['observed'])} came where "
+        f"{_percent(row['predicted'])} should have ({100 * prob:.0f} % band "
+        f"{_percent(row['lower'])} to {_percent(row['upper'])})"
+    )
+
+
+def _ece_words(row):
+    return (
+        f"expected calibration error {float(row['ece']):.3f}; a calibrated forecaster would show "
+        f"{float(row['ece_floor']):.3f} on average and less than {float(row['ece_upper']):.3f} "
+        f"in 95 % of cases ({_p_words(float(row['ece_p']))})"
+    )
+
+
+def _score_words(score, first, n_sequence):
+    if not np.isfinite(score["log_score"]):
+        return "it gave no probability at all to a character that came: its log score is -inf"
+    words = f"log score {_with_error(score, 'log_score')} nats per character, Brier score "
+    words += _with_error(score, "brier")
+    if str(score["fit"].values) != first:
+        words += f", {_with_error(score, 'log_score_difference', '+')} nats against {first}"
+    if n_sequence < 2:
+        words += "; one held-out sequence, standard errors are unknown"
+    return words
+
+
+def _with_error(score, name, sign=""):
+    value, error = float(score[name]), float(score[f"{name}_se"])
+    return f"{value:{sign}.3f} ± {error:.3f}" if np.isfinite(error) else f"{value:{sign}.3f}"
+
+
+def _p_words(p):
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def _percent(value):
+    value = 100 * float(value)
+    return f"{value:.0f} %" if value >= 9.95 or value == 0 else f"{value:.2g} %"
+
+
+def doubts_of_draws(idata: az.InferenceData, weights: xr.DataArray | None) -> list[str]:
+    """What is shaky about the draws themselves."""
+    doubt = doubt_of_weights(weights)
+    if doubt:
+        return [f"{doubt}: what is judged here are the predictions of a few draws"]
+    if idata.attrs["method"] != "nuts" or idata.posterior.sizes["draw"] < 4:
+        return []
+    log_lik = idata.log_likelihood["log_lik"].sum("position")
+    worst, least = float(r_hat(log_lik).max()), float(ess(log_lik)["ess_bulk"].min())
+    if worst <= R_HAT_LIMIT and least >= ESS_LIMIT:
+        return []
+    return [
+        f"log densities of training sequences have R-hat up to {worst:.3f} and ESS down to "
+        f"{least:.0f}: the chains have not mixed, and another run would predict differently"
+    ]
