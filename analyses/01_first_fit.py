@@ -21,7 +21,7 @@ from gptbayes.cli import progress_bars
 from gptbayes.corpus import zen_of_python
 from gptbayes.diagnostics.sampler import diagnose
 from gptbayes.inference import open_run
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
 from gptbayes.predict import compare_held_out
 
@@ -32,7 +32,7 @@ runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
 # 64 sequences of 8 characters are fitted; what is left of the text is held out. A run directory
 # that is there already is not run again.
 
-problem = pose(
+problem = make_problem(
     STAGES["05"],
     zen_of_python().lower(),
     source="the Zen of Python, lower case",
@@ -68,7 +68,7 @@ for name, diagnosis in diagnoses.items():
         print(f"  {'fine   ' if finding.ok else 'WARNING'} {finding.text}")
 
 print("\nStandard deviations that are known exactly, and those of the NUTS draws:")
-answers = diagnoses["nuts"].known_answers
+answers = diagnoses["nuts"].exact_marginals
 for row in answers.to_dataframe().dropna(subset="exact_sd").itertuples():
     print(f"  {row.Index}: {row.exact_sd:.3f} exactly, {row.sd:.3f} drawn")
 

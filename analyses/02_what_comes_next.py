@@ -15,7 +15,7 @@ import numpy as np
 
 from gptbayes import plots
 from gptbayes.inference import open_run, problem_of
-from gptbayes.predict import compare_held_out, next_character, unigram_log_density, write
+from gptbayes.predict import compare_held_out, generate, next_character, unigram_log_density
 
 runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
 fits = {name: open_run(runs / f"05-{name}") for name in ("nuts", "pathfinder", "optimize")}
@@ -52,7 +52,7 @@ plt.close(fig)
 # step.
 
 for kind in ("coherent", "marginal"):
-    text = write(idata, "better t", 80, rng, kind=kind)
+    text = generate(idata, "better t", 80, rng, kind=kind)
     wide = float((text["upper"] - text["lower"]).mean())
     print(f"\n{kind}: {text.attrs['prompt'] + text.attrs['text']!r}")
     print(f"  mean width of the intervals of its characters' probabilities: {wide:.2f}")

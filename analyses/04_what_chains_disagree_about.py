@@ -16,9 +16,9 @@ import numpy as np
 
 from gptbayes import plots
 from gptbayes.diagnostics.sampler import diagnose
+from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import token_log_prob
-from gptbayes.stats.summary import R_HAT_LIMIT
 from gptbayes.symmetry import align, symmetries
 
 runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")

@@ -25,13 +25,14 @@ from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import read_text, zen_of_python
 from gptbayes.diagnostics.sampler import diagnose, pareto_k
+from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT
 from gptbayes.inference import open_run
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
-from gptbayes.predict import compare_held_out, unigram_log_density, write
+from gptbayes.predict import compare_held_out, generate, unigram_log_density
 from gptbayes.report import write_report
-from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT, log_mean_exp
-from gptbayes.validate.exact_marginals import family_wise_p, known_answers
+from gptbayes.stats.summary import log_mean_exp
+from gptbayes.validate.exact_marginals import exact_marginals, family_wise_p
 
 METHODS = ("mode", "pathfinder", "nuts")
 DENSITIES = ("training", "training_se", "held_out", "held_out_se")
@@ -58,7 +59,7 @@ source = f"{chosen.text.name if chosen.text else 'the Zen of Python'}, lower cas
 
 fits = {}
 for number, stage in STAGES.items():
-    problem = pose(
+    problem = make_problem(
         stage,
         text.lower(),
         source=source,
@@ -151,7 +152,7 @@ rows = []
 for number in STAGES:
     row = {}
     for name in ("nuts", "pathfinder"):
-        answers = known_answers(fits[number, name])
+        answers = exact_marginals(fits[number, name])
         row[f"{name}, p"] = f"{family_wise_p(answers):.2g}"
         row[f"{name}, sd / exact"] = round(float((answers["sd"] / answers["exact_sd"]).min()), 2)
     rows.append({"scalars": int(answers["n"].sum()), **row})
@@ -164,7 +165,7 @@ print(f"\nTests with known answers\n\n{pd.DataFrame(rows, index=list(STAGES)).to
 print()
 prompt = problem.vocabulary.decode(problem.held_out.x[0])
 for number in STAGES:
-    written = write(fits[number, "nuts"], prompt, 50, np.random.default_rng(chosen.seed))
+    written = generate(fits[number, "nuts"], prompt, 50, np.random.default_rng(chosen.seed))
     print(f"{number} {plots.visible(prompt + written.attrs['text'])}")
 
 # ## One figure

@@ -24,11 +24,12 @@ from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import keep_frequent, zen_of_python
 from gptbayes.diagnostics.sampler import diagnose
+from gptbayes.findings import PARETO_K_LIMIT
 from gptbayes.inference import open_run
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import stage
 from gptbayes.predict import entropy_split, loo, n_bad_pareto_k
-from gptbayes.stats.summary import PARETO_K_LIMIT, log_mean_exp, summarise
+from gptbayes.stats.summary import log_mean_exp, summarise
 from gptbayes.validate import conjugate_bigram as conjugate
 
 warnings.filterwarnings("ignore", "Estimated shape parameter", UserWarning)  # printed below
@@ -40,7 +41,7 @@ runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
 # The Zen of Python in lower case, its twelve most frequent characters and one sign for all the
 # others: thirteen rows of thirteen logits, and 512 characters to learn them from.
 
-problem = pose(
+problem = make_problem(
     stage("01-log-gamma"),
     keep_frequent(zen_of_python().lower(), 12),
     source="the Zen of Python, lower case, its 12 most frequent characters",
@@ -51,7 +52,7 @@ with progress_bars() as bars:
 with progress_bars() as bars:
     fit.nuts(problem, runs / "01-log-gamma-nuts", iter_sampling=1000, on_progress=bars)
 fits = {name: open_run(runs / f"01-log-gamma-{name}") for name in ("nuts", "pathfinder")}
-exact = conjugate.answers(problem)
+exact = conjugate.closed_forms(problem)
 
 for name, idata in fits.items():
     print(f"\n{name}")

@@ -31,7 +31,7 @@ from cmdstanpy import CmdStanModel
 from gptbayes import plots
 from gptbayes.corpus import zen_of_python
 from gptbayes.fit import executable_of
-from gptbayes.model.problem import pose, stan_data
+from gptbayes.model.problem import make_problem, stan_data
 from gptbayes.model.stages import STAGES, stan_folder
 from gptbayes.toolchain import compile_program
 
@@ -110,7 +110,7 @@ def ratio(times, slow, fast):
 # ## The ladder, three times
 
 problems = {
-    number: pose(
+    number: make_problem(
         STAGES[number],
         zen_of_python().lower(),
         batch_size=64,

@@ -23,7 +23,7 @@ import pandas as pd
 from gptbayes import plots
 from gptbayes.cli import progress_bars
 from gptbayes.model.stages import STAGES
-from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity
+from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
 from gptbayes.validate.sbc import Experiment, calibrate, change_program, toy_problem
 
 ALPHA = 0.01
@@ -102,7 +102,7 @@ def table(ranks):
     """One row for each stage and quantity."""
     rows = []
     for name, found in ranks.items():
-        tested = uniformity(found["rank"], found.attrs["n_ranked"])
+        tested = uniformity_test(found["rank"], found.attrs["n_ranked"])
         rows.append(_columns(name, found, tested))
     rows = pd.concat(rows, ignore_index=True)
     rows["family_wise_p"] = np.nanmin(holm(rows[TESTS].to_numpy()), axis=1)
@@ -138,7 +138,7 @@ def caught_after(found):
 
 
 def _smallest_p(found):
-    tested = uniformity(found["rank"], found.attrs["n_ranked"])
+    tested = uniformity_test(found["rank"], found.attrs["n_ranked"])
     return np.nanmin(holm(np.stack([tested[name] for name in TESTS])))
 
 

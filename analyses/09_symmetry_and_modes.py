@@ -24,10 +24,10 @@ from gptbayes.cli import progress_bars
 from gptbayes.corpus import read_text, zen_of_python
 from gptbayes.diagnostics.examination import examine
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
+from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.inference import open_run
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
-from gptbayes.stats.summary import R_HAT_LIMIT
 
 logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -51,7 +51,7 @@ source = f"{asked.text.name if asked.text else 'the Zen of Python'}, lower case"
 
 def fitted(number, name, **settings):
     """The InferenceData of one stage, fitted now if it is not there."""
-    problem = pose(
+    problem = make_problem(
         STAGES[number],
         text,
         source=source,

@@ -29,8 +29,9 @@ from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import Windows, keep_frequent, read_text, split, zen_of_python
 from gptbayes.diagnostics.modes import stack_chains
+from gptbayes.findings import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT
 from gptbayes.inference import open_run
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
 from gptbayes.predict import (
     chain_weights,
@@ -41,7 +42,7 @@ from gptbayes.predict import (
     psis_weights,
     unigram_log_density,
 )
-from gptbayes.stats.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, ess, r_hat
+from gptbayes.stats.summary import ess, r_hat
 
 T = 8
 SIZES = (8, 16, 32, 64, 128, 256)
@@ -72,7 +73,7 @@ sizes = asked.sizes or [size for size in SIZES if size <= 0.8 * ((len(text) - 1)
 
 def fitted(size):
     """The fits to the first ``size`` sequences, made now if they are not there."""
-    problem = pose(STAGES[asked.stage], text, source=source, block_size=T, batch_size=size)
+    problem = make_problem(STAGES[asked.stage], text, source=source, block_size=T, batch_size=size)
     folder = asked.runs / f"{size:03d}"
     with progress_bars() as bars, ThreadPoolExecutor(asked.jobs) as pool:
         same = {"seed": asked.seed, "executor": pool, "on_progress": bars}
@@ -244,7 +245,7 @@ middle = next(iter(judged))
 
 def scattered(size):
     """NUTS and the mode of ``size`` windows from anywhere before the held-out text."""
-    problem = pose(STAGES[asked.stage], text, source=source, block_size=T, batch_size=size)
+    problem = make_problem(STAGES[asked.stage], text, source=source, block_size=T, batch_size=size)
     there = split(problem.vocabulary.encode(text), T).training
     rng = np.random.default_rng(asked.seed)
     chosen = np.sort(rng.choice(len(there.x), size, replace=False))

@@ -24,11 +24,11 @@ import xarray as xr
 
 from gptbayes import fit, plots
 from gptbayes.attention import (
+    ablate_heads,
+    ablate_positions,
     head_order,
-    head_removal,
     head_roles,
     matching_sentences,
-    position_removal,
     role_draws,
     role_sentences,
     summarise_attention,
@@ -36,7 +36,7 @@ from gptbayes.attention import (
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import Vocabulary, read_text, split, zen_of_python
 from gptbayes.inference import open_run, problem_of
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
 
 BLOCK_SIZE = 8
@@ -61,7 +61,7 @@ n_windows = len(split(Vocabulary.of(text).encode(text), BLOCK_SIZE).training.x)
 
 def fitted(number):
     """The InferenceData of one stage, fitted now if it is not there."""
-    problem = pose(
+    problem = make_problem(
         STAGES[number],
         text,
         source=source,
@@ -171,8 +171,8 @@ plt.close(fig)
 # taken in each draw and context over the positions that can be removed, between the attention they
 # get from the last one and the size of what their removal does.
 
-removed = {n: head_removal(fits[n], x, y, matching=matchings[n]) for n in asked.stages}
-positions = {n: position_removal(fits[n], x, y) for n in asked.stages}
+removed = {n: ablate_heads(fits[n], x, y, matching=matchings[n]) for n in asked.stages}
+positions = {n: ablate_positions(fits[n], x, y) for n in asked.stages}
 for number in asked.stages:
     print(f"\nStage {number}")
     heads = removed[number].average
@@ -204,7 +204,7 @@ names = xr.DataArray([f"stage {n}" for n in asked.stages], dims="fit", name="fit
 agreements = xr.concat([positions[n].agreement for n in asked.stages], names, join="outer")
 fig, axes = plots.figure(2, width=10, height=3.4, columns=2)
 plots.plot_agreement(agreements, ax=axes[0])
-plots.plot_removal(positions[asked.stages[0]].average, ax=axes[1])
+plots.plot_ablation(positions[asked.stages[0]].average, ax=axes[1])
 axes[1].set_title(f"stage {asked.stages[0]}, character removed", loc="left", fontsize=9, pad=18)
 fig.savefig(asked.runs / "11-removal.png", dpi=150)
 plt.close(fig)

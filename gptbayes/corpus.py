@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-RARE = "\N{WHITE SQUARE}"
+UNK = "\N{WHITE SQUARE}"
 """Stands for every character that was not kept, see `keep_frequent`."""
 
 
@@ -127,7 +127,7 @@ def zen_of_python() -> str:
 
 
 def keep_frequent(text: str, n_characters: int) -> str:
-    """Keep the most frequent characters and write `RARE` for all the others.
+    """Keep the most frequent characters and write `UNK` for all the others.
 
     Dropping the others instead would put characters side by side that never were.
 
@@ -141,7 +141,7 @@ def keep_frequent(text: str, n_characters: int) -> str:
         raise ValueError(f"the number of characters to keep must be at least 1, got {n_characters}")
     by_frequency = sorted(Counter(text).items(), key=lambda item: (-item[1], item[0]))
     kept = {character for character, _ in by_frequency[:n_characters]}
-    return "".join(character if character in kept else RARE for character in text)
+    return "".join(character if character in kept else UNK for character in text)
 
 
 def cut(tokens: np.ndarray, block_size: int, *, stride: int | None = None) -> Windows:

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 import browser as chromium
 import numpy as np
 import pytest
-from problems import make_problem
+from problems import small_problem
 
 from gptbayes import fit
 from gptbayes.model.problem import Problem
@@ -24,7 +24,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(params=list(STAGES))
 def problem(request) -> Problem:
-    return make_problem(request.param)
+    return small_problem(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def programs():
 def runs(tmp_path_factory, programs):
     """Short real fits of stage 05, shared by all tests that only read them."""
     folder = tmp_path_factory.mktemp("runs")
-    posed = make_problem("05")
+    posed = small_problem("05")
     return {
         "nuts": fit.nuts(
             posed, folder / "nuts", chains=2, iter_warmup=150, iter_sampling=100, seed=3

@@ -23,7 +23,7 @@ UNEQUAL_PRIORS = Priors(  # so that a scale in the wrong place is seen
 )
 
 
-def make_problem(number: str, text: str = TEXT, batch_size: int = 11, **changes) -> Problem:
+def small_problem(number: str, text: str = TEXT, batch_size: int = 11, **changes) -> Problem:
     """Stage ``number`` on a small text: T=5, B=11, C=6 as 3 heads of 2."""
     vocabulary = Vocabulary.of(text)
     windows = split(vocabulary.encode(text), 5, batch_size=batch_size)

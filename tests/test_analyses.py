@@ -6,7 +6,7 @@ import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
-from problems import make_problem
+from problems import small_problem
 from scipy.special import logsumexp
 
 from gptbayes.diagnostics.sampler import (
@@ -105,7 +105,7 @@ def test_held_out_density_against_a_loop(nuts, mode):
 def test_fits_of_different_texts_are_not_compared(nuts, tmp_path):
     from gptbayes import fit
 
-    other = make_problem("05", text="a cat sat there, the cat that. " * 5)
+    other = small_problem("05", text="a cat sat there, the cat that. " * 5)
     mode = open_run(fit.optimize(other, tmp_path / "run", starts=1))
     with pytest.raises(ValueError, match="same held-out text"):
         compare_held_out({"nuts": nuts, "mode": mode})

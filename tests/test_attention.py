@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import xarray as xr
 from drawn import drawn, from_prior, planted, with_heads_permuted
-from problems import make_problem
+from problems import small_problem
 from scipy.special import softmax
 from scipy.stats import norm, spearmanr
 
 from gptbayes.attention import (
-    affordable_contexts,
+    ablate_heads,
+    ablate_positions,
     attention_draws,
     attention_rollout,
     head_order,
-    head_removal,
     match_heads,
     matched,
     matching_sentences,
-    position_removal,
+    max_contexts,
     rollout,
     summarise_attention,
 )
@@ -43,7 +43,7 @@ def nuts(runs):
 @pytest.fixture(scope="module")
 def two_layers():
     """Stage 12 without dropout, L = 2, H = 3, prior draws: heads are exchangeable."""
-    problem = make_problem("12")
+    problem = small_problem("12")
     masks = draw_masks(problem.stage, problem.design, 0.0, np.random.default_rng(1))
     return replace(problem, stage=replace(problem.stage, masks=masks))
 
@@ -132,7 +132,7 @@ def test_equal_heads_have_no_names():
 
 
 def test_planted_permutation_is_recovered(rng):
-    problem = make_problem("05")
+    problem = small_problem("05")
     order = random_order(rng, 2, 10, 1, 3)
     idata = drawn(problem, with_heads_permuted(planted(problem), order))
     matching = head_order(idata)
@@ -162,14 +162,14 @@ def test_order_of_heads_changes_no_summary(two_layers, rng):
     for name in r_hats:  # rounding decides between the two draws that are nearest to the median
         np.testing.assert_allclose(found[0][name], found[1][name], atol=0.02)
     assert found[0]["ambiguous"].min() > 0.3  # of prior draws no head has a name
-    removed = [head_removal(each, x, y) for each in (idata, other)]
+    removed = [ablate_heads(each, x, y) for each in (idata, other)]
     xr.testing.assert_allclose(removed[0].average, removed[1].average, rtol=1e-8, atol=1e-12)
     average = [attention_draws(each, x).mean("head") for each in (idata, other)]
     xr.testing.assert_allclose(*average)
 
 
 def test_masks_tell_heads_apart():
-    problem = make_problem("12")
+    problem = small_problem("12")
     idata = drawn(problem, from_prior(problem, 1, 40))
     matching = head_order(idata)
     assert (matching.kind.values.max(axis=1) == 2).all()
@@ -196,7 +196,7 @@ def test_what_cannot_be_matched(two_layers):
         head_order(idata, contexts=np.zeros((2, 6), dtype=int))
     with pytest.raises(ValueError, match="the same draws"):
         matched(attention_draws(idata, idata_x(idata), group="prior"), head_order(idata))
-    without = make_problem("03")
+    without = small_problem("03")
     with pytest.raises(ValueError, match="stage 03 has no attention, stages 04 to 12 have"):
         head_order(drawn(without, from_prior(without, 1, 10)))
 
@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_contexts(two_layers):
 
 
 def test_effective_positions(nuts):
-    problem = make_problem("05")
+    problem = small_problem("05")
     parameters = planted(problem)
     contexts = problem.held_out.x[:2]
     found = summarise_attention(drawn(problem, parameters), contexts)["effective_positions"]
@@ -269,7 +269,7 @@ def test_effective_positions(nuts):
 
 def test_effective_positions_under_masks():
     """Of the row that a mask leaves, divided by its sum; nan for a row that it silences."""
-    problem = make_problem("12")
+    problem = small_problem("12")
     parameters = from_prior(problem, 1, 10)
     parameters["query"][:] = 0.0
     contexts = problem.held_out.x[:2]
@@ -311,7 +311,7 @@ def test_rollout_by_hand(rng):
 
 @pytest.mark.parametrize("number", ["05", "12"])
 def test_rollout_of_draws(number):
-    problem = make_problem(number)
+    problem = small_problem(number)
     idata = drawn(problem, from_prior(problem, 2, 20))
     contexts = problem.held_out.x[:3]
     summary = attention_rollout(idata, contexts, max_bytes=1)
@@ -326,31 +326,31 @@ def test_rollout_of_draws(number):
 
 
 def test_a_head_that_passes_on_nothing_is_not_missed():
-    problem = make_problem("05")
+    problem = small_problem("05")
     idata = drawn(problem, planted(problem))
     x = np.array([[0, 1, 2, 3, 4], [4, 2, 0, 3, 1]])
     said = np.concatenate([x[:, :1], x[:, :-1]], axis=1)  # what the model predicts at each place
-    found = head_removal(idata, x, said)
+    found = ablate_heads(idata, x, said)
     cost = found.average.sel(source="posterior").isel(layer=0)
     assert cost["mean"].values[[0, 2]].tolist() == [0, 0]
-    assert cost["hurts"].values.tolist() == [0, 1, 0]
+    assert cost["prob_positive"].values.tolist() == [0, 1, 0]
     assert cost["mean"][1] > 1
-    assert cost["hurts_mcse"][0] > 0
+    assert cost["prob_positive_mcse"][0] > 0
     assert found.contexts.sizes["sequence"] == 2
 
 
 def test_removing_what_is_looked_at_hurts():
     """A model that says the previous character again loses it, and nothing else."""
-    problem = make_problem("05")
+    problem = small_problem("05")
     idata = drawn(problem, planted(problem))
     x = np.array([[0, 1, 2, 3, 4], [4, 2, 0, 3, 1], [1, 0, 4, 2, 3]])
     said = np.concatenate([x[:, :1], x[:, :-1]], axis=1)
-    found = position_removal(idata, x, said)
+    found = ablate_positions(idata, x, said)
     cost = found.average.sel(source="posterior")
     assert cost["back"].values.tolist() == [4, 3, 2, 1]
     np.testing.assert_allclose(cost["mean"][:3], 0, atol=1e-12)
     assert cost["mean"][3] > 1
-    assert cost["hurts"].values.tolist() == [0, 0, 0, 1]
+    assert cost["prob_positive"].values.tolist() == [0, 0, 0, 1]
     assert found.agreement["measure"].values.tolist() == ["mean over heads"]  # one layer
 
 
@@ -366,10 +366,10 @@ def test_costs_and_agreement_against_a_loop(two_layers):
 
     costs = np.empty((1, 8, 2, 4))
     for s in range(4):
-        unseen = np.zeros((2, 5), dtype=bool)
-        unseen[:, s] = True
-        costs[..., s] = log_prob() - log_prob(unseen=unseen)
-    found = position_removal(idata, x, y)
+        blocked = np.zeros((2, 5), dtype=bool)
+        blocked[:, s] = True
+        costs[..., s] = log_prob() - log_prob(blocked=blocked)
+    found = ablate_positions(idata, x, y)
     ours = found.contexts.sel(source="posterior")
     np.testing.assert_allclose(ours["mean"], costs.mean(axis=(0, 1)), atol=1e-12)
     flow = rollout(forward(stage, parameters, x).attention, residual=True)[..., -1, :-1]
@@ -386,18 +386,18 @@ def test_uniform_attention_ranks_nothing(two_layers):
     parameters["query"][:] = 0.0
     idata = drawn(two_layers, parameters)
     x, y = (each[:2] for each in two_layers.held_out)
-    agreement = position_removal(idata, x, y).agreement
+    agreement = ablate_positions(idata, x, y).agreement
     at = {"source": "posterior", "measure": "mean over heads"}
     assert agreement["mean"].sel(at) == 0
     with pytest.raises(ValueError, match="at least 2 positions to remove one, got 1"):
-        position_removal(idata, x[:, :1], y[:, :1])
+        ablate_positions(idata, x[:, :1], y[:, :1])
     with pytest.raises(ValueError, match="next_tokens must have the shape of contexts"):
-        head_removal(idata, x, y[0])
+        ablate_heads(idata, x, y[0])
 
 
 def test_long_contexts_are_fewer():
-    assert affordable_contexts(50, 8) == 50
-    assert affordable_contexts(21, 5) == 21
-    assert affordable_contexts(50, 16) == 12
-    assert affordable_contexts(50, 64) == 8
-    assert affordable_contexts(3, 64) == 3
+    assert max_contexts(50, 8) == 50
+    assert max_contexts(21, 5) == 21
+    assert max_contexts(50, 16) == 12
+    assert max_contexts(50, 64) == 8
+    assert max_contexts(3, 64) == 3

@@ -116,10 +116,10 @@ def test_what_is_like_the_prior_is_an_open_circle(ax):
 
 def test_removal_of_heads_and_of_positions():
     fig, axes = plots.figure(3)
-    plots.plot_removal(beside(layer=2, head=2), ax=axes[0])
+    plots.plot_ablation(beside(layer=2, head=2), ax=axes[0])
     assert axes[0].get_yticklabels()[3].get_text() == "layer 2, head 2"
     positions = beside(position=2).assign_coords(back=("position", [2, 1]))
-    plots.plot_removal(positions, ax=axes[1])
+    plots.plot_ablation(positions, ax=axes[1])
     assert [label.get_text() for label in axes[1].get_yticklabels()] == [
         "2 before the last",
         "the one before the last",

@@ -1,221 +1,286 @@
-"""Simulation-based calibration: the tests of ranks, the texts, and a small real run."""
+"""Calibration and scores: forecasters that are calibrated by construction, and real fits."""
 
 from __future__ import annotations
-
-import json
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from multiprocessing import get_context
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from scipy.special import softmax
+from scipy.stats import kstest
+from sklearn.metrics import brier_score_loss, log_loss
 
 from gptbayes import plots
-from gptbayes.model.forward import forward
-from gptbayes.model.simulate import prior_draws, write_windows
-from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity
-from gptbayes.validate.sbc import Experiment, calibrate, change_program, toy_problem
-
-
-def as_ranks(values):
-    dims = ("replicate", "quantity")
-    return xr.DataArray(values, dims=dims, coords={"quantity": np.arange(values.shape[1])})
-
-
-def conjugate_ranks(rng, replicates, *, narrower=1.0, shift=0.0, n_ranked=31):
-    """mu ~ normal(0, 1), five y ~ normal(mu, 1): the posterior is normal(sum / 6, 1 / sqrt 6)."""
-    mu = rng.normal(size=replicates)
-    total = rng.normal(mu, size=(5, replicates)).sum(axis=0)
-    sd = 1 / np.sqrt(6)
-    draws = rng.normal(total / 6 + shift * sd, narrower * sd, size=(n_ranked, replicates))
-    return as_ranks((draws < mu).sum(axis=0)[:, None])
-
-
-# Tests of uniformity
-
-
-def test_ranks_of_an_exact_posterior_are_uniform(rng):
-    tested = uniformity(conjugate_ranks(rng, 600), 31)
-    assert tested["band_p"] > 0.01
-    assert tested["chi_square_p"] > 0.01
-    assert abs(tested["mean_rank"] - 0.5) < 4 / np.sqrt(12 * 600)
-
-
-@pytest.mark.parametrize("wrong", [{"narrower": 0.5}, {"narrower": 2.0}, {"shift": 0.7}])
-def test_ranks_of_a_wrong_posterior_are_not(rng, wrong):
-    tested = uniformity(conjugate_ranks(rng, 120, **wrong), 31)
-    assert tested["band_p"] < 1e-4
-    assert tested["chi_square_p"] < 1e-4
-
-
-@pytest.mark.parametrize("replicates", [12, 64])
-def test_p_values_keep_their_error_rate(rng, replicates):
-    """Of 4000 uniform sets of ranks, a share of at most alpha is below alpha."""
-    n = 4000
-    tested = uniformity(as_ranks(rng.integers(32, size=(replicates, n))), 31)
-    for alpha in (0.01, 0.05, 0.2):
-        se = np.sqrt(alpha * (1 - alpha) / n)
-        share = float((tested["band_p"] <= alpha).mean())
-        assert share < alpha + 4 * se
-        assert share > alpha / 2 - 4 * se  # a discrete statistic: not far below either
-    if replicates == 64:
-        assert abs(float((tested["chi_square_p"] < 0.05).mean()) - 0.05) < 0.02
-
-
-def test_the_exact_p_value_is_that_of_simulation(rng):
-    """The statistic of the paper, its null distribution by simulation, three observed ranks."""
-    from scipy.stats import binom
-
-    n, n_ranked = 40, 15
-    cdf = np.arange(1, 16) / 16
-
-    def statistic(ranks):  # (n, many)
-        at = (ranks[None] <= np.arange(15)[:, None, None]).sum(axis=1).T  # (many, rank)
-        return np.minimum(binom.cdf(at, n, cdf), binom.sf(at - 1, n, cdf)).min(axis=1)
-
-    null = statistic(rng.integers(16, size=(n, 20_000)))
-    observed = rng.integers(16, size=(n, 3))
-    observed[:6, 0], observed[:12, 1] = 0, 15
-    simulated = (null <= statistic(observed)[:, None] * (1 + 1e-9)).mean(axis=1)
-    exact = uniformity(as_ranks(observed), n_ranked)["band_p"].values
-    assert (abs(exact - simulated) < 4 * np.sqrt(exact * (1 - exact) / 20_000) + 1e-4).all()
-
-
-def test_the_band_says_what_the_p_value_says(rng):
-    """ArviZ's band and the exact p-value agree about what is outside at 95 %."""
-    ranks = as_ranks(rng.integers(32, size=(100, 300)))
-    ranks[:40, :100] = rng.integers(20, size=(40, 100))  # some that are not uniform
-    drawn = rank_ecdf(ranks, 31, prob=0.95)
-    margin = 1e-12
-    above = drawn["difference"] > drawn["upper"] + margin
-    below = drawn["difference"] < drawn["lower"] - margin
-    outside = (above | below).any("rank")
-    rejected = uniformity(ranks, 31)["band_p"] < 0.05
-    assert 20 < rejected.sum() < 280
-    assert (outside == rejected).mean() > 0.99
-
-
-def test_holm_by_hand():
-    adjusted = holm([[0.01, 0.04], [np.nan, 0.03]])
-    np.testing.assert_allclose(adjusted, [[0.03, 0.06], [np.nan, 0.06]])
-
-
-def test_lines_that_leave_the_band_are_named(rng):
-    ranks = as_ranks(rng.integers(32, size=(100, 2)))
-    ranks[:, 1] //= 2
-    fig, (ax,) = plots.figure()
-    assert plots.plot_rank_ecdf(rank_ecdf(ranks, 31), ax=ax) is ax
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["1"]
-    fig.canvas.draw()
-    plt.close(fig)
-
-
-# Texts
-
-
-@pytest.mark.parametrize("number", ["01", "05", "12"])
-def test_texts_have_the_frequencies_of_the_weights(rng, number):
-    """Of many sequences, first and last characters against probabilities by the forward pass.
-
-    The last character's distribution sums over all contexts: 3 characters, 3 positions.
-    """
-    problem = toy_problem(number, vocab_size=3, block_size=3, batch_size=40_000, n_embed=4)
-    weights = {name: draw[0] for name, draw in prior_draws(problem, 1, rng).items()}
-    x, y = write_windows(problem, weights, rng)
-    np.testing.assert_array_equal(x[:, 1:], y[:, :-1])
-    contexts = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    chances = softmax(forward(problem.stage, weights, contexts).logits, axis=-1)  # (27, 3, 3)
-    first, second = (
-        np.take_along_axis(chances[:, t], contexts[:, t + 1, None], axis=1)[:, 0] for t in (0, 1)
-    )
-    of_context = first * second / 3
-    np.testing.assert_allclose(of_context.sum(), 1)
-    counted = np.array(
-        [[((x == c).all(axis=1) & (y[:, 2] == v)).sum() for v in range(3)] for c in contexts]
-    ) / len(x)
-    exact = of_context[:, None] * chances[:, 2]
-    se = np.sqrt(exact * (1 - exact) / len(x))
-    assert (abs(counted - exact) < 5 * se + 1e-4).all()
-
-
-# Runs
+from gptbayes.inference import open_run, problem_of
+from gptbayes.predict import (
+    forecast_reliability,
+    held_out_predictive,
+    held_out_reliability,
+    ordered_pit,
+    proper_scores,
+    psis_weights,
+)
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        yield pool
+def fits(runs):
+    return {name: open_run(runs[name]) for name in ("nuts", "pathfinder", "optimize")}
 
 
-SHORT = {"n_ranked": 15, "iter_warmup": 150, "iter_sampling": 100, "init": "random"}
+def forecasts(rng, n_sequence=40, n_position=5, n_token=7, concentration=0.4):
+    size = (n_sequence, n_position)
+    return rng.dirichlet(np.full(n_token, concentration), size=size)
 
 
-def test_a_run_is_calibrated_and_goes_on_where_it_was(tmp_path, programs, pool):
-    experiment = Experiment(toy_problem("02"), **SHORT)
-    events = []
-    run = {"replicates": 24, "seed": 5, "executor": pool}
-    collected = calibrate(experiment, tmp_path, on_progress=events.append, **run)
-    assert events[-1][0].done == events[-1][0].total == 24
-    tested = uniformity(collected["rank"], collected.attrs["n_ranked"])
-    p_values = np.stack([tested["band_p"], tested["chi_square_p"]])
-    assert np.nanmin(holm(p_values)) > 0.01
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("replicate-*.json")}
-    assert len(files) == 24
-    lost = tmp_path / "replicate-0007.json"
-    before = json.loads(lost.read_text())
-    lost.unlink()
-    again = calibrate(experiment, tmp_path, **run)
-    after = json.loads(lost.read_text())
-    assert {**before, "seconds": 0} == {**after, "seconds": 0}
-    xr.testing.assert_equal(again["rank"], collected["rank"])
-    others = {path: time for path, time in files.items() if path != lost}
-    assert {path: path.stat().st_mtime_ns for path in others} == others
-    with pytest.raises(ValueError, match=r"another experiment: seed is 5 there, 6 here"):
-        calibrate(experiment, tmp_path, replicates=24, seed=6)
-    lost.write_text('{"rank": ')
-    with pytest.raises(ValueError, match=r"replicate-0007.json is corrupted"):
-        calibrate(experiment, tmp_path, **run)
+def drawn(p, rng):
+    """One character for each place from its forecast."""
+    u = rng.random(p.shape[:-1])[..., None] * p.sum(axis=-1, keepdims=True)
+    return np.minimum((u >= p.cumsum(axis=-1)).sum(axis=-1), p.shape[-1] - 1)
 
 
-def test_a_prior_that_is_off_by_two_is_caught(tmp_path, programs, pool):
-    truth = toy_problem("02")
-    told = truth.priors.replace(lm_head=2 * truth.priors.lm_head)
-    experiment = Experiment(truth, replace(truth, priors=told), **SHORT)
-    collected = calibrate(experiment, tmp_path, replicates=16, seed=5, executor=pool)
-    assert holm(uniformity(collected["rank"], 15)["band_p"]).min() < 1e-4
+def raised(p, power):
+    """Sharper than ``p`` for a power above 1, flatter below."""
+    return p**power / (p**power).sum(axis=-1, keepdims=True)
 
 
-def test_a_changed_program_is_the_one_that_is_told(tmp_path):
-    right = toy_problem("04").stage
-    wrong = change_program(
-        right, tmp_path / "stan", "functions/attention.stanfunctions", " / sqrt(cols(q))", ""
+def judged(p, tokens, rng, **settings):
+    return forecast_reliability({"it": p}, tokens, rng, **settings)
+
+
+def row(found):
+    return found.calibration.isel(fit=0)
+
+
+# Chance
+
+
+def test_a_calibrated_forecaster_leaves_the_band_as_often_as_it_says(rng):
+    """Every p-value is one and the floor is the mean of what replicates show."""
+    n, inside, found = 120, 0, {name: [] for name in ("band_p", "ece_p", "pit_p", "ece")}
+    floors = []
+    for _ in range(n):
+        p = forecasts(rng)
+        each = judged(p, drawn(p, rng), rng, n_simulations=200)
+        inside += bool(each.curve["inside"].all())
+        floors.append(float(row(each)["ece_floor"]))
+        for name, values in found.items():
+            values.append(float(row(each)[name]))
+    assert abs(inside / n - 0.9) < 3.5 * np.sqrt(0.9 * 0.1 / n)
+    for name in ("band_p", "ece_p", "pit_p"):
+        assert kstest(found[name], "uniform").pvalue > 1e-3, name
+    error = np.std(found["ece"]) / np.sqrt(n)
+    assert abs(np.mean(found["ece"]) - np.mean(floors)) < 4 * error
+    assert np.mean(floors) > 20 * error  # far from 0, where a reader might look for it
+
+
+@pytest.mark.parametrize("n_token", [2, 7])
+def test_pit_is_uniform_when_characters_are_drawn_from_their_forecasts(rng, n_token):
+    p = forecasts(rng, n_sequence=4000, n_token=n_token)
+    p[::3] = np.round(p[::3], 1)  # ties
+    p[::3, :, 0] += 1 - p[::3].sum(axis=-1)
+    p = np.maximum(p, 0) / np.maximum(p, 0).sum(axis=-1, keepdims=True)
+    pit = ordered_pit(p, drawn(p, rng), rng).ravel()
+    assert kstest(pit, "uniform").pvalue > 1e-3
+    counts = np.histogram(pit, bins=20, range=(0, 1))[0]
+    assert (abs(counts - pit.size / 20) < 4.5 * np.sqrt(pit.size / 20)).all()
+
+
+def test_pit_by_hand(rng):
+    p = np.array([0.2, 0.5, 0.3])
+    n = 2000
+    for token, (low, high) in enumerate([(0.8, 1.0), (0.0, 0.5), (0.5, 0.8)]):
+        pit = ordered_pit(np.tile(p, (n, 1)), np.full(n, token), rng)
+        assert kstest((pit - low) / (high - low), "uniform").pvalue > 1e-3
+
+
+# Power
+
+
+@pytest.mark.parametrize(
+    ("power", "words", "sign"), [(2.0, "over-confident", 1), (0.5, "under-confident", -1)]
+)
+def test_sharpened_and_flattened_forecasts_are_found_and_named(rng, power, words, sign):
+    truth = forecasts(rng, n_sequence=120)
+    tokens = drawn(truth, rng)
+    found = forecast_reliability({"true": truth, "off": raised(truth, power)}, tokens, rng)
+    assert found.sentences["true"][0].startswith("no miscalibration seen")
+    assert found.sentences["off"][0].startswith(words)
+    off = found.calibration.sel(fit="off")
+    assert sign * (float(off["pit_mean"]) - 0.5) > 4 * float(off["pit_mean_se"])
+    assert float(off["ece"]) > float(off["ece_upper"])
+    assert max(float(off[name]) for name in ("band_p", "ece_p", "pit_p")) < 0.01
+    assert not found.curve["inside"].sel(fit="off").all()
+    score = found.scores.sel(fit="off")
+    assert float(score["log_score_difference"]) < -3 * float(score["log_score_difference_se"])
+    assert float(score["brier_difference"]) > 3 * float(score["brier_difference_se"])
+
+
+def test_the_sentence_has_the_numbers_of_the_curve(rng):
+    """A forecaster that is sure of one character in five and right half of the time."""
+    p = np.full((60, 5, 5), 0.025)
+    p[..., 0] = 0.9
+    tokens = np.where(np.arange(300).reshape(60, 5) % 2, 0, 1 + rng.integers(4, size=(60, 5)))
+    found = judged(p, tokens, rng)
+    top = found.curve.isel(fit=0, bin=-1)
+    assert (float(top["observed"]), float(top["predicted"])) == (0.5, pytest.approx(0.9))
+    assert "gives 0.9 or more, 50 % came where 90 % should have" in found.sentences["it"][0]
+    # of 300 characters 30 less than expected lie in each of two bins
+    assert float(row(found)["ece"]) == pytest.approx(0.4)
+
+
+# Exact values
+
+
+def test_scores_are_those_of_others(rng):
+    p = forecasts(rng, n_sequence=6)
+    tokens = drawn(p, rng)
+    table = proper_scores(p, tokens)
+    flat, came = p.reshape(-1, 7), tokens.ravel()
+    assert -float(table["log_score"]) == pytest.approx(log_loss(came, flat, labels=range(7)))
+    one_hot = np.eye(7)[came]
+    assert float(table["brier"]) == pytest.approx(((flat - one_hot) ** 2).sum(axis=1).mean())
+    each = np.log(flat[np.arange(30), came]).reshape(6, 5).mean(axis=1)
+    np.testing.assert_allclose(table["log_score_pointwise"], each)
+    assert float(table["log_score_se"]) == pytest.approx(each.std(ddof=1) / np.sqrt(6))
+    two = forecasts(rng, n_token=2)
+    tokens = drawn(two, rng)
+    binary = brier_score_loss(tokens.ravel(), two[..., 1].ravel())
+    assert float(proper_scores(two, tokens)["brier"]) == pytest.approx(2 * binary)
+
+
+def test_two_tokens_have_the_calibration_error_of_binary_forecasts(rng):
+    p = forecasts(rng, n_token=2)
+    tokens = drawn(p, rng)
+    edges = (0, 0.25, 0.5, 0.75, 1)
+    flat, came = p.ravel(), np.eye(2)[tokens].ravel()  # of both: one of them comes
+    bins = np.clip(np.digitize(flat, edges) - 1, 0, 3)
+    by_hand = sum(
+        (bins == k).mean() * abs(came[bins == k].mean() - flat[bins == k].mean()) for k in range(4)
     )
-    assert wrong.program.parent == tmp_path / "stan"
-    brick = "functions/attention.stanfunctions"
-    there, here = ((s.program.parent / brick).read_text() for s in (right, wrong))
-    assert here == there.replace(" / sqrt(cols(q))", "")
-    with pytest.raises(ValueError, match="exactly once, got 0 times"):
-        change_program(right, tmp_path / "other", brick, "no such line", "")
+    assert float(row(judged(p, tokens, rng, edges=edges))["ece"]) == pytest.approx(by_hand)
 
 
-# Bad input
+def test_paired_differences_and_gains_by_hand(rng):
+    p, q = forecasts(rng, 9, 4), forecasts(rng, 9, 4)
+    tokens = drawn(p, rng)
+    found = forecast_reliability({"p": p, "q": q}, tokens, rng)
+    log_p, log_q = (np.log(np.take_along_axis(a, tokens[..., None], -1)[..., 0]) for a in (p, q))
+    difference = (log_q - log_p).mean(axis=1)
+    score = found.scores.sel(fit="q")
+    assert float(score["log_score_difference"]) == pytest.approx(difference.mean())
+    assert float(score["log_score_difference_se"]) == pytest.approx(difference.std(ddof=1) / 3)
+    gain = (log_q[:, 3] - log_q[:, 0]).mean()
+    last = found.by_position.sel(fit="q").isel(position=-1)
+    assert float(last["gain"]) == pytest.approx(gain)
+    paired = (log_q[:, 3] - log_q[:, 0]).std(ddof=1) / 3
+    assert float(last["gain_se"]) == pytest.approx(paired)
+    assert float(last["log_score"]) == pytest.approx(log_q[:, 3].mean())
+    assert float(found.scores["log_score_difference_se"].sel(fit="p")) == 0
 
 
-def test_unusable_settings(tmp_path):
-    truth = toy_problem("02")
-    with pytest.raises(ValueError, match="n_ranked must be at least 1"):
-        Experiment(truth, n_ranked=0)
-    with pytest.raises(ValueError, match="iter_sampling must be at least n_ranked = 31, got 30"):
-        Experiment(truth, iter_sampling=30)
-    with pytest.raises(ValueError, match="fitted must have the stage and the sizes of truth"):
-        Experiment(truth, toy_problem("03"))
-    with pytest.raises(ValueError, match="replicates must be a positive integer, got 0"):
-        calibrate(Experiment(truth), tmp_path, replicates=0)
-    with pytest.raises(ValueError, match="vocab_size must be from 2 to 26, got 1"):
-        toy_problem("02", vocab_size=1)
-    with pytest.raises(ValueError, match="ranks must be from 0 to n_ranked = 31, got 0 to 32"):
-        uniformity(as_ranks(np.array([[0], [32]])), 31)
-    assert not list(tmp_path.iterdir())
+def test_what_is_known_for_sure(rng):
+    tokens = rng.integers(3, size=(50, 4))
+    right, wrong = np.eye(3)[tokens], np.eye(3)[(tokens + 1) % 3]
+    found = forecast_reliability({"right": right, "wrong": wrong}, tokens, rng)
+    sure, lost = (found.calibration.sel(fit=name) for name in ("right", "wrong"))
+    assert (float(sure["ece"]), float(sure["ece_floor"]), float(sure["ece_p"])) == (0, 0, 1)
+    assert (float(lost["ece"]), float(lost["ece_floor"])) == (1, 0)
+    assert found.scores["log_score"].values.tolist() == [0, -np.inf]
+    assert found.scores["brier"].values.tolist() == [0, 2]
+    assert any("-inf" in sentence for sentence in found.sentences["wrong"])
+    assert found.sentences["wrong"][0].startswith("over-confident")
+    assert found.curve["inside"].sel(fit="right").all()
+
+
+def test_one_sequence_has_no_standard_error_and_says_so(rng):
+    p = forecasts(rng, n_sequence=1)
+    found = forecast_reliability({"a": p, "b": p}, drawn(p, rng), rng)
+    for name in ("log_score_se", "brier_se", "log_score_difference_se"):
+        assert np.isnan(found.scores[name]).all()
+    assert np.isnan(found.by_position["gain_se"]).all()
+    said = " ".join(found.sentences["b"])
+    assert "standard errors are unknown" in said and "only 5 held-out characters" in said
+    assert "nan" not in said
+
+
+def test_the_same_seed_gives_the_same_answer():
+    p = forecasts(np.random.default_rng(1))
+    tokens = drawn(p, np.random.default_rng(2))
+    one, two, other = (judged(p, tokens, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    xr.testing.assert_identical(one.pit, two.pit)
+    assert one.sentences == two.sentences
+    assert not np.array_equal(one.pit["difference"], other.pit["difference"])
+
+
+def test_what_cannot_be_judged_is_refused(rng):
+    p = forecasts(rng, 3, 2)
+    tokens = drawn(p, rng)
+    refused = [
+        (lambda: forecast_reliability({}, tokens, rng), "at least one forecaster"),
+        (lambda: judged(p[:2], tokens, rng), r"got \(2, 2, 7\) and \(3, 2\)"),
+        (lambda: judged(p * 1.1, tokens, rng), "sum to one"),
+        (lambda: judged(p, tokens + 7, rng), r"tokens must be in 0\.\.6"),
+        (lambda: judged(p, tokens, rng, prob=1.0), "prob must be between 0 and 1"),
+        (lambda: judged(p, tokens, rng, edges=(0, 0.5)), "increase from 0 to 1"),
+        (lambda: judged(p, tokens, rng, n_simulations=100), "at least 200 simulations, got 100"),
+    ]
+    for call, words in refused:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+# Real fits
+
+
+def test_fits_side_by_side(fits, rng):
+    named = {**fits, "weighted": fits["pathfinder"]}
+    weights = {"weighted": psis_weights(fits["pathfinder"])}
+    found = held_out_reliability(named, rng, weights)
+    tokens = problem_of(fits["nuts"]).held_out.y
+    assert list(found.curve["fit"].values) == list(named) == list(found.sentences)
+    for name, idata in named.items():
+        alone = proper_scores(held_out_predictive(idata, weights.get(name)), tokens)
+        for what in ("log_score", "brier"):
+            assert float(found.scores[what].sel(fit=name)) == pytest.approx(float(alone[what]))
+        expected = found.curve["share"].sel(fit=name).sum()
+        assert float(expected) == pytest.approx(1)
+    assert any("Pareto k" in sentence for sentence in found.sentences["weighted"])
+    assert not any("Pareto k" in sentence for sentence in found.sentences["pathfinder"])
+    assert any("chains have not mixed" in sentence for sentence in found.sentences["nuts"])
+    with pytest.raises(ValueError, match="got those of other"):
+        held_out_reliability(fits, rng, {"other": weights["weighted"]})
+
+
+def test_figures_show_what_was_computed(rng):
+    p = forecasts(rng, n_sequence=80)
+    found = forecast_reliability({"true": p, "off": raised(p, 2)}, drawn(p, rng), rng)
+    fig, axes = plots.figure(4, columns=2)
+    plots.plot_reliability(found.curve.sel(fit="off"), ax=axes[0])
+    drawn_points = np.concatenate(
+        [line.get_ydata() for line in axes[0].lines if line.get_label() in ("inside", "outside")]
+    )
+    curve = found.curve.sel(fit="off")
+    np.testing.assert_allclose(
+        np.sort(drawn_points), np.sort(curve["observed"].values[curve["count"].values > 0])
+    )
+    heights = [bar.get_height() for bar in axes[0].patches[: curve.sizes["bin"]]]
+    np.testing.assert_allclose(heights, 0.2 * curve["share"])
+    plots.plot_pit(found.pit, ax=axes[1])
+    np.testing.assert_allclose(
+        axes[1].lines[-1].get_ydata(), found.pit["difference"].sel(fit="off")
+    )
+    plots.plot_by_position(found.by_position, ax=axes[2])
+    assert len(axes[2].containers) == 2
+    table = xr.Dataset(
+        {
+            "difference": (("fit", "size"), [[-1.0, -2.0], [0.1, 0.2]]),
+            "difference_se": (("fit", "size"), np.full((2, 2), 0.1)),
+            "shaky": (("fit", "size"), [[False, True], [False, False]]),
+        },
+        {"fit": ["mode", "stacked"], "size": [8, 16]},
+        attrs={"reference": "NUTS"},
+    )
+    plots.plot_gain(table, ax=axes[3])
+    hollow = [line for line in axes[3].lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_ydata().tolist() for line in hollow] == [[-2.0], []]
+    fig.canvas.draw()
+    plt.close(fig)

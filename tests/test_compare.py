@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from problems import make_problem
+from problems import small_problem
 from scipy.integrate import quad
 from scipy.special import log_expit
 from scipy.stats import norm
@@ -20,13 +20,13 @@ from gptbayes.compare import (
     compare_runs,
     differences,
     exact_loo,
-    left_out_density,
     open_fits,
     plan_refits,
-    tempered,
+    refit_density,
+    tempered_problem,
     token_terms,
     wbic,
-    without,
+    without_sequence,
 )
 from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.model.problem import Design, Priors, Problem
@@ -83,7 +83,7 @@ def stages(tmp_path_factory, runs):
     folder = tmp_path_factory.mktemp("stages")
     for name, source in runs.items():
         shutil.copytree(source, folder / f"05-{name}")
-    fit.nuts(make_problem("02"), folder / "02-nuts", seed=3, **FAST)
+    fit.nuts(small_problem("02"), folder / "02-nuts", seed=3, **FAST)
     return folder
 
 
@@ -121,7 +121,7 @@ def test_refit_and_psis_agree_where_k_is_small(toy):
     psis = loo(run.idata)
     assert psis.pareto_k[0] < 0.5
     settings = {"chains": 2, "iter_warmup": 200, "iter_sampling": 500}
-    refit = left_out_density(run, 0, settings=settings)
+    refit = refit_density(run, 0, settings=settings)
     # PSIS has an error of its own, of the same order: 4000 draws and a small k.
     assert abs(refit["exact"] - psis.loo_i[0]) < 6 * refit["mcse"] + 0.02
     shutil.rmtree(folder / "refits" / "sequence-000")
@@ -129,23 +129,23 @@ def test_refit_and_psis_agree_where_k_is_small(toy):
 
 def test_refits_may_have_a_number_of_chains_that_superchains_do_not_divide(tmp_path):
     settings = {"iter_warmup": 50, "iter_sampling": 20}
-    folder = fit.nuts(make_problem("01"), tmp_path / "run", chains=4, superchains=2, **settings)
+    folder = fit.nuts(small_problem("01"), tmp_path / "run", chains=4, superchains=2, **settings)
     (run,) = open_fits([folder])
-    assert np.isfinite(left_out_density(run, 0, settings={"chains": 3})["exact"])
+    assert np.isfinite(refit_density(run, 0, settings={"chains": 3})["exact"])
     again = fit.read_config(folder / "refits" / "sequence-000")["settings"]
     assert (again["chains"], again["superchains"]) == (3, None)
 
 
 def test_without_leaves_the_rest_as_it_is():
-    problem = make_problem("11")
-    rest = without(problem, 3)
+    problem = small_problem("11")
+    rest = without_sequence(problem, 3)
     assert rest.training.x.shape == (10, 5)
     np.testing.assert_array_equal(rest.training.y[3:], problem.training.y[4:])
     np.testing.assert_array_equal(rest.training.x[:3], problem.training.x[:3])
     assert rest.stage.masks is problem.stage.masks
     assert rest.source.endswith("without sequence 3")
     with pytest.raises(ValueError, match="got number 11 of 11"):
-        without(problem, 11)
+        without_sequence(problem, 11)
 
 
 def test_wbic_agrees_with_quadrature(tmp_path):
@@ -157,7 +157,7 @@ def test_wbic_agrees_with_quadrature(tmp_path):
     run, best = open_fits([folder, mode])
     found = wbic(run, [run, best])
     n, beta = 400, 1 / math.log(400)
-    assert tempered(problem).likelihood_weight == beta
+    assert tempered_problem(problem).likelihood_weight == beta
     exact, smallest = 0.0, 0.0
     for row in counts(problem, np.arange(20)):
         # Scaled by the largest likelihood, which underflows.
@@ -271,7 +271,7 @@ def test_what_cannot_be_compared(stages, runs, tmp_path):
         compare_runs([])
     with pytest.raises(ValueError, match="each run can be given once"):
         compare_runs([runs["nuts"], runs["nuts"]])
-    power = replace(make_problem("02"), likelihood_weight=0.5)
+    power = replace(small_problem("02"), likelihood_weight=0.5)
     fit.nuts(power, tmp_path / "power", chains=1, iter_warmup=50, iter_sampling=50)
     with pytest.raises(ValueError, match=r"power is of the power posterior, weight 0\.5"):
         compare_runs([runs["nuts"], tmp_path / "power"])
@@ -307,7 +307,7 @@ def test_command(stages, tmp_path):
 )
 def test_bad_input_gets_one_line_and_status_2(stages, arguments, message):
     if "other" in arguments:
-        fit.optimize(make_problem("02", batch_size=10), stages / "other", starts=1)
+        fit.optimize(small_problem("02", batch_size=10), stages / "other", starts=1)
     if "unfinished" in arguments:
         shutil.copytree(stages / "02-nuts", stages / "unfinished")
         (stages / "unfinished" / "csv" / "chain-2.csv").unlink()

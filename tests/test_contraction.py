@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray as xr
-from problems import UNEQUAL_PRIORS, make_problem
+from problems import UNEQUAL_PRIORS, small_problem
 from scipy.special import softmax
 from scipy.stats import ortho_group
 
@@ -65,7 +65,7 @@ def test_gauge_directions_do_not_contract_and_a_wrong_scale_shows(nuts):
 
 def test_the_bigram_in_closed_form(rng):
     """Rows of logits are independent, each with the information of its own multinomial."""
-    problem = make_problem("01", likelihood_weight=0.7, priors=UNEQUAL_PRIORS)
+    problem = small_problem("01", likelihood_weight=0.7, priors=UNEQUAL_PRIORS)
     draws = chains(problem, (1, 2), rng)
     n_token, scale = problem.design.vocab_size, problem.priors.token_embedding
     counts = np.bincount(problem.training.x.ravel(), minlength=n_token)
@@ -89,7 +89,7 @@ def test_the_bigram_in_closed_form(rng):
 
 @pytest.mark.parametrize("number", ["03", "05", "08"])
 def test_what_cannot_be_learned_is_the_null_space(number, rng):
-    problem = make_problem(number, priors=UNEQUAL_PRIORS)
+    problem = small_problem(number, priors=UNEQUAL_PRIORS)
     draws = chains(problem, (1, 1), rng)
     found = local_contraction(problem, draws, n_draws=1)
     one = {name: value[0, 0] for name, value in draws.items()}
@@ -105,7 +105,7 @@ def test_what_cannot_be_learned_is_the_null_space(number, rng):
 
 
 def test_symmetry_does_not_change_what_was_learned(rng):
-    problem = make_problem("05")
+    problem = small_problem("05")
     draws = chains(problem, (1, 1), rng)
     pairs = ortho_group.rvs(2, size=3, random_state=1).reshape(1, 1, 1, 3, 2, 2)
     turned = rotate_query_key(draws, pairs)
@@ -117,7 +117,7 @@ def test_symmetry_does_not_change_what_was_learned(rng):
 
 
 def test_a_unit_that_is_never_active_learns_nothing(rng):
-    problem = make_problem("06")
+    problem = small_problem("06")
     draws = chains(problem, (1, 1), rng)
     draws["feed_forward_offset"][..., 2] = -30
     draws["feed_forward_offset"][..., 4] = 6
@@ -128,7 +128,7 @@ def test_a_unit_that_is_never_active_learns_nothing(rng):
     units = local_contraction(problem, draws, n_draws=1)["unit_learned"].values[0]
     assert units[-1] < 1e-12 < units[0]
     with pytest.raises(ValueError, match="stage 05 has no hidden units, stages 06 to 12 have"):
-        hidden_activity(make_problem("05").stage, draws, problem.training.x)
+        hidden_activity(small_problem("05").stage, draws, problem.training.x)
 
 
 # ---- of draws ----
@@ -139,7 +139,7 @@ def test_draws_of_known_spread(rng):
 
     None is none.
     """
-    problem = make_problem("01", priors=UNEQUAL_PRIORS)
+    problem = small_problem("01", priors=UNEQUAL_PRIORS)
     prior = chains(problem, (1, 400), rng)
     for factor in (1.0, 0.5):
         posterior = {n: factor * v for n, v in chains(problem, (4, 200), rng).items()}
@@ -156,7 +156,7 @@ def test_draws_of_known_spread(rng):
 
 
 def test_chains_that_disagree_make_the_error_large(rng):
-    problem = make_problem("01")
+    problem = small_problem("01")
     prior, posterior = chains(problem, (1, 200), rng), chains(problem, (4, 100), rng)
     apart = {n: 0.1 * v for n, v in posterior.items()}
     apart["token_embedding"] = apart["token_embedding"].copy()
@@ -169,14 +169,14 @@ def test_chains_that_disagree_make_the_error_large(rng):
 
 
 def test_summaries_of_heads_are_sorted_sizes(rng):
-    problem = make_problem("12")
+    problem = small_problem("12")
     draws = chains(problem, (2, 3), rng)
     found = part_summaries(problem, draws)
     product = draws["query"] @ np.swapaxes(draws["key"], -1, -2)
     size = np.linalg.norm(product, axis=(-2, -1)) / np.sqrt(2)
     expected = -np.sort(-size, axis=-1)
     np.testing.assert_allclose(found["size of query times key"], expected, rtol=1e-10)
-    simple = make_problem("05")
+    simple = small_problem("05")
     uniform = chains(simple, (1, 2), rng)
     uniform["query"][0, 1] = 0
     distance = part_summaries(simple, uniform)["distance from uniform attention"][0]
@@ -187,7 +187,7 @@ def test_summaries_of_heads_are_sorted_sizes(rng):
 
 
 def test_what_is_the_prior_is_not_told_from_it_and_what_is_not_is(rng):
-    problem = make_problem("05")
+    problem = small_problem("05")
     prior, posterior = chains(problem, (1, 400), rng), chains(problem, (4, 100), rng)
     name = "size of query times key"
     same = compare_with_prior(*(part_summaries(problem, d)[name] for d in (posterior, prior)))
@@ -220,7 +220,7 @@ def test_a_real_fit_in_words(nuts):
 def test_a_mode_has_no_variance_and_a_curved_prior_no_local_gauge(runs, tmp_path, rng):
     with pytest.raises(ValueError, match="contraction needs at least 4 draws per chain, got 1"):
         contraction(open_run(runs["optimize"]))
-    problem = make_problem("01-log-gamma")
+    problem = small_problem("01-log-gamma")
     with pytest.raises(ValueError, match="stage 01-log-gamma has no normal prior"):
         local_contraction(problem, chains(problem, (1, 1), rng))
     idata = open_run(fit.nuts(problem, tmp_path / "run", chains=2, iter_sampling=100))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gptbayes.corpus import (
-    RARE,
+    UNK,
     Vocabulary,
     cut,
     keep_frequent,
@@ -63,7 +63,7 @@ def test_split_refuses_short_text_and_large_batches():
 
 
 def test_rare_characters_keep_their_places():
-    assert keep_frequent("aabbbc", 2) == "aabbb" + RARE
+    assert keep_frequent("aabbbc", 2) == "aabbb" + UNK
     with pytest.raises(ValueError, match="at least 1, got 0"):
         keep_frequent("abc", 0)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import make_problem
+from problems import small_problem
 
 from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.model.forward import forward
@@ -62,7 +62,7 @@ def test_the_null_space_has_the_dimension_of_the_symmetries(number, rng):
 
 def test_the_jacobian_is_that_of_central_differences(rng):
     """Through every brick: layer norms, masks, projection."""
-    problem = make_problem("12")
+    problem = small_problem("12")
     stage, tokens = problem.stage, problem.training.x[:2]
     point = {name: value[0] for name, value in prior_draws(problem, 1, rng).items()}
     ours = _jacobian(stage, point, tokens, stage.n_parameters(problem.design), 10**7)

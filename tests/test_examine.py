@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_cli import run as gptbayes_command
 
-from gptbayes.diagnostics.examination import examine, keep, kept
+from gptbayes.diagnostics.examination import examine, load_examination, save_examination
 from gptbayes.diagnostics.modes import find_modes
 from gptbayes.diagnostics.verdict import VERDICTS
 from gptbayes.inference import open_run
@@ -74,14 +74,14 @@ def test_modes_are_described_in_the_report(examined, runs):
 
 def test_what_took_minutes_is_kept_for_the_report(examined, runs, tmp_path):
     found, _ = examined
-    assert kept(tmp_path) is None
-    keep(found, tmp_path)
-    back = kept(tmp_path)
+    assert load_examination(tmp_path) is None
+    save_examination(found, tmp_path)
+    back = load_examination(tmp_path)
     np.testing.assert_array_equal(back.connections["barrier"], found.connections["barrier"])
     assert back.connections.attrs["sd"] == found.connections.attrs["sd"]
     assert back.local is None
     (tmp_path / "symmetry.nc").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"symmetry\.nc is corrupted"):
-        kept(tmp_path)
+        load_examination(tmp_path)
     page = render({"nuts": open_run(runs["nuts"])}, back)
     assert "The log posterior along paths" in page

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 from densities import compiled, stan_density
-from problems import UNEQUAL_PRIORS, make_problem
+from problems import UNEQUAL_PRIORS, small_problem
 from scipy.integrate import dblquad
 from scipy.special import expit, log_expit
 from scipy.stats import norm
@@ -99,7 +99,7 @@ def test_bigram_of_two_characters_agrees_with_quadrature(tmp_path):
 
 
 def test_without_likelihood_the_posterior_is_the_prior(tmp_path):
-    problem = make_problem("03", likelihood_weight=0.0)
+    problem = small_problem("03", likelihood_weight=0.0)
     folder = fit.nuts(problem, tmp_path / "run", chains=2, iter_sampling=500, seed=1)
     idata = open_run(folder)
     assert idata.attrs["target"] == "prior"
@@ -136,7 +136,7 @@ def test_a_fit_continues_with_what_is_missing(runs, tmp_path):
     lost.unlink()
     with pytest.raises(ValueError, match=r"not finished, chain-2\.csv missing"):
         fit.read_draws(folder)
-    again = make_problem("05")
+    again = small_problem("05")
     fit.nuts(again, folder, chains=2, iter_warmup=150, iter_sampling=100, seed=3)
     assert kept.stat().st_mtime_ns == before
     for ours, theirs in zip(fit.read_draws(folder), whole, strict=True):
@@ -146,7 +146,7 @@ def test_a_fit_continues_with_what_is_missing(runs, tmp_path):
 
 def test_nothing_is_left_where_the_user_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fit.pathfinder(make_problem("02"), "run", paths=1, draws=5)
+    fit.pathfinder(small_problem("02"), "run", paths=1, draws=5)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     names = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert names == {".lock", "config.json", "data.json", "path-1.csv", "random-1.json"}
@@ -155,20 +155,20 @@ def test_nothing_is_left_where_the_user_stands(tmp_path, monkeypatch):
 def test_seeds_and_chains_differ(runs, tmp_path):
     first, second = fit.read_draws(runs["nuts"])
     assert not np.array_equal(first.variables["key"], second.variables["key"])
-    other = fit.pathfinder(make_problem("05"), tmp_path / "run", paths=1, draws=5, seed=4)
+    other = fit.pathfinder(small_problem("05"), tmp_path / "run", paths=1, draws=5, seed=4)
     same = fit.read_draws(runs["pathfinder"])[0].variables["key"][:5]
     assert not np.array_equal(fit.read_draws(other)[0].variables["key"], same)
 
 
 def test_chains_start_from_different_paths(tmp_path):
     settings = {"chains": 2, "iter_warmup": 20, "iter_sampling": 10, "init": "pathfinder"}
-    run = fit.nuts(make_problem("02"), tmp_path / "run", **settings)
+    run = fit.nuts(small_problem("02"), tmp_path / "run", **settings)
     starts = [json.loads((run / "init" / f"pathfinder-{k}.json").read_text()) for k in (1, 2)]
     assert starts[0] != starts[1]
 
 
 def test_chains_of_a_superchain_share_their_start_and_no_more(tmp_path):
-    problem = make_problem("02")
+    problem = small_problem("02")
     settings = {"iter_warmup": 30, "iter_sampling": 10, "init": "random", "seed": 2}
     folder = fit.nuts(problem, tmp_path / "run", chains=6, superchains=3, **settings)
     assert len(list((folder / "init").glob("random-*.json"))) == 3
@@ -190,13 +190,13 @@ def test_a_run_from_before_superchains_goes_on(runs, tmp_path):
     config = fit.read_config(folder)
     assert config["settings"].pop("superchains") is None
     fit.directory.write_json(folder / "config.json", config)
-    fit.nuts(make_problem("05"), folder, chains=2, iter_warmup=150, iter_sampling=100, seed=3)
+    fit.nuts(small_problem("05"), folder, chains=2, iter_warmup=150, iter_sampling=100, seed=3)
     assert superchains_of(open_run(folder)) is None
 
 
 def test_chains_start_at_modes_of_different_seeds(tmp_path):
     """Where L-BFGS stopped there is no slope, and the log density is above that of any draw."""
-    problem = make_problem("02")
+    problem = small_problem("02")
     settings = {"chains": 2, "iter_warmup": 30, "iter_sampling": 20, "seed": 2}
     folder = fit.nuts(problem, tmp_path / "run", init="optimize", **settings)
     starts = [json.loads((folder / "init" / f"optimize-{k}.json").read_text()) for k in (1, 2)]
@@ -212,7 +212,7 @@ def test_chains_start_at_modes_of_different_seeds(tmp_path):
 @pytest.mark.parametrize("iter_warmup", [15, 60, 200])
 def test_prior_metric_stays(tmp_path, iter_warmup):
     """Stan's adaptation must leave it alone, however long or short, and find a step size."""
-    problem = make_problem("09", priors=UNEQUAL_PRIORS, likelihood_weight=0.2)
+    problem = small_problem("09", priors=UNEQUAL_PRIORS, likelihood_weight=0.2)
     lengths = {"iter_warmup": iter_warmup, "iter_sampling": 10}
     out = fit.nuts(problem, tmp_path / "run", chains=1, metric="prior", init="random", **lengths)
     variances = np.concatenate(
@@ -231,7 +231,7 @@ def test_prior_metric_stays(tmp_path, iter_warmup):
 def test_diagonal_metric_is_adapted_in_a_short_warm_up(tmp_path, iter_warmup):
     """Left to itself, Stan 2.35 stays at the identity below 150 iterations."""
     lengths = {"iter_warmup": iter_warmup, "iter_sampling": 5}
-    problem = make_problem("02")
+    problem = small_problem("02")
     out = fit.nuts(problem, tmp_path / "run", chains=1, metric="diag_e", init="random", **lengths)
     metric = _adapted_metric(out)
     assert metric.shape == (problem.stage.n_parameters(problem.design),)
@@ -246,7 +246,7 @@ def _adapted_metric(folder):
 
 def test_any_executor_does(tmp_path):
     """Units are plain values: a pool of processes takes them as a pool of threads does."""
-    problem = make_problem("02")
+    problem = small_problem("02")
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         folder = fit.pathfinder(problem, tmp_path / "a", paths=2, draws=5, executor=pool)
     own = fit.pathfinder(problem, tmp_path / "b", paths=2, draws=5)
@@ -262,7 +262,7 @@ def test_units_can_be_pickled(tmp_path):
 
 def test_progress_reaches_the_end(tmp_path):
     seen = []
-    problem = make_problem("02")
+    problem = small_problem("02")
     fit.nuts(
         problem,
         tmp_path / "run",
@@ -284,21 +284,21 @@ def test_progress_reaches_the_end(tmp_path):
 def test_another_configuration_is_refused(runs, changes, message):
     settings = {"chains": 2, "iter_warmup": 150, "iter_sampling": 100, "seed": 3, **changes}
     with pytest.raises(ValueError, match=message):
-        fit.nuts(make_problem("05"), runs["nuts"], **settings)
+        fit.nuts(small_problem("05"), runs["nuts"], **settings)
     with pytest.raises(ValueError, match="another configuration"):
-        fit.optimize(make_problem("05"), runs["nuts"])
+        fit.optimize(small_problem("05"), runs["nuts"])
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="not empty and no run directory"):
-        fit.optimize(make_problem("01"), tmp_path)
+        fit.optimize(small_problem("01"), tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
 def test_too_large_a_fit_is_refused_before_it_starts(tmp_path):
     with pytest.raises(RuntimeError, match=r"need about .* MB of .*, there are"):
-        fit.nuts(make_problem("05"), tmp_path / "run", iter_sampling=10**9)
+        fit.nuts(small_problem("05"), tmp_path / "run", iter_sampling=10**9)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_too_large_a_fit_is_refused_before_it_starts(tmp_path):
 )
 def test_unusable_settings(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        fit.nuts(make_problem("01"), tmp_path / "run", **settings)
+        fit.nuts(small_problem("01"), tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import make_problem
+from problems import small_problem
 from scipy.special import log_softmax
 
 from gptbayes.model import simulate
@@ -16,7 +16,7 @@ from gptbayes.model.forward import (
     token_log_prob,
 )
 from gptbayes.model.problem import draw_masks
-from gptbayes.model.simulate import prior_draws, sample_tokens, write_text
+from gptbayes.model.simulate import generate_text, prior_draws, sample_tokens
 from gptbayes.model.stages import STAGES
 
 
@@ -69,11 +69,11 @@ def test_attention_with_equal_scores_is_uniform():
 def test_what_an_unseen_character_says_does_not_reach_the_others(problem, draws):
     """Another character there changes the logits there alone; what it loses the others share."""
     x = problem.training.x
-    unseen = np.zeros(x.shape, dtype=bool)
-    unseen[:, 2] = True
+    blocked = np.zeros(x.shape, dtype=bool)
+    blocked[:, 2] = True
     changed = x.copy()
     changed[:, 2] = (changed[:, 2] + 1) % problem.design.vocab_size
-    one, other = (forward(problem.stage, draws, tokens, unseen=unseen) for tokens in (x, changed))
+    one, other = (forward(problem.stage, draws, tokens, blocked=blocked) for tokens in (x, changed))
     assert np.abs(one.logits[:, :, 2] - other.logits[:, :, 2]).max() > 1e-3
     elsewhere = [0, 1, 3, 4]
     np.testing.assert_array_equal(one.logits[:, :, elsewhere], other.logits[:, :, elsewhere])
@@ -126,7 +126,7 @@ def test_chunks_bound_the_number_of_draws(problem, draws):
 
 
 def test_bigram_is_a_table_of_logits(rng):
-    problem = make_problem("01")
+    problem = small_problem("01")
     draws = prior_draws(problem, 3, rng)
     expected = log_softmax(draws["token_embedding"], axis=-1)
     x, y = problem.training
@@ -136,7 +136,7 @@ def test_bigram_is_a_table_of_logits(rng):
 
 
 def test_without_dropout_stage_11_is_stage_10(rng):
-    ten, eleven = make_problem("10"), make_problem("11")
+    ten, eleven = small_problem("10"), small_problem("11")
     draws = prior_draws(ten, 3, rng)
     none = draw_masks(eleven.stage, eleven.design, 0.0, rng)
     open_stage = replace(eleven.stage, masks=none)
@@ -173,7 +173,7 @@ def test_sampled_tokens_follow_their_probabilities(rng):
 def test_written_text_starts_after_the_prompt_and_repeats_with_its_seed(problem, draws):
     def text():
         rng = np.random.default_rng(3)
-        return write_text(problem.stage, draws, problem.prompt, 9, 5, rng)
+        return generate_text(problem.stage, draws, problem.prompt, 9, 5, rng)
 
     assert text().shape == (13, 9)
     np.testing.assert_array_equal(text(), text())
@@ -185,11 +185,11 @@ def test_every_draw_writes_by_itself(rng, monkeypatch):
     The first goes up by one, the second down, whoever else writes; logits are those of a bigram.
     """
     monkeypatch.setattr(simulate, "DRAWS_AT_ONCE", 3)
-    posed = make_problem("01")
+    posed = small_problem("01")
     V = posed.design.vocab_size
     up = np.roll(np.eye(V), 1, axis=1)
     kinds = rng.integers(2, size=7)
     logits = 1e3 * np.where(kinds[:, None, None] == 0, up, up.T)
-    text = write_text(posed.stage, {"token_embedding": logits}, np.array([3, 2]), 9, 5, rng)
+    text = generate_text(posed.stage, {"token_embedding": logits}, np.array([3, 2]), 9, 5, rng)
     steps = np.where(kinds == 0, 1, -1)[:, None] * np.arange(1, 10)
     np.testing.assert_array_equal(text, (2 + steps) % V)

@@ -4,7 +4,7 @@ import arviz as az
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from problems import make_problem
+from problems import small_problem
 
 from gptbayes.fit import read_draws
 from gptbayes.inference import open_run, parameters_of, problem_of
@@ -34,7 +34,7 @@ def test_groups_dims_and_coords(runs, method):
     assert idata.posterior["key"].dims == ("chain", "draw", "layer", "head", "embed", "head_dim")
     assert idata.posterior["key"].shape == (*SHAPES[method], 1, 3, 6, 2)
     assert idata.log_likelihood["log_lik"].dims == ("chain", "draw", "sequence", "position")
-    characters = make_problem("05").vocabulary.characters
+    characters = small_problem("05").vocabulary.characters
     assert tuple(idata.posterior["token"].values) == characters
     assert idata.attrs["method"] == method
     assert idata.attrs["target"] == ("prior" if method == "prior" else "posterior")
@@ -53,7 +53,7 @@ def test_nothing_is_lost_between_csv_netcdf_and_arrays(runs, method):
 
 
 def test_problem_comes_back(runs):
-    problem, wanted = problem_of(open_run(runs["nuts"])), make_problem("05")
+    problem, wanted = problem_of(open_run(runs["nuts"])), small_problem("05")
     assert (problem.stage, problem.design, problem.priors, problem.vocabulary) == (
         wanted.stage,
         wanted.design,
@@ -78,7 +78,7 @@ def test_mode_is_the_best_start(runs):
 def test_arviz_works_on_it(runs):
     idata = open_run(runs["nuts"])
     table = az.summary(idata, var_names=["lm_head_offset"])
-    assert len(table) == len(make_problem("05").vocabulary)
+    assert len(table) == len(small_problem("05").vocabulary)
     assert {"r_hat", "ess_bulk", "ess_tail"} <= set(table.columns)
     axes = az.plot_trace(idata, var_names=["lm_head_offset"], compact=True)
     assert axes.shape == (1, 2)

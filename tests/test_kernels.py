@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from densities import compiled, stan_density
 from jax_gpt import gpt
-from problems import UNEQUAL_PRIORS, make_problem
+from problems import UNEQUAL_PRIORS, small_problem
 
 from gptbayes import fit
 from gptbayes.fit import programs as fit_programs
 from gptbayes.inference import open_run
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.log_density import argument_names, kernel_likelihood
-from gptbayes.model.problem import pose, stan_data
+from gptbayes.model.problem import make_problem, stan_data
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES, VARIANTS, stan_folder
 from gptbayes.report import write_report
@@ -55,7 +55,7 @@ def library():
 @pytest.mark.parametrize("number", [*STAGES, *VARIANTS])
 def test_both_bodies_define_the_same_posterior(number, programs, rng):
     """Prime sizes, masks with zeros, scales that all differ, a weight that is not 1."""
-    problem = replace(make_problem(number), likelihood_weight=0.7)
+    problem = replace(small_problem(number), likelihood_weight=0.7)
     if number in STAGES:
         problem = replace(problem, priors=UNEQUAL_PRIORS)
     for draw in each_draw(problem, 3, rng):
@@ -64,7 +64,7 @@ def test_both_bodies_define_the_same_posterior(number, programs, rng):
 
 def test_weights_outside_the_priors_range(programs, rng):
     """Scores of a thousand, which a naive softmax cannot exponentiate."""
-    problem = make_problem("12")
+    problem = small_problem("12")
     for draw in each_draw(problem, 2, rng):
         draw["key"] = 300 * draw["key"]
         draw["query"] = 300 * draw["query"]
@@ -75,7 +75,7 @@ def test_weights_outside_the_priors_range(programs, rng):
 @pytest.mark.parametrize("number", ["06", "08", "12"])
 def test_a_hidden_unit_at_exactly_zero(number, programs, rng):
     """Stan's fmax(x, 0) has slope 1 there, and so has the kernel; units below stay silent."""
-    problem = make_problem(number)
+    problem = small_problem(number)
     for draw in each_draw(problem, 1, rng):
         draw["feed_forward_multiplier"][..., ::2, :] = 0
         draw["feed_forward_offset"][..., ::2] = 0
@@ -149,7 +149,7 @@ def test_threads_do_not_disturb_each_other(library, rng):
 
 def test_the_sampler_makes_the_same_draws(programs, tmp_path):
     """Ten draws from the same point with the same random numbers; later ones diverge, by chaos."""
-    problem = make_problem("12", n_new_tokens=0)
+    problem = small_problem("12", n_new_tokens=0)
     draws = {}
     for bricks in ("kernels", "functions"):
         sample = compiled(problem, bricks).sample(
@@ -189,7 +189,7 @@ def misused():
 
 
 def test_any_weights_of_tokens_have_the_right_gradient(misused, rng, tmp_path):
-    problem = make_problem("02")
+    problem = small_problem("02")
     (draw,) = each_draw(problem, 1, rng)
     weights = rng.normal(size=problem.training.x.size)
     with chdir(tmp_path):
@@ -213,7 +213,7 @@ def test_any_weights_of_tokens_have_the_right_gradient(misused, rng, tmp_path):
 def test_sizes_that_do_not_match_are_reported_by_the_sampler(
     change, message, misused, rng, tmp_path
 ):
-    problem = make_problem("02")
+    problem = small_problem("02")
     data = misuse(problem, **change)
     with pytest.raises(RuntimeError):
         misused.sample(data=data, chains=1, iter_sampling=1, output_dir=tmp_path, refresh=1)
@@ -254,7 +254,7 @@ def test_what_is_declared_is_what_is_defined(number):
 
 
 def test_a_run_says_which_it_used_and_goes_on_with_it(programs, tmp_path):
-    problem = make_problem("02")
+    problem = small_problem("02")
     options = {"paths": 1, "draws": 5}
     run = fit.pathfinder(problem, tmp_path / "run", kernels="stan", **options)
     assert fit.read_config(run)["kernels"] == "stan"
@@ -329,7 +329,7 @@ def agree(problem, draw):
 
 
 def of_sizes(number, block_size, batch_size, n_embed, n_head, n_layer):
-    return pose(
+    return make_problem(
         STAGES[number],
         "the cat sat on the mat, that cat. " * 20,
         block_size=block_size,

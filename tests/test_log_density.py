@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import UNEQUAL_PRIORS, make_problem
+from problems import UNEQUAL_PRIORS, small_problem
 
 from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel, unravel
 from gptbayes.model.simulate import prior_draws
@@ -15,7 +15,7 @@ from gptbayes.model.stages import STAGES
 
 @pytest.mark.parametrize("number", [*STAGES, "01-log-gamma"])
 def test_values_and_slopes_along_random_directions(number, rng):
-    problem = make_problem(number)
+    problem = small_problem(number)
     if number in STAGES:
         problem = replace(problem, priors=UNEQUAL_PRIORS, likelihood_weight=0.7)
     stage, design = problem.stage, problem.design

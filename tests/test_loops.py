@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from densities import compiled, stan_density
-from problems import UNEQUAL_PRIORS, make_problem
+from problems import UNEQUAL_PRIORS, small_problem
 
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import stan_folder
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("programs")
 
 @pytest.mark.parametrize("number", ["05", "12"])  # between them they have every brick
 def test_loops_and_whole_matrices_define_the_same_posterior(number, rng):
-    problem = replace(make_problem(number), priors=UNEQUAL_PRIORS, likelihood_weight=0.7)
+    problem = replace(small_problem(number), priors=UNEQUAL_PRIORS, likelihood_weight=0.7)
     vectorised, looping = compiled(problem), compiled(problem, "loops")
     assert vectorised.exe_file != looping.exe_file
     stan = problem.stage.to_stan(prior_draws(problem, 3, rng), problem.design)

@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 
 from gptbayes import mixing
-from gptbayes.diagnostics.convergence import convergence, mixing_table, nested_r_hat, r_star
+from gptbayes.diagnostics.convergence import convergence, mixing_table, r_star, rhat_nested
 from gptbayes.diagnostics.segments import cut, differences, distances, group
-from gptbayes.diagnostics.verdict import stuck_chains, verdict
+from gptbayes.diagnostics.verdict import mixing_verdict, stuck_chains
 
 N_CHAIN, N_DRAW, N_SCALAR = 4, 1000, 7
 
@@ -51,7 +51,7 @@ def gauge(rng, place):
 
 
 def test_chains_of_one_posterior_have_mixed(rng):
-    found = verdict(posterior(rng, chains(rng)))
+    found = mixing_verdict(posterior(rng, chains(rng)))
     assert found.name == "mixed"
     assert set(found.evidence["state"].values) == {"agree"}
     assert "R* " in found.text and "ESS" in found.text
@@ -60,7 +60,7 @@ def test_chains_of_one_posterior_have_mixed(rng):
 
 def test_chains_on_orbits_have_mixed_up_to_symmetry(rng):
     place = chains(rng)
-    found = verdict(posterior(rng, place, raw=gauge(rng, place)))
+    found = mixing_verdict(posterior(rng, place, raw=gauge(rng, place)))
     assert found.name == "mixed up to symmetry"
     assert found.evidence["state"].sel(quantity="raw weights") != "agree"
 
@@ -69,14 +69,14 @@ def test_without_symmetries_the_raw_weights_must_agree(rng):
     place = chains(rng)
     kinds = posterior(rng, place, raw=gauge(rng, place), functions=place)
     del kinds["aligned weights"]
-    assert verdict(kinds).name == "trapped in different modes that predict alike"
+    assert mixing_verdict(kinds).name == "trapped in different modes that predict alike"
 
 
 def test_modes_of_equal_prediction_and_different_weights(rng):
     place = chains(rng)
     predicted = place[..., :3].copy()
     place[2:, :, 3:5] += 6
-    found = verdict(posterior(rng, place, functions=predicted))
+    found = mixing_verdict(posterior(rng, place, functions=predicted))
     assert found.name == "trapped in different modes that predict alike"
     assert found.groups.n == 2
     assert "symmetry" not in found.text
@@ -89,7 +89,7 @@ def test_invariants_that_agree_make_the_alignment_suspect(rng):
     place[3:, :, 3:5] += 6
     kinds = posterior(rng, place, functions=predicted)
     kinds["invariants"] = kinds["log probabilities"]
-    found = verdict(kinds)
+    found = mixing_verdict(kinds)
     assert found.name == "trapped in different modes that predict alike"
     assert "a symmetry that the alignment missed" in found.text
 
@@ -98,7 +98,7 @@ def test_modes_that_predict_differently(rng):
     place = chains(rng)
     place[1] += 4
     place[2, :, :2] -= 6
-    found = verdict(posterior(rng, place))
+    found = mixing_verdict(posterior(rng, place))
     assert found.name == "trapped in modes that predict differently"
     assert found.groups.n == 3
     label = found.groups.label.values.reshape(N_CHAIN, -1)
@@ -111,14 +111,14 @@ def test_modes_of_weights_whose_predictions_differ_a_little_are_not_alike(rng):
     predicted = place[..., :3].copy()
     place[2:, :, 3:5] += 6
     predicted[2:, :, 0] += 0.6  # no valley between, and yet beyond chance
-    found = verdict(posterior(rng, place, functions=predicted))
+    found = mixing_verdict(posterior(rng, place, functions=predicted))
     assert found.name == "trapped in modes that predict differently"
 
 
 def test_a_mode_that_one_chain_visits_for_its_last_fifth(rng):
     place = chains(rng)
     place[3, -N_DRAW // 5 :, :4] += 5
-    found = verdict(posterior(rng, place))
+    found = mixing_verdict(posterior(rng, place))
     assert found.name == "trapped in modes that predict differently"
     label = found.groups.label.values.reshape(N_CHAIN, 5)
     assert (label[:3] == 0).all()
@@ -132,11 +132,11 @@ def test_a_slow_chain_is_no_mode_however_far_it_is(rng, phi):
     place = chains(rng)
     slow = chains(rng, phi, n_chain=1)[0]
     place[3] = slow + 6 * phi ** np.arange(N_DRAW)[:, None]
-    assert verdict({"log probabilities": scalars(place)}).name == "too short to tell"
+    assert mixing_verdict({"log probabilities": scalars(place)}).name == "too short to tell"
 
 
 def test_slow_chains_are_no_modes(rng):
-    found = verdict({"log probabilities": scalars(chains(rng, 0.995))})
+    found = mixing_verdict({"log probabilities": scalars(chains(rng, 0.995))})
     assert found.name == "too short to tell"
     assert found.evidence["r_hat_max"].max() > 1.1  # which alone would have looked like modes
 
@@ -147,22 +147,22 @@ def test_switching_between_modes_is_slow_mixing_or_mixing(rng):
         place = chains(rng, 0.0)
         crossed = rng.random((N_CHAIN, N_DRAW)) < 1 / mean_stay
         place += 6 * (np.cumsum(crossed, axis=1) % 2)[..., None]
-        assert verdict({"log probabilities": scalars(place)}).name == name
+        assert mixing_verdict({"log probabilities": scalars(place)}).name == name
 
 
 def test_weights_too_slow_for_their_modes_but_predictions_mixed(rng):
     predicted = chains(rng, n_scalar=3)
-    found = verdict(posterior(rng, chains(rng, 0.995), functions=predicted))
+    found = mixing_verdict(posterior(rng, chains(rng, 0.995), functions=predicted))
     assert found.name == "too short to tell"
     assert "Predictions have mixed all the same" in found.text
 
 
 def test_few_draws_and_one_chain_are_too_short(rng):
     few = {"log probabilities": scalars(chains(rng, n_draw=80))}
-    found = verdict(few)
+    found = mixing_verdict(few)
     assert found.name == "too short to tell"
     assert found.evidence["state"].item() in ("few draws", "disagree")
-    found = verdict({name: draws[:1] for name, draws in few.items()})
+    found = mixing_verdict({name: draws[:1] for name, draws in few.items()})
     assert found.name == "too short to tell"
     assert "one chain" in found.text
 
@@ -172,7 +172,7 @@ def test_the_same_margins_and_another_dependence_are_not_mixed(rng):
     place = rng.normal(size=(N_CHAIN, N_DRAW, 2))
     sign = np.array([1, 1, -1, -1])[:, None]
     place[..., 1] = 0.95 * sign * place[..., 0] + np.sqrt(1 - 0.95**2) * place[..., 1]
-    found = verdict({"log probabilities": scalars(place)})
+    found = mixing_verdict({"log probabilities": scalars(place)})
     assert found.name == "too short to tell"
     assert found.evidence["r_hat_max"].item() < 1.01
     assert found.evidence["r_star_lower"].item() > 1
@@ -183,11 +183,11 @@ def test_a_dead_chain_is_left_out_and_named(rng):
     place[1] = place[1, :1]
     kinds = {"log probabilities": scalars(place)}
     assert stuck_chains(kinds) == [1]
-    found = verdict(kinds)
+    found = mixing_verdict(kinds)
     assert found.name == "a chain is stuck"
     assert "never moved: 2" in found.text and "Mixed (3 chains)" in found.text
     with pytest.raises(ValueError, match="chains that move, got 4 that never do"):
-        verdict({"log probabilities": scalars(np.ones((4, 50, 2)))})
+        mixing_verdict({"log probabilities": scalars(np.ones((4, 50, 2)))})
 
 
 def test_every_verdict_says_what_would_have_shown_it_wrong():
@@ -198,9 +198,9 @@ def test_superchains_of_short_chains(rng):
     """Long enough in sum; R-hat of chains so short would be above 1.01 by chance alone."""
     place = chains(rng, 0.3, n_chain=16, n_draw=100)
     kinds, superchains = {"log probabilities": scalars(place)}, np.repeat(range(4), 4)
-    assert verdict(kinds, superchains).name == "mixed"
+    assert mixing_verdict(kinds, superchains).name == "mixed"
     place[superchains >= 3] += 4
-    found = verdict({"log probabilities": scalars(place)}, superchains)
+    found = mixing_verdict({"log probabilities": scalars(place)}, superchains)
     assert found.name == "trapped in modes that predict differently"
     label = found.groups.label
     assert (label.values == (superchains >= 3)[label["of_chain"].values]).all()
@@ -218,26 +218,26 @@ def test_nested_r_hat_by_hand(rng):
         for k in range(3)
     ]
     expected = np.sqrt(1 + np.var(means, ddof=1) / np.mean(within))
-    found = nested_r_hat(xr.DataArray(values, dims=("chain", "draw")), ids)
+    found = rhat_nested(xr.DataArray(values, dims=("chain", "draw")), ids)
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_nested_r_hat_of_chains_by_themselves_and_of_single_draws(rng):
     x = xr.DataArray(rng.normal(size=(4, 50)), dims=("chain", "draw"))
     ratio = x.mean("draw").var(ddof=1) / x.var("draw", ddof=1).mean()
-    assert nested_r_hat(x, range(4)).item() == pytest.approx(np.sqrt(1 + ratio.item()))
+    assert rhat_nested(x, range(4)).item() == pytest.approx(np.sqrt(1 + ratio.item()))
     single = xr.DataArray(rng.normal(size=(400, 1)), dims=("chain", "draw"))
-    assert nested_r_hat(single, np.repeat(range(4), 100)).item() < 1.03
-    assert nested_r_hat(single + np.repeat([0, 9], 200)[:, None], np.repeat(range(4), 100)) > 2
+    assert rhat_nested(single, np.repeat(range(4), 100)).item() < 1.03
+    assert rhat_nested(single + np.repeat([0, 9], 200)[:, None], np.repeat(range(4), 100)) > 2
 
 
 def test_the_table_has_all_numbers_and_nested_ones_only_with_superchains(rng):
     kinds = {"log posterior": scalars(chains(rng, 0.3, n_draw=200, n_scalar=1))}
     table = mixing_table(kinds)
-    assert np.isnan(table["nested_r_hat_max"]).all()
+    assert np.isnan(table["rhat_nested_max"]).all()
     xr.testing.assert_equal(table[list(convergence(kinds))], convergence(kinds))
-    nested = mixing_table(kinds, [0, 0, 1, 1])["nested_r_hat_max"]
-    assert nested.item() == nested_r_hat(kinds["log posterior"], [0, 0, 1, 1]).item()
+    nested = mixing_table(kinds, [0, 0, 1, 1])["rhat_nested_max"]
+    assert nested.item() == rhat_nested(kinds["log posterior"], [0, 0, 1, 1]).item()
     xr.testing.assert_identical(mixing_table(kinds), table)  # the seed is fixed
     one = mixing_table({"x": scalars(chains(rng, n_chain=1, n_draw=100))})
     assert np.isnan(one["r_hat_max"]).all() and np.isfinite(one["ess_bulk_min"]).all()
@@ -260,7 +260,7 @@ def test_r_star_of_chains_that_can_be_told_apart(rng):
 def test_constant_scalars_change_nothing(rng):
     place = chains(rng, n_draw=500)
     constant = np.concatenate([place, np.full((N_CHAIN, 500, 1), 2.5)], axis=-1)
-    found = verdict({"log probabilities": scalars(constant)})
+    found = mixing_verdict({"log probabilities": scalars(constant)})
     assert found.name == "mixed"
     without = convergence({"x": scalars(place)})["r_hat_max"].item()
     assert found.evidence["r_hat_max"].item() == without
@@ -281,7 +281,7 @@ def test_unusable_input_is_refused_in_one_line(rng):
     ]
     for kinds, superchains, words in refused:
         with pytest.raises(ValueError, match=words) as raised:
-            verdict(kinds, superchains)
+            mixing_verdict(kinds, superchains)
         assert "\n" not in str(raised.value)
 
 

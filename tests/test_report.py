@@ -5,7 +5,7 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from problems import make_problem
+from problems import small_problem
 
 from gptbayes import fit
 from gptbayes.inference import open_run
@@ -89,7 +89,7 @@ def test_every_method_has_a_report(runs, method):
 
 def test_the_text_is_escaped(tmp_path):
     text = "<script>alert('&amp;')</script>" * 6
-    problem = make_problem("01", text=text, source="<b>bold</b>")
+    problem = small_problem("01", text=text, source="<b>bold</b>")
     folder = fit.nuts(problem, tmp_path / "run", chains=2, iter_warmup=50, iter_sampling=50)
     page = Page(write_report(folder).read_text(encoding="utf-8"))
     assert "script" not in [tag for tag, _ in page.tags]
@@ -98,7 +98,7 @@ def test_the_text_is_escaped(tmp_path):
 
 
 def test_a_power_posterior_is_named(tmp_path):
-    problem = make_problem("02", likelihood_weight=0.25)
+    problem = small_problem("02", likelihood_weight=0.25)
     folder = fit.pathfinder(problem, tmp_path / "run", paths=1, draws=30)
     words = " ".join(Page(write_report(folder).read_text(encoding="utf-8")).words)
     assert "the target is not the posterior: power posterior, weight 0.25" in words

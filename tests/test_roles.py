@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from drawn import drawn, from_prior, planted, with_heads_permuted
-from problems import make_problem
+from problems import small_problem
 
 from gptbayes.attention import (
-    CLASSES,
+    DETECTION_PATTERNS,
     attention_back,
     attention_draws,
     head_order,
@@ -73,14 +73,14 @@ def test_classes_by_hand():
     assert pairs(after_same_character("aa")) == []  # its own place is no place before it
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", DETECTION_PATTERNS)
 def test_no_class_looks_ahead(name):
     text = "the cat, that sat"
-    whole = CLASSES[name](text)
+    whole = DETECTION_PATTERNS[name](text)
     assert whole.shape == (17, 17)
     assert whole.dtype == bool
     assert not np.triu(whole, k=1).any()
-    np.testing.assert_array_equal(CLASSES[name](text[:9]), whole[:9, :9])
+    np.testing.assert_array_equal(DETECTION_PATTERNS[name](text[:9]), whole[:9, :9])
 
 
 # Roles
@@ -101,7 +101,7 @@ def test_previous_character_head():
 
 
 def test_planted_heads_have_their_roles(rng):
-    problem = make_problem("05")
+    problem = small_problem("05")
     order = rng.permuted(np.tile(np.arange(3), (2, 10, 1, 1)), axis=-1)
     idata = drawn(problem, with_heads_permuted(planted(problem), order))
     roles = head_roles(idata)
@@ -123,14 +123,14 @@ def test_planted_heads_have_their_roles(rng):
 
 def test_uniform_attention_has_no_role():
     for number in ("05", "12"):  # 12 with masks, which a uniform look goes through as well
-        problem = make_problem(number)
+        problem = small_problem(number)
         parameters = from_prior(problem, 2, 10)
         parameters["query"][:] = 0.0
         roles = head_roles(drawn(problem, parameters))
         ours = roles.heads.sel(source="posterior")
         assert abs(ours["mean"]).max() < 1e-12
         assert (ours["probability"] == 0).all()
-        assert (roles.nobody["probability"].sel(source="posterior") == 1).all()
+        assert (roles.no_head["probability"].sel(source="posterior") == 1).all()
 
 
 def test_roles_against_attention_back(runs):
@@ -145,7 +145,7 @@ def test_roles_against_attention_back(runs):
         np.testing.assert_allclose(draws, expected, atol=1e-12)
         found = roles.heads["mean"].sel(role=name, source="posterior")
         np.testing.assert_allclose(found, expected.mean(("chain", "draw")), atol=1e-12)
-    total = roles.heads["probability"].sum(("layer", "head")) + roles.nobody["probability"]
+    total = roles.heads["probability"].sum(("layer", "head")) + roles.no_head["probability"]
     np.testing.assert_allclose(total, 1)
     for one in role_sentences(roles):
         assert "effective draws" in one.text or "R-hat" in one.text  # 200 draws are too few
@@ -153,7 +153,7 @@ def test_roles_against_attention_back(runs):
 
 def test_nothing_learned_is_not_read_as_learned():
     """Posterior draws that are prior draws: matching sorts both alike, and neither has more."""
-    problem = make_problem("05")
+    problem = small_problem("05")
     prior = {name: v[:, ::-1] for name, v in from_prior(problem, 1, 400, seed=2).items()}
     idata = drawn(problem, from_prior(problem, 2, 200), prior)
     roles = head_roles(idata)
@@ -170,7 +170,7 @@ def test_nothing_learned_is_not_read_as_learned():
 
 def test_classes_that_do_not_occur_are_left_out():
     text = "xyz zyx, " * 12
-    problem = make_problem("05", text=text)
+    problem = small_problem("05", text=text)
     idata = drawn(problem, from_prior(problem, 1, 10))
     contexts = problem.vocabulary.encode("xzxzx")[None]
     roles = head_roles(idata, contexts=contexts)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import make_problem
+from problems import small_problem
 
 from gptbayes import fit
-from gptbayes.diagnostics.sensitivity import PSENS_LIMIT, key_quantities, power_scaling
+from gptbayes.diagnostics.sensitivity import PSENS_LIMIT, key_quantities, prior_sensitivity
 from gptbayes.inference import open_run
 from gptbayes.stats.summary import summarise
 
@@ -26,7 +26,7 @@ def test_shift_agrees_with_refits(component, tmp_path):
 
     A normal prior to the power a is a normal prior with its scale divided by the root of a.
     """
-    problem = make_problem("01")
+    problem = small_problem("01")
 
     def powered(a):
         if component == "likelihood":
@@ -35,7 +35,7 @@ def test_shift_agrees_with_refits(component, tmp_path):
         return replace(problem, priors=problem.priors.replace(token_embedding=scale))
 
     idata = fitted(problem, tmp_path / "run")
-    table = power_scaling(idata).sel(component=component)
+    table = prior_sensitivity(idata).sel(component=component)
     more, less = (key_quantities(fitted(powered(a), tmp_path / f"{a:.2f}")) for a in (1.2, 1 / 1.2))
     assert list(table["quantity"].values) == list(more)
     for name in more:
@@ -50,19 +50,19 @@ def test_shift_agrees_with_refits(component, tmp_path):
     shift = table["shift"].sel(quantity="training log probability per character")
     assert float(shift) * (1 if component == "likelihood" else -1) > 1
     assert table["pareto_k"] < 0.7
-    assert table["psens"].sel(quantity=shift["quantity"]) > PSENS_LIMIT
+    assert table["psense"].sel(quantity=shift["quantity"]) > PSENS_LIMIT
 
 
 def test_what_is_scaled(runs):
     idata = open_run(runs["nuts"])
-    table = power_scaling(idata)
+    table = prior_sensitivity(idata)
     names = [str(name) for name in table["quantity"].values]
     assert sum(name.startswith("attention to") for name in names) == 2
-    assert set(table.data_vars) == {"shift", "mcse", "psens", "pareto_k", "mean", "sd"}
+    assert set(table.data_vars) == {"shift", "mcse", "psense", "pareto_k", "mean", "sd"}
     draws = key_quantities(idata)[names[0]]
-    only = power_scaling(idata, {"it": draws})
+    only = prior_sensitivity(idata, {"it": draws})
     assert only["shift"].sel(component="prior").item() == pytest.approx(
         table["shift"].sel(component="prior", quantity=names[0]).item()
     )
     with pytest.raises(ValueError, match="at least 4 draws, got 1"):
-        power_scaling(open_run(runs["optimize"]))
+        prior_sensitivity(open_run(runs["optimize"]))

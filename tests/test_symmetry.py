@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import make_problem
+from problems import small_problem
 from test_dimension import TABLE, posed
 
 from gptbayes.model.forward import forward
@@ -104,7 +104,7 @@ def test_every_symmetry_keeps_the_logits_and_says_whether_it_keeps_the_prior(pro
 @pytest.mark.parametrize("number", ["11", "12"])
 @pytest.mark.parametrize("dropout", ["none", "alike"])
 def test_symmetries_respect_what_masks_tell_apart(number, dropout, rng):
-    problem = make_problem(number)
+    problem = small_problem(number)
     if dropout == "alike":
         problem = with_alike_masks(problem)
     else:
@@ -118,7 +118,7 @@ def test_symmetries_respect_what_masks_tell_apart(number, dropout, rng):
 
 
 def test_masks_that_tell_all_apart_leave_no_permutation():
-    problem = make_problem("12")
+    problem = small_problem("12")
     masks = [np.array(mask) for mask in problem.stage.masks]
     masks[0][:] = 1 + np.arange(3)[:, None, None]
     masks[1][:] = 1 + np.arange(6)
@@ -130,7 +130,7 @@ def test_masks_that_tell_all_apart_leave_no_permutation():
 def test_unequal_prior_scales_keep_what_stays_within_a_family(rng):
     scales = Priors(**{name: 0.3 + 0.1 * i for i, name in enumerate(Priors.__annotations__)})
     for number in ("06", "08", "12"):
-        problem = make_problem(number, priors=scales)
+        problem = small_problem(number, priors=scales)
         assert_symmetric(problem, prior_draws(problem, N, rng), rng)
 
 
@@ -195,7 +195,7 @@ def near_misses(number, problem, draws, rng):
 
 @pytest.mark.parametrize("number", ["02", "05", "06", "07", "08", "10", "12"])
 def test_near_misses_change_the_logits(number, rng):
-    problem = make_problem(number)
+    problem = small_problem(number)
     draws = prior_draws(problem, N, rng)
     before = centred_logits(problem, draws)
     for name, missed in near_misses(number, problem, draws, rng).items():
@@ -282,7 +282,7 @@ def test_scrambled_copies_of_one_draw_align_to_one_point(problem, draws):
 
 def test_alignment_respects_masks(rng):
     for number in ("11", "12"):
-        problem = with_alike_masks(make_problem(number))
+        problem = with_alike_masks(small_problem(number))
         given = near(prior_draws(problem, N, rng), rng)
         moved = scrambled(problem, given, seed=3)
         aligned = align(problem.stage, moved)
@@ -294,7 +294,7 @@ def test_alignment_respects_masks(rng):
 
 def test_the_reference_is_where_most_draws_are(rng):
     """A chain in a mode of its own does not pull it away, whatever its number."""
-    problem = make_problem("12")
+    problem = small_problem("12")
     points = prior_draws(problem, 2, rng)
     given = {n: 0.02 * rng.normal(size=(40, *v.shape[1:])) for n, v in points.items()}
     for name, value in points.items():
@@ -338,7 +338,7 @@ def test_chunks_and_batch_dims_do_not_show(problem, draws):
 
 
 def test_one_draw_is_its_own_reference_and_bad_draws_are_refused(rng):
-    problem = make_problem("12")
+    problem = small_problem("12")
     one = prior_draws(problem, 1, rng)
     assert align(problem.stage, one).objective[-1] < 1e-12
     with pytest.raises(ValueError, match="at least one draw, got none"):
@@ -366,7 +366,7 @@ def test_the_canonical_gauge_predicts_alike_and_forgets_where_a_draw_was(problem
 
 
 def test_the_canonical_gauge_is_what_it_says(rng):
-    problem = make_problem("12", priors=Priors(layer_norm=0.2))
+    problem = small_problem("12", priors=Priors(layer_norm=0.2))
     masks = Masks(*(np.ones_like(mask) for mask in problem.stage.masks))
     stage = replace(problem.stage, masks=masks)
     p = canonical(stage, prior_draws(problem, N, rng))
@@ -404,7 +404,7 @@ def test_no_symmetry_moves_an_invariant(problem, draws, rng):
 
 def test_invariants_are_singular_values_and_divergences_as_defined(rng):
     """Against the plain definitions: all scores, all logits."""
-    problem = make_problem("05")
+    problem = small_problem("05")
     draws = two_chains(prior_draws(problem, N, rng))
     found = invariants(problem, draws)
     p = {name: value[1, 3] for name, value in draws.items()}
@@ -422,7 +422,7 @@ def test_invariants_are_singular_values_and_divergences_as_defined(rng):
 
 
 def test_invariants_need_chains():
-    problem = make_problem("04")
+    problem = small_problem("04")
     draws = prior_draws(problem, 2, np.random.default_rng(0))
     with pytest.raises(ValueError, match="chain and draw in front"):
         invariants(problem, draws)

@@ -61,7 +61,9 @@ def test_it_brings_programs_engine_and_template(installed):
 
 
 def test_it_fits_and_reports_from_anywhere(installed, tmp_path):
-    where = run(installed, tmp_path, "-c", "import gptbayes.model.stages as s; print(s.stan_folder())")
+    where = run(
+        installed, tmp_path, "-c", "import gptbayes.model.stages as s; print(s.stan_folder())"
+    )
     assert where.stdout.strip() == str(installed / "gptbayes" / "stan")
     options = ["--stage", "05", "--lower", "--batch-size", 8, "--method", "pathfinder"]
     sizes = ["--paths", 1, "--draws", 20, "--n-embed", 4, "--out", "run"]

@@ -3,19 +3,19 @@
 The posterior does not tell heads apart: every draw may list them in another order. Heads are
 matched once, by what they do on a fixed set of contexts (`head_order`), and everything that is said
 of a head is said of matched heads: weights (`summarise_attention`), roles (`head_roles`), and what
-predictions lose without one (`head_removal`). What needs no matching stands beside it: attention
-through the layers (`attention_rollout`), the effect of removing a position (`position_removal`),
+predictions lose without one (`ablate_heads`). What needs no matching stands beside it: attention
+through the layers (`attention_rollout`), the effect of removing a position (`ablate_positions`),
 roles sorted over heads. The prior is shown beside the posterior everywhere: it has patterns too.
 """
 
 from gptbayes.attention.ablation import (
-    HeadRemoval,
-    PositionRemoval,
-    affordable_contexts,
-    head_removal,
-    position_removal,
+    HeadAblation,
+    PositionAblation,
+    ablate_heads,
+    ablate_positions,
+    max_contexts,
 )
-from gptbayes.attention.detection_patterns import CLASSES
+from gptbayes.attention.detection_patterns import DETECTION_PATTERNS
 from gptbayes.attention.matching import (
     AMBIGUOUS,
     Matched,
@@ -38,24 +38,24 @@ from gptbayes.attention.rollout import attention_rollout, rollout
 
 __all__ = [
     "AMBIGUOUS",
-    "CLASSES",
-    "HeadRemoval",
+    "DETECTION_PATTERNS",
+    "HeadAblation",
     "Matched",
     "Matching",
-    "PositionRemoval",
+    "PositionAblation",
     "RoleSentence",
     "Roles",
-    "affordable_contexts",
+    "max_contexts",
     "attention_back",
     "attention_draws",
     "attention_rollout",
     "head_order",
-    "head_removal",
+    "ablate_heads",
     "head_roles",
     "match_heads",
     "matched",
     "matching_sentences",
-    "position_removal",
+    "ablate_positions",
     "role_draws",
     "role_sentences",
     "rollout",

@@ -34,15 +34,15 @@ NO_COST = 1e-12
 """In nats: a smaller cost is none, up to rounding."""
 
 
-class HeadRemoval(NamedTuple):
+class HeadAblation(NamedTuple):
     """What predictions lose without a head, in nats per character; positive if it helped.
 
     Attributes
     ----------
     average : Dataset (source, layer, head)
         Mean over contexts and positions, for the sources "posterior" and "prior": the statistics
-        of `gptbayes.stats.summary.summarise`; ``hurts``, the probability that removal costs anything,
-        with ``hurts_mcse``; ``se_contexts``, the standard error of the mean from the choice of
+        of `gptbayes.stats.summary.summarise`; ``prob_positive``, the probability that removal costs anything,
+        with ``prob_positive_mcse``; ``se_contexts``, the standard error of the mean from the choice of
         contexts, which the interval, given these contexts, does not have. Without the dim source
         ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability that it costs a posterior
         draw more than a prior draw.
@@ -58,13 +58,13 @@ class HeadRemoval(NamedTuple):
     ambiguous: xr.DataArray
 
 
-class PositionRemoval(NamedTuple):
+class PositionAblation(NamedTuple):
     """What the prediction after a context loses without one of its positions, in nats.
 
     Attributes
     ----------
     average : Dataset (source, position)
-        As that of `HeadRemoval`, mean over contexts. Coord ``back`` (position) counts from the
+        As that of `HeadAblation`, mean over contexts. Coord ``back`` (position) counts from the
         last position, which predicts: 1 is the character before it.
     contexts : Dataset (source, sequence, position)
         The same for each context.
@@ -73,7 +73,7 @@ class PositionRemoval(NamedTuple):
         attention gives them from the last position and the size, without its sign, of what their
         removal does; the mean over contexts. 0 where attention or effect ranks nothing. For the
         measures "mean over heads" (and layers) and, with several layers, "rollout". Statistics
-        as in ``average``, with ``above_zero`` and ``above_zero_mcse`` in place of ``hurts``.
+        as in ``average``, with ``above_zero`` and ``above_zero_mcse`` in place of ``prob_positive``.
     """
 
     average: xr.Dataset
@@ -81,7 +81,7 @@ class PositionRemoval(NamedTuple):
     agreement: xr.Dataset
 
 
-def head_removal(
+def ablate_heads(
     idata: az.InferenceData,
     contexts: np.ndarray,
     next_tokens: np.ndarray,
@@ -89,7 +89,7 @@ def head_removal(
     matching: Matching | None = None,
     prob: float = 0.9,
     max_bytes: int = MAX_BYTES,
-) -> HeadRemoval:
+) -> HeadAblation:
     """What removing a head costs: its values are set to zero, so that it passes on nothing.
 
     Parameters
@@ -126,21 +126,21 @@ def head_removal(
         costs = labelled(idata, source, costs, "layer", "head", "sequence")
         draws[source] = matched(costs, order)
     names = xr.DataArray(list(SOURCES), dims="source", name="source")
-    return HeadRemoval(
-        _average(draws, prob, "hurts"),
+    return HeadAblation(
+        _average(draws, prob, "prob_positive"),
         _of_contexts(draws, prob, problem, contexts),
         xr.concat([matching.ambiguous, prior.ambiguous], names),
     )
 
 
-def position_removal(
+def ablate_positions(
     idata: az.InferenceData,
     contexts: np.ndarray,
     next_tokens: np.ndarray,
     *,
     prob: float = 0.9,
     max_bytes: int = MAX_BYTES,
-) -> PositionRemoval:
+) -> PositionAblation:
     """What removing a position costs the prediction of the character after the context.
 
     No other position may look at it, in any layer; what they would have given it goes to the
@@ -153,7 +153,7 @@ def position_removal(
         0-based tokens and what came after each, as in `gptbayes.corpus.Windows`; of the latter
         the last column counts.
     prob, max_bytes
-        As for `head_removal`.
+        As for `ablate_heads`.
 
     Returns
     -------
@@ -177,14 +177,14 @@ def position_removal(
         looked = labelled(idata, source, values[..., 1:], "sequence", "position", "measure")
         agreement[source] = _rank_correlation(looked, costs[source])
     back = xr.DataArray(n - 1 - np.arange(n - 1), dims="position")
-    return PositionRemoval(
-        _average(costs, prob, "hurts").assign_coords(back=back),
+    return PositionAblation(
+        _average(costs, prob, "prob_positive").assign_coords(back=back),
         _of_contexts(costs, prob, problem, contexts).assign_coords(back=back),
         _average(agreement, prob, "above_zero"),
     )
 
 
-def affordable_contexts(n_contexts: int, n_positions: int) -> int:
+def max_contexts(n_contexts: int, n_positions: int) -> int:
     """How many contexts take about as long to take positions from as 50 of eight characters.
 
     Every position of every context is one forward pass of all draws, whose work grows with the
@@ -252,9 +252,9 @@ def _position_costs(stage, parameters, contexts, next_tokens, max_bytes):
         whole = _log_prob(logits[..., -1, :], next_tokens[:, -1])
         costs = np.empty((*whole.shape, n - 1))
         for s in range(n - 1):
-            unseen = np.zeros(contexts.shape, dtype=bool)
-            unseen[:, s] = True
-            part = last_logits(stage, chunk, contexts, unseen=unseen)
+            blocked = np.zeros(contexts.shape, dtype=bool)
+            blocked[:, s] = True
+            part = last_logits(stage, chunk, contexts, blocked=blocked)
             costs[..., s] = whole - _log_prob(part, next_tokens[:, -1])
         columns = [costs, attention.mean(axis=(-5, -4))[..., -1, :-1]]
         if n_layer > 1:

@@ -103,7 +103,7 @@ def current_word(text: str) -> np.ndarray:
     return (word[:, None] == word) & letters[:, None] & letters & _earlier(text)
 
 
-CLASSES: dict[str, Callable[[str], np.ndarray]] = {
+DETECTION_PATTERNS: dict[str, Callable[[str], np.ndarray]] = {
     "itself": itself,
     "previous character": previous_character,
     "first position": first_position,

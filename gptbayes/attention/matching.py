@@ -227,7 +227,7 @@ def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
     Matched
     """
     sizes = weights.sizes
-    past = past_of(sizes["query_position"])
+    past = past_mask(sizes["query_position"])
     n_draws = sizes["chain"] * sizes["draw"]
     patterns = weights.values[..., past].astype(np.float32)
     patterns = patterns.reshape(n_draws, sizes["layer"], sizes["head"], -1)
@@ -244,7 +244,7 @@ def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
     return Matched(weights.isel(head=order), order, ambiguous)
 
 
-def past_of(n_positions: int) -> np.ndarray:
+def past_mask(n_positions: int) -> np.ndarray:
     """Which weights are not certain by construction, (query_position, key_position).
 
     Those on the past and on the position itself; the first position has nothing else to look at.
@@ -311,7 +311,7 @@ class _Layer(NamedTuple):
 
 def _n_that_fit(problem, n_draws, contexts, max_bytes):
     n_layer, n_head = (problem.stage.sizes(problem.design)[dim] for dim in ("layer", "head"))
-    each = 4 * n_draws * n_layer * n_head * int(past_of(contexts.shape[1]).sum())
+    each = 4 * n_draws * n_layer * n_head * int(past_mask(contexts.shape[1]).sum())
     return int(np.clip(max_bytes // max(each, 1), 1, len(contexts)))
 
 
@@ -319,7 +319,7 @@ def _patterns(problem, parameters, contexts):
     """Weights on the past (layer, draw, head, sequence * weight), in single precision."""
     n_layer, n_head = parameters["key"].shape[2:4]
     n_draws = int(np.prod(parameters["key"].shape[:2]))
-    past = past_of(contexts.shape[1])
+    past = past_mask(contexts.shape[1])
     patterns = np.empty((n_layer, n_draws, n_head, len(contexts), past.sum()), dtype=np.float32)
     for b, context in enumerate(contexts[:, None]):
 
@@ -387,7 +387,7 @@ def _ambiguity(cost, order, rounding):
 
 def _distance_back(reference, n_positions):
     """How far each head looks back on average, (head,)."""
-    query, key = np.nonzero(past_of(n_positions))
+    query, key = np.nonzero(past_mask(n_positions))
     weights = reference.reshape(len(reference), -1, len(query)) if len(query) else reference
     return (weights * (query - key)).sum(axis=(1, 2)) if len(query) else np.zeros(len(reference))
 

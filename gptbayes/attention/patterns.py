@@ -6,7 +6,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.attention.matching import Matching, head_order, past_of, reordered
+from gptbayes.attention.matching import Matching, head_order, past_mask, reordered
 from gptbayes.attention.streams import (
     COPIES,
     STATISTICS,
@@ -110,7 +110,7 @@ def summarise_attention(
     contexts = checked_contexts(problem, contexts)
     matching = head_order(idata, group=group) if matching is None else matching
     parameters, order = draws_of(idata, group), matching.order.values
-    past = past_of(contexts.shape[1])
+    past = past_mask(contexts.shape[1])
     size = 8 * order.size * max(int(past.sum()), 1) * COPIES
     step = max(1, int(max_bytes // size))
     parts = []

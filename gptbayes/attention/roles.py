@@ -9,7 +9,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.attention.detection_patterns import CLASSES
+from gptbayes.attention.detection_patterns import DETECTION_PATTERNS
 from gptbayes.attention.matching import MANY_AMBIGUOUS, Matching, head_order, matched
 from gptbayes.attention.streams import (
     OVER,
@@ -22,8 +22,8 @@ from gptbayes.attention.streams import (
     side_by_side,
     summarise_scalars,
 )
+from gptbayes.findings import convergence_warnings
 from gptbayes.model.forward import MAX_BYTES, forward, over_draws
-from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT
 
 N_CONTEXTS = 50
 TOLD_APART = 0.95
@@ -51,7 +51,7 @@ class Roles(NamedTuple):
     ranks : Dataset (source, role, rank)
         The same statistics of the largest, second largest, ... over all heads and layers of each
         draw, which no matching touches, and ``exceeds_prior`` of each.
-    nobody : Dataset (source, role)
+    no_head : Dataset (source, role)
         ``probability`` with ``mcse`` that no head looks at the class more than uniform.
     ambiguous : DataArray (source, layer)
         Share of draws whose matching is ambiguous, see `Matching`; ``ambiguous_mcse`` its error.
@@ -62,7 +62,7 @@ class Roles(NamedTuple):
 
     heads: xr.Dataset
     ranks: xr.Dataset
-    nobody: xr.Dataset
+    no_head: xr.Dataset
     ambiguous: xr.DataArray
     ambiguous_mcse: xr.DataArray
     left_out: tuple[str, ...]
@@ -73,7 +73,7 @@ def head_roles(
     matching: Matching | None = None,
     contexts: np.ndarray | None = None,
     *,
-    classes: Mapping[str, Callable[[str], np.ndarray]] = CLASSES,
+    classes: Mapping[str, Callable[[str], np.ndarray]] = DETECTION_PATTERNS,
     prob: float = 0.9,
     max_bytes: int = MAX_BYTES,
 ) -> Roles:
@@ -122,7 +122,7 @@ def head_roles(
     return Roles(
         heads=heads.transpose("source", "role", "layer", "head"),
         ranks=_beside_prior(ranked, prob),
-        nobody=side_by_side(
+        no_head=side_by_side(
             {source: probability(each.max("rank") <= TIE) for source, each in ranked.items()}
         ),
         ambiguous=_by_source(matchings, "ambiguous"),
@@ -137,7 +137,7 @@ def role_draws(
     *,
     matching: Matching | None = None,
     group: str = "posterior",
-    classes: Mapping[str, Callable[[str], np.ndarray]] = CLASSES,
+    classes: Mapping[str, Callable[[str], np.ndarray]] = DETECTION_PATTERNS,
     max_bytes: int = MAX_BYTES,
 ) -> xr.DataArray:
     """What `head_roles` summarises, for every draw: to see chain by chain who does what.
@@ -363,10 +363,7 @@ def _shaky(one, overlap):
     doubts = []
     if np.isnan(float(ours["sd"])):
         doubts.append("a single draw: nothing says how far it can be trusted")
-    if r_hat > R_HAT_LIMIT:
-        doubts.append(f"R-hat {r_hat:.2f}, chains disagree")
-    if ess < ESS_LIMIT:
-        doubts.append(f"only {ess:.0f} effective draws")
+    doubts += convergence_warnings(r_hat, ess)
     if overlap > MANY_AMBIGUOUS:
         doubts.append(f"heads of this layer have no names, {overlap:.2f} of the draws ambiguous")
     return f" ({'; '.join(doubts)})" if doubts else ""

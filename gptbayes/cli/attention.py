@@ -10,9 +10,10 @@ from rich.text import Text
 from gptbayes import attention, plots, predict
 from gptbayes.attention.roles import N_CONTEXTS
 from gptbayes.cli.terminal import ERR, OUT, columns, command, print_findings, print_table
-from gptbayes.diagnostics.sampler import Finding, at_a_glance
+from gptbayes.diagnostics.sampler import quick_findings
+from gptbayes.findings import Finding
 from gptbayes.inference import open_run, problem_of
-from gptbayes.report.format import costs, first_said, interval, mixing, named_heads, with_error
+from gptbayes.report.format import costs, headline, interval, mixing, named_heads, with_error
 
 
 def add_attention(commands) -> None:
@@ -62,12 +63,12 @@ def _attention(arguments):
         removed = None
         if not arguments.no_removal:
             status.update("taking heads away")
-            heads = attention.head_removal(idata, x, y, matching=matching, **options)
+            heads = attention.ablate_heads(idata, x, y, matching=matching, **options)
             removed = heads, None
             if x.shape[1] > 1:
                 status.update("taking positions away")
-                n = attention.affordable_contexts(*x.shape)
-                found = attention.position_removal(idata, x[:n], y[:n], **options)
+                n = attention.max_contexts(*x.shape)
+                found = attention.ablate_positions(idata, x[:n], y[:n], **options)
                 removed = heads, found
     print_findings(Finding(*said) for said in attention.matching_sentences(matching))
     if summary["ess_bulk"].notnull().any():
@@ -78,7 +79,7 @@ def _attention(arguments):
         _print_head_removal(removed[0])
         if removed[1]:
             _print_position_removal(removed[1])
-    print_findings(f for f in first_said(idata, at_a_glance(idata)) if not f.ok)
+    print_findings(f for f in headline(idata, quick_findings(idata)) if not f.ok)
     if arguments.figure:
         _draw(summary.isel(sequence=0), arguments.figure)
         OUT.print(str(arguments.figure), markup=False, soft_wrap=True)

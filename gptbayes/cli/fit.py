@@ -146,7 +146,7 @@ def _problem(arguments):
     if arguments.characters is not None:
         text = corpus.keep_frequent(text, arguments.characters)
         source = f"{source}, its {arguments.characters} most frequent characters"
-    return standata.pose(
+    return standata.make_problem(
         stage,
         text,
         source=source,

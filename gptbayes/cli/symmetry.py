@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptbayes.cli.terminal import ERR, OUT, command
-from gptbayes.diagnostics.examination import examine, keep
+from gptbayes.diagnostics.examination import examine, save_examination
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.verdict import TOO_SHORT
 from gptbayes.inference import open_run
@@ -48,7 +48,7 @@ def _symmetry(arguments):
             on_step=status.update,
         )
     if found.connections is not None or found.contraction is not None:
-        keep(found, arguments.run)
+        save_examination(found, arguments.run)
     _print_symmetries(found)
     _print_mixing(found)
     name = Text(f"verdict: {found.verdict.name}", "bold")
@@ -83,7 +83,7 @@ _COLUMNS = {
     "n": ("n", 0),
     "R-hat median": ("r_hat_median", 3),
     "max": ("r_hat_max", 3),
-    "nested": ("nested_r_hat_max", 3),
+    "nested": ("rhat_nested_max", 3),
     "R*": ("r_star", 2),
     "ESS bulk": ("ess_bulk_min", 0),
     "tail": ("ess_tail_min", 0),

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from gptbayes import predict
 from gptbayes.cli.terminal import ERR, OUT, command, print_findings
-from gptbayes.diagnostics.sampler import at_a_glance
+from gptbayes.diagnostics.sampler import quick_findings
 from gptbayes.inference import open_run, problem_of
 from gptbayes.plots import visible
 from gptbayes.report import texts_page
 from gptbayes.report.checks import check_findings
-from gptbayes.report.format import first_said
+from gptbayes.report.format import headline
 from gptbayes.report.texts import LEVELS, UNSURE, level, sentence, unsure
 
 STYLES = ("bright_red", "yellow", "cyan", "", "bold")
@@ -91,7 +91,7 @@ def _text(arguments):
         title = "Would one take the held-out text for something that this model wrote?"
         OUT.print(Text(title, "bold"), soft_wrap=True)
         print_findings(check_findings(checks))
-    print_findings(f for f in first_said(idata, at_a_glance(idata)) if not f.ok)
+    print_findings(f for f in headline(idata, quick_findings(idata)) if not f.ok)
     if arguments.html:
         page = texts_page(idata, titled, seed=arguments.seed)
         arguments.html.write_text(page, encoding="utf-8")

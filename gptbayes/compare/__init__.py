@@ -15,24 +15,24 @@ import xarray as xr
 from gptbayes.compare.comparison_findings import findings
 from gptbayes.compare.refits import (
     ExactLoo,
-    Fitted,
+    FittedRun,
     OnProgress,
     Plan,
     estimated_seconds,
     exact_loo,
-    left_out_density,
     plan_refits,
-    without,
+    refit_density,
+    without_sequence,
 )
-from gptbayes.compare.tempered import Wbic, tempered, wbic
-from gptbayes.diagnostics.sampler import Finding
+from gptbayes.compare.tempered import Wbic, tempered_problem, wbic
+from gptbayes.findings import PARETO_K_LIMIT, Finding
 from gptbayes.inference import open_run, problem_of
 from gptbayes.predict import Comparison, compare_held_out, loo, stacked
-from gptbayes.stats.summary import PARETO_K_LIMIT, log_mean_exp
+from gptbayes.stats.summary import log_mean_exp
 
 __all__ = [
     "ExactLoo",
-    "Fitted",
+    "FittedRun",
     "Plan",
     "Stages",
     "Wbic",
@@ -40,13 +40,13 @@ __all__ = [
     "differences",
     "estimated_seconds",
     "exact_loo",
-    "left_out_density",
+    "refit_density",
     "open_fits",
     "plan_refits",
-    "tempered",
+    "tempered_problem",
     "token_terms",
     "wbic",
-    "without",
+    "without_sequence",
 ]
 
 
@@ -147,7 +147,7 @@ def compare_runs(
     return Stages(table, loos, held_out, wbics, findings(fits, table, loos, held_out, wbics))
 
 
-def open_fits(folders: Sequence[str | Path]) -> list[Fitted]:
+def open_fits(folders: Sequence[str | Path]) -> list[FittedRun]:
     """Open runs and make sure that they can be compared.
 
     Parameters
@@ -172,7 +172,7 @@ def open_fits(folders: Sequence[str | Path]) -> list[Fitted]:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    fits = [Fitted(*each, open_run(each[1])) for each in zip(names, folders, strict=True)]
+    fits = [FittedRun(*each, open_run(each[1])) for each in zip(names, folders, strict=True)]
     _check_comparable(fits)
     return fits
 

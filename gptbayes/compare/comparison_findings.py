@@ -7,22 +7,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from gptbayes.compare.refits import ExactLoo, Fitted
+from gptbayes.compare.refits import ExactLoo, FittedRun
 from gptbayes.compare.tempered import Wbic
-from gptbayes.diagnostics.sampler import Finding, pareto_k
+from gptbayes.diagnostics.sampler import pareto_k
+from gptbayes.findings import convergence_finding, (
+    PARETO_K_LIMIT,
+    Finding,
+    few_sequences_finding,
+)
 from gptbayes.inference import problem_of
 from gptbayes.predict import Comparison
-from gptbayes.stats.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, ess, r_hat
+from gptbayes.stats.summary import convergence_of
 
-FEW_SEQUENCES = 100
-"""Below this, standard errors of differences are rough (Sivula et al. 2020)."""
-
-FEW_HELD_OUT = 30
 CHARACTERS_PER_PARAMETER = 10
 
 
 def findings(
-    fits: Sequence[Fitted],
+    fits: Sequence[FittedRun],
     table: xr.Dataset,
     loos: Mapping[str, ExactLoo],
     held_out: Comparison,
@@ -96,11 +97,8 @@ def _mixing(run):
     log_lik = run.idata.log_likelihood["log_lik"].sum("position")
     if log_lik.sizes["chain"] < 2:
         return [Finding(False, f"{run.name}: one chain, whether another would agree is unknown")]
-    worst, least = float(r_hat(log_lik).max()), int(ess(log_lik)["ess_bulk"].min())
-    if worst <= R_HAT_LIMIT and least >= ESS_LIMIT:
-        return []
-    words = f"{run.name}: log densities of sequences have R-hat up to {worst:.3f} and ESS down to "
-    return [Finding(False, f"{words}{least}: every number of this run is rough, run it longer")]
+    found = convergence_of(f"{run.name}: log densities of training sequences", log_lik)
+    return [] if found.ok else [found]
 
 
 def _approximation(run):
@@ -114,13 +112,9 @@ def _approximation(run):
 
 
 def _units(fits, n, n_held_out):
-    found = []
-    if n_held_out < FEW_HELD_OUT:
-        words = f"only {n_held_out} held-out sequences: standard errors of their density are rough"
-        found.append(Finding(False, words))
-    if n < FEW_SEQUENCES:
-        words = "standard errors of elpd and of differences are rough"
-        found.append(Finding(False, f"{n} sequences, fewer than {FEW_SEQUENCES}: {words}"))
+    counted = {"held-out sequences": n_held_out, "training sequences": n}
+    found = [few_sequences_finding(count, what) for what, count in counted.items()]
+    found = [each for each in found if each]
     if any("overlapping windows" in run.idata.attrs["source"] for run in fits):
         words = "windows overlap: a sequence that is left out is still there in its neighbours"
         found.append(Finding(False, f"{words}, elpd is too high"))
@@ -175,11 +169,8 @@ def _same_stage(one, other):
 
 
 def _wbic(name, found):
-    doubts = []
-    if not found.r_hat <= R_HAT_LIMIT:
-        doubts.append(f"R-hat {found.r_hat:.3f}")
-    if found.ess_bulk < ESS_LIMIT:
-        doubts.append(f"ESS {int(found.ess_bulk)}")
+    mixed = convergence_finding("tempered chains", r_hat=found.r_hat, ess_bulk=found.ess_bulk)
+    doubts = [] if mixed.ok and np.isfinite(found.r_hat) else [mixed.text]
     if found.divergences:
         doubts.append(f"{found.divergences} divergent transitions")
     words = (
@@ -188,7 +179,7 @@ def _wbic(name, found):
         f"with {found.best_from} as the best point known"
     )
     if doubts:
-        words += f"; the tempered chains are doubtful: {', '.join(doubts)}"
+        words += f"; {'; '.join(doubts)}"
     return [Finding(not doubts, words), _bound(name, found)]
 
 

@@ -24,16 +24,17 @@ import xarray as xr
 
 from gptbayes import fit
 from gptbayes.corpus import Windows
+from gptbayes.findings import PARETO_K_LIMIT, R_HAT_LIMIT
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.problem import Problem
 from gptbayes.predict import loo
-from gptbayes.stats.summary import PARETO_K_LIMIT, R_HAT_LIMIT, log_mean_exp, summarise
+from gptbayes.stats.summary import log_mean_exp, summarise
 
 OnProgress = Callable[[list[fit.Progress]], None]
 
 
-class Fitted(NamedTuple):
+class FittedRun(NamedTuple):
     """A finished run.
 
     Attributes
@@ -111,7 +112,7 @@ class ExactLoo(NamedTuple):
 
 
 def plan_refits(
-    run: Fitted,
+    run: FittedRun,
     psis: az.ELPDData,
     *,
     refits: str | int = "all",
@@ -163,7 +164,7 @@ def plan_refits(
     )
 
 
-def estimated_seconds(run: Fitted, settings: Mapping[str, object] | None = None) -> float:
+def estimated_seconds(run: FittedRun, settings: Mapping[str, object] | None = None) -> float:
     """How long a fit like this run will take here, from the time that its chains took."""
     own, wanted = _settings(run, None), _settings(run, settings)
     per_chain = float(np.mean(json.loads(run.idata.attrs["seconds"])))
@@ -173,7 +174,7 @@ def estimated_seconds(run: Fitted, settings: Mapping[str, object] | None = None)
 
 
 def exact_loo(
-    run: Fitted,
+    run: FittedRun,
     *,
     refits: str | int = "all",
     settings: Mapping[str, object] | None = None,
@@ -211,8 +212,8 @@ def exact_loo(
     plan = plan_refits(run, psis, refits=refits, settings=settings)
     n_fits, rows = len(plan.sequences), []
     for i, sequence in enumerate(plan.sequences):
-        listen = relay(f"{run.name}: {n_fits} refits", i, n_fits, on_progress)
-        density = left_out_density(
+        listen = combined_progress(f"{run.name}: {n_fits} refits", i, n_fits, on_progress)
+        density = refit_density(
             run, sequence, settings=settings, executor=executor, on_progress=listen
         )
         density["pareto_k"] = float(psis.pareto_k[sequence])
@@ -223,8 +224,8 @@ def exact_loo(
     return ExactLoo(_corrected(psis, found, n_unreliable), psis, found, n_unreliable)
 
 
-def left_out_density(
-    run: Fitted,
+def refit_density(
+    run: FittedRun,
     sequence: int,
     *,
     settings: Mapping[str, object] | None = None,
@@ -249,7 +250,7 @@ def left_out_density(
         ``density_k`` of its density; ``divergences``.
     """
     problem, folder = problem_of(run.idata), _folder(run, sequence)
-    fit_again(run, without(problem, sequence), folder, settings, executor, on_progress)
+    refit(run, without_sequence(problem, sequence), folder, settings, executor, on_progress)
     idata = open_run(folder)
     left_out = Windows(*(part[[sequence]] for part in problem.training))
     values = token_log_prob(problem.stage, parameters_of(idata), left_out).sum(axis=(-1, -2))
@@ -268,7 +269,7 @@ def left_out_density(
     )
 
 
-def without(problem: Problem, sequence: int) -> Problem:
+def without_sequence(problem: Problem, sequence: int) -> Problem:
     """The same problem without one of its training sequences.
 
     Raises
@@ -290,7 +291,7 @@ def without(problem: Problem, sequence: int) -> Problem:
     )
 
 
-def fit_again(run: Fitted, problem, folder, settings, executor, on_progress) -> None:
+def refit(run: FittedRun, problem, folder, settings, executor, on_progress) -> None:
     """Fit a changed problem with the settings of a run, and say what to do with an old folder."""
     own = {name: run.idata.attrs[name] for name in ("kernels", "seed")}
     config = {**_settings(run, settings), **own, "seed": int(own["seed"])}
@@ -303,7 +304,7 @@ def fit_again(run: Fitted, problem, folder, settings, executor, on_progress) -> 
         raise ValueError(f"{found}; use the settings that it has, or delete it") from None
 
 
-def relay(label: str, n_done: int, n_fits: int, on_progress: OnProgress | None):
+def combined_progress(label: str, n_done: int, n_fits: int, on_progress: OnProgress | None):
     """One bar for several fits in a row: the progress of chains as that of all of them."""
     if on_progress is None:
         return None

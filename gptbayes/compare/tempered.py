@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptbayes.compare.refits import Fitted, OnProgress, fit_again, relay
+from gptbayes.compare.refits import FittedRun, OnProgress, combined_progress, refit
 from gptbayes.inference import open_run, problem_of
 from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import summarise
@@ -67,7 +67,7 @@ class Wbic(NamedTuple):
         return self.dimension.rank / 2 if self.dimension else math.nan
 
 
-def tempered(problem: Problem) -> Problem:
+def tempered_problem(problem: Problem) -> Problem:
     """The same problem at the temperature of WBIC: likelihood weight 1 / log n.
 
     Raises
@@ -81,8 +81,8 @@ def tempered(problem: Problem) -> Problem:
 
 
 def wbic(
-    run: Fitted,
-    others: Sequence[Fitted] = (),
+    run: FittedRun,
+    others: Sequence[FittedRun] = (),
     *,
     settings: Mapping[str, object] | None = None,
     executor: Executor | None = None,
@@ -113,9 +113,9 @@ def wbic(
         As `gptbayes.fit.nuts`.
     """
     problem, folder = problem_of(run.idata), run.folder / "wbic"
-    listen = relay(f"{run.name}: WBIC", 0, 1, on_progress)
-    fit_again(run, tempered(problem), folder, settings, executor, listen)
-    hot = Fitted("the tempered posterior", folder, open_run(folder))
+    listen = combined_progress(f"{run.name}: WBIC", 0, 1, on_progress)
+    refit(run, tempered_problem(problem), folder, settings, executor, listen)
+    hot = FittedRun("the tempered posterior", folder, open_run(folder))
     loss = -_log_lik(hot)
     summary = summarise(loss)
     known = [run, *(each for each in others if _same_model(problem, each)), hot]

@@ -29,14 +29,15 @@ import xarray as xr
 from scipy.special import softmax, xlogy
 from scipy.stats import kstwobign
 
+from gptbayes.findings import ESS_LIMIT
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.forward import Parameters, forward, hidden_activity, over_draws
 from gptbayes.model.log_density import ravel, unravel
 from gptbayes.model.problem import Problem
-from gptbayes.stats.summary import ESS_LIMIT, summarise
+from gptbayes.stats.summary import summarise
 from gptbayes.symmetry import align, logit_jacobian, numerical_rank
 from gptbayes.symmetry.dimension import MAX_PARAMETERS
-from gptbayes.validate.exact_marginals import known_directions
+from gptbayes.validate.exact_marginals import exact_directions
 
 N_LOCAL = 6
 """Draws at which the local approximation is taken."""
@@ -137,7 +138,7 @@ def gauge_contraction(problem: Problem, posterior: xr.Dataset) -> xr.Dataset | N
         and its Monte Carlo error ``mcse``.
     """
     rows = {}
-    for name, known in known_directions(problem, posterior).items():
+    for name, known in exact_directions(problem, posterior).items():
         if np.isfinite(known.sd):
             squares = (((known.draws - known.mean) / known.sd) ** 2).mean("scalar")
             if float(squares.std()) < CONSTANT:  # an orientation: its squares always add up to one

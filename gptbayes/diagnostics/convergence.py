@@ -10,7 +10,8 @@ import xarray as xr
 from scipy.stats import t as student_t
 from sklearn.ensemble import RandomForestClassifier
 
-from gptbayes.stats.summary import R_HAT_LIMIT, ess, r_hat
+from gptbayes.findings import R_HAT_LIMIT
+from gptbayes.stats.summary import ess, r_hat
 
 ALPHA = 0.01
 """Family-wise error of what is said to be beyond chance."""
@@ -91,7 +92,7 @@ def mixing_table(
     Returns
     -------
     Dataset (quantity)
-        As `convergence`; ``nested_r_hat_max``, nan without superchains; ``r_star``,
+        As `convergence`; ``rhat_nested_max``, nan without superchains; ``r_star``,
         ``r_star_se``, ``r_star_lower`` and ``r_star_largest`` as in `RStar`. For one chain R-hats
         are nan. Scalars that never change have no R-hat.
 
@@ -106,10 +107,10 @@ def mixing_table(
     if superchains is None:
         nested = [np.nan] * len(kinds)
     else:
-        nested = [float(nested_r_hat(each, superchains).max()) for each in kinds.values()]
+        nested = [float(rhat_nested(each, superchains).max()) for each in kinds.values()]
     told = [r_star(each, np.random.default_rng(seed)) for each in kinds.values()]
     return table.assign(
-        nested_r_hat_max=("quantity", nested),
+        rhat_nested_max=("quantity", nested),
         r_star=("quantity", [each.value for each in told]),
         r_star_se=("quantity", [each.se for each in told]),
         r_star_lower=("quantity", [each.lower for each in told]),
@@ -117,7 +118,7 @@ def mixing_table(
     )
 
 
-def nested_r_hat(draws: xr.DataArray, superchains: Sequence[int]) -> xr.DataArray:
+def rhat_nested(draws: xr.DataArray, superchains: Sequence[int]) -> xr.DataArray:
     """Nested R-hat of many short chains (Margossian et al. 2024, equations 15 to 19).
 
     Chains that started at the same point are a superchain. Its mean has the Monte Carlo error of
@@ -257,7 +258,7 @@ def _told_apart(x, per_chain, rng):
 
 
 def check_superchains(superchains: Sequence[int], n_chain: int) -> np.ndarray:
-    """The labels as an array; what is refused, see `nested_r_hat`."""
+    """The labels as an array; what is refused, see `rhat_nested`."""
     ids = np.asarray(superchains)
     if ids.shape != (n_chain,):
         raise ValueError(f"superchains needs one label per chain, {n_chain}, got {ids.size}")

@@ -27,13 +27,13 @@ from gptbayes.diagnostics.modes import (
     weight_space,
 )
 from gptbayes.diagnostics.sampler import Diagnosis, quantities
-from gptbayes.diagnostics.verdict import Verdict, verdict
+from gptbayes.diagnostics.verdict import Verdict, mixing_verdict
 from gptbayes.inference import parameters_of, problem_of, superchains_of
 from gptbayes.stats.summary import r_hat
 from gptbayes.symmetry import generators, symmetry_dimension
 
 FILE = "symmetry.nc"
-"""In a run directory: what `keep` kept."""
+"""In a run directory: what `save_examination` kept."""
 MAX_TANGENTS = 20_000_000
 """Of numbers in the tangents of one draw; beyond, the dimension of its orbit is not computed."""
 
@@ -77,7 +77,7 @@ class Examination(NamedTuple):
     symmetries: tuple[tuple[str, bool, bool], ...]
 
 
-class Further(NamedTuple):
+class SavedExamination(NamedTuple):
     """What takes minutes to find, as a run directory keeps it.
 
     Attributes
@@ -139,7 +139,7 @@ def examine(
     say("mixing")
     r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
     table = mixing_table(kinds, superchains, r_hats=r_hats, seed=seed)
-    said = verdict(kinds, superchains, r_hats=r_hats, table=table)
+    said = mixing_verdict(kinds, superchains, r_hats=r_hats, table=table)
     say("modes")
     functions = function_space(context_log_prob(idata))
     weights = weight_space(kinds.get("aligned weights", kinds["raw weights"]))
@@ -172,7 +172,7 @@ def examine(
     )
 
 
-def keep(found: Examination, folder: str | Path) -> None:
+def save_examination(found: Examination, folder: str | Path) -> None:
     """Keep what took minutes in a run directory, for its report."""
     path = Path(folder) / FILE
     partial = path.with_name(f".{path.name}-{os.getpid()}")
@@ -192,8 +192,8 @@ def keep(found: Examination, folder: str | Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def kept(folder: str | Path) -> Further | None:
-    """What `keep` kept of a run, if anything.
+def load_examination(folder: str | Path) -> SavedExamination | None:
+    """What `save_examination` kept of a run, if anything.
 
     Raises
     ------
@@ -213,7 +213,7 @@ def kept(folder: str | Path) -> Further | None:
         ]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is corrupted ({error}): delete it") from None
-    return Further(*groups, json.loads(attrs["learned"]))
+    return SavedExamination(*groups, json.loads(attrs["learned"]))
 
 
 def _n_local(problem):

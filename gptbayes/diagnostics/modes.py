@@ -19,18 +19,18 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from scipy.special import entr, log_softmax
 
-from gptbayes.diagnostics.sampler import segments
+from gptbayes.diagnostics import segments
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.forward import forward, over_draws
 from gptbayes.predict import (
     compare_held_out,
     encode_prompt,
     fixed_contexts,
+    generate,
     held_out_log_prob,
     loo,
     n_bad_pareto_k,
     stacked,
-    write,
 )
 from gptbayes.stats.summary import log_mean_exp, summarise
 
@@ -254,7 +254,7 @@ def find_modes(
     numbers = range(int(label.max()) + 1)
     of_mode = [_of_mode(idata, label, k) for k in numbers]
     rng = np.random.default_rng(seed)
-    texts = [write(_thinned(each), prompt, length, rng).attrs["text"] for each in of_mode]
+    texts = [generate(_thinned(each), prompt, length, rng).attrs["text"] for each in of_mode]
     held_out = compare_held_out({str(k): each for k, each in enumerate(of_mode)}).table
     lp = [_lp_summary(each.sample_stats["lp"]) for each in of_mode]
     chain = label["of_chain"]

@@ -15,28 +15,17 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.diagnostics.convergence import convergence
+from gptbayes.findings import (
+    E_BFMI_LIMIT,
+    PARETO_K_LIMIT,
+    Finding,
+    convergence_finding,
+)
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.predict import psis_weights
-from gptbayes.stats.summary import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT, r_hat
+from gptbayes.stats.summary import r_hat
 from gptbayes.symmetry import align, invariants, symmetries
-from gptbayes.validate.exact_marginals import ALPHA, family_wise_p, known_answers
-
-E_BFMI_LIMIT = 0.3  # Betancourt 2016, section 6.1
-
-
-class Finding(NamedTuple):
-    """One sentence about a fit.
-
-    Attributes
-    ----------
-    ok : bool
-        False for a warning.
-    text : str
-        In the words of a statistician, with the number.
-    """
-
-    ok: bool
-    text: str
+from gptbayes.validate.exact_marginals import ALPHA, exact_marginals, family_wise_p
 
 
 class Diagnosis(NamedTuple):
@@ -47,7 +36,7 @@ class Diagnosis(NamedTuple):
     findings : list of Finding
         Warnings and good news alike.
     known_answers : Dataset (direction), or None for a mode
-        See `gptbayes.validate.exact_marginals.known_answers`.
+        See `gptbayes.validate.exact_marginals.exact_marginals`.
     health : Dataset (chain), or None
         See `sampler_health`; NUTS only.
     kinds : dict of str to DataArray (chain, draw, scalar), or None
@@ -59,7 +48,7 @@ class Diagnosis(NamedTuple):
     """
 
     findings: list[Finding]
-    known_answers: xr.Dataset | None = None
+    exact_marginals: xr.Dataset | None = None
     health: xr.Dataset | None = None
     kinds: dict[str, xr.DataArray] | None = None
     r_hats: dict[str, xr.DataArray] | None = None
@@ -80,7 +69,7 @@ def diagnose(idata: az.InferenceData) -> Diagnosis:
     method = idata.attrs["method"]
     if method == "optimize":
         return Diagnosis([_METHODS[method]])
-    answers = known_answers(idata)
+    answers = exact_marginals(idata)
     if method == "prior":
         return Diagnosis([_METHODS[method], _agreement_with(answers)], answers)
     if method == "pathfinder":
@@ -96,7 +85,7 @@ def diagnose(idata: az.InferenceData) -> Diagnosis:
     return Diagnosis([*found, _agreement_with(answers)], answers, health, kinds, r_hats, table)
 
 
-def at_a_glance(idata: az.InferenceData) -> list[Finding]:
+def quick_findings(idata: az.InferenceData) -> list[Finding]:
     """What must be said beside any number of a fit, and takes a second or two.
 
     Parameters
@@ -212,14 +201,12 @@ def _sampler_findings(idata, health):
 
 def _mixing(table, name):
     row = table.sel(quantity=name)
-    worst = float(row["r_hat_max"])
-    smallest = min(float(row["ess_bulk_min"]), float(row["ess_tail_min"]))
-    doubts = [f"{name}: largest R-hat {worst:.3f}, smallest ESS {int(smallest)}"]
-    if worst > R_HAT_LIMIT:
-        doubts.append(f"R-hat above {R_HAT_LIMIT}: chains have not mixed, run longer")
-    if smallest < ESS_LIMIT:
-        doubts.append(f"ESS below {ESS_LIMIT}: intervals and tail probabilities are rough")
-    return Finding(len(doubts) == 1, "; ".join(doubts))
+    return convergence_finding(
+        name,
+        r_hat=float(row["r_hat_max"]),
+        ess_bulk=float(row["ess_bulk_min"]),
+        ess_tail=float(row["ess_tail_min"]),
+    )
 
 
 def _agreement_with(answers):

@@ -25,7 +25,7 @@ DELTA = 0.01
 N_PLACES = 3
 
 
-def power_scaling(
+def prior_sensitivity(
     idata: az.InferenceData, quantities: Mapping[str, xr.DataArray] | None = None
 ) -> xr.Dataset:
     """How much posterior summaries depend on prior and likelihood.
@@ -43,7 +43,7 @@ def power_scaling(
         For the components "prior" and "likelihood": ``shift``, the change of the posterior mean,
         in posterior standard deviations, when the component's power doubles, to first order
         (ln 2 times the covariance with the component's log density), with its Monte Carlo
-        standard error ``mcse``; ``psens``, ArviZ's diagnostic of the same, from importance
+        standard error ``mcse``; ``psense``, ArviZ's diagnostic of the same, from importance
         weights, which looks at the whole distribution, has no error of its own and, in hundreds
         of dimensions, a floor of noise; ``pareto_k`` (component) of those weights. Also the
         ``mean`` and ``sd`` of each quantity.
@@ -119,14 +119,14 @@ def _scaled(values, component, log_density):
     scaled = az.InferenceData(
         posterior=values, **{group: log_density.to_dataset(name="log_density")}
     )
-    psens = az.psens(scaled, component=component, delta=DELTA).to_dataarray("quantity")
+    psense = az.psens(scaled, component=component, delta=DELTA).to_dataarray("quantity")
     ratios = DELTA * log_density.stack(sample=over).values
     k = max(float(az.psislw(sign * ratios)[1]) for sign in (1, -1))
     return xr.Dataset(
         {
             "shift": moved["mean"],
             "mcse": moved["mcse_mean"],
-            "psens": psens,
+            "psense": psense,
             "pareto_k": k,
         }
     )

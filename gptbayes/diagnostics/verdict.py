@@ -9,15 +9,16 @@ import numpy as np
 import xarray as xr
 from scipy.stats import chi2
 
+from gptbayes.diagnostics import segments
 from gptbayes.diagnostics.convergence import (
     ALPHA,
     check_kinds,
     check_superchains,
     mixing_table,
-    nested_r_hat,
+    rhat_nested,
 )
-from gptbayes.diagnostics.sampler import segments
-from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT, ess, r_hat
+from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT
+from gptbayes.stats.summary import ess, r_hat
 
 MIXED = "mixed"
 UP_TO_SYMMETRY = "mixed up to symmetry"
@@ -79,7 +80,7 @@ class Verdict(NamedTuple):
     groups: segments.Groups | None = None
 
 
-def verdict(
+def mixing_verdict(
     kinds: Mapping[str, xr.DataArray],
     superchains: Sequence[int] | None = None,
     *,
@@ -154,7 +155,7 @@ def verdict(
         words = "Too short to tell: one chain, and nothing says whether another would agree."
         return Verdict(TOO_SHORT, words, WRONG_IF[TOO_SHORT], table)
     if superchains is not None:
-        r_hats = {name: nested_r_hat(draws, superchains) for name, draws in kinds.items()}
+        r_hats = {name: rhat_nested(draws, superchains) for name, draws in kinds.items()}
     judged = {
         name: _judged(draws, r_hats[name], table.sel(quantity=name), superchains)
         for name, draws in kinds.items()
@@ -260,7 +261,7 @@ def _without_stuck(kinds, stuck):
     living = [c for c in range(n_chain) if c not in stuck]
     if not living:
         raise ValueError(f"a verdict needs chains that move, got {n_chain} that never do")
-    rest = verdict({name: draws.isel(chain=living) for name, draws in kinds.items()})
+    rest = mixing_verdict({name: draws.isel(chain=living) for name, draws in kinds.items()})
     names = ", ".join(str(c + 1) for c in stuck)
     words = f"Of {n_chain} chains, those that never moved: {names}. Without: {rest.text}"
     return Verdict(STUCK, words, WRONG_IF[STUCK], rest.evidence, rest.groups)
@@ -295,11 +296,11 @@ def _words(name, evidence, groups, n_chain):
 def _state_words(evidence):
     """Kinds that are in the same state in one breath, with their worst numbers."""
     states = [str(state) for state in evidence["state"].values]
-    nested = bool(np.isfinite(evidence["nested_r_hat_max"]).any())
+    nested = bool(np.isfinite(evidence["rhat_nested_max"]).any())
     clauses = []
     for state in dict.fromkeys(states):
         rows = evidence.isel(quantity=[i for i, each in enumerate(states) if each == state])
-        r_hats = rows["nested_r_hat_max" if nested else "r_hat_max"]
+        r_hats = rows["rhat_nested_max" if nested else "r_hat_max"]
         worst, smallest = float(r_hats.max()), float(rows["ess_bulk_min"].min())
         numbers = [f"largest {'nested ' if nested else ''}R-hat {worst:.3f}"]
         if state == "agree" and worst > R_HAT_LIMIT:

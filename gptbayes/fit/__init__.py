@@ -20,7 +20,7 @@ from gptbayes.fit.programs import KERNELS, executable_of
 from gptbayes.fit.units import Progress, Unit, run_unit, run_units, unit_of
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.problem import Problem
-from gptbayes.model.simulate import log_prior, prior_draws, write_text
+from gptbayes.model.simulate import generate_text, log_prior, prior_draws
 
 __all__ = [
     "INITS",
@@ -310,7 +310,7 @@ def _prior_variables(problem, n_draws, rng):
     """What Stan would have written of each draw: parameters and generated quantities."""
     stage, design = problem.stage, problem.design
     drawn = prior_draws(problem, n_draws, rng)
-    text = write_text(stage, drawn, problem.prompt, problem.n_new_tokens, design.block_size, rng)
+    text = generate_text(stage, drawn, problem.prompt, problem.n_new_tokens, design.block_size, rng)
     return {
         "lp__": log_prior(problem, drawn),
         **stage.to_stan(drawn, design),

@@ -46,7 +46,7 @@ def forward(
     parameters: Parameters,
     tokens: np.ndarray,
     *,
-    unseen: np.ndarray | None = None,
+    blocked: np.ndarray | None = None,
 ) -> Activations:
     """Run a stage of the ladder.
 
@@ -58,7 +58,7 @@ def forward(
     tokens : ndarray of int, (sequence, position) or (..., sequence, position)
         0-based; no longer than the positions that have an embedding. With the batch dims of the
         parameters in front, every draw reads its own tokens.
-    unseen : ndarray of bool, (sequence, position), optional
+    blocked : ndarray of bool, (sequence, position), optional
         Positions that no other position may look at, in any layer: what attention would have given
         them goes to the others in proportion. No effect on stages without attention.
 
@@ -72,7 +72,7 @@ def forward(
         If the dims of the tokens do not fit, the context is longer than the model can read, or a
         stage with dropout has no masks.
     """
-    logits, weights, _ = _run(stage, parameters, tokens, unseen=unseen)
+    logits, weights, _ = _run(stage, parameters, tokens, blocked=blocked)
     return Activations(logits, np.stack(weights, axis=-5) if weights else None)
 
 
@@ -81,7 +81,7 @@ def last_logits(
     parameters: Parameters,
     tokens: np.ndarray,
     *,
-    unseen: np.ndarray | None = None,
+    blocked: np.ndarray | None = None,
 ) -> np.ndarray:
     """Logits after the last position alone, for less work: the last layer has one query.
 
@@ -99,7 +99,7 @@ def last_logits(
     ValueError
         As `forward`.
     """
-    logits, _, _ = _run(stage, parameters, tokens, unseen=unseen, asked=slice(-1, None))
+    logits, _, _ = _run(stage, parameters, tokens, blocked=blocked, asked=slice(-1, None))
     return logits[..., 0, :]
 
 
@@ -189,7 +189,9 @@ def over_draws(
     return joined.reshape(*batch, *joined.shape[1:])
 
 
-def attention_weights(q: np.ndarray, k: np.ndarray, unseen: np.ndarray | None = None) -> np.ndarray:
+def attention_weights(
+    q: np.ndarray, k: np.ndarray, blocked: np.ndarray | None = None
+) -> np.ndarray:
     """Causal attention weights.
 
     Parameters
@@ -197,7 +199,7 @@ def attention_weights(q: np.ndarray, k: np.ndarray, unseen: np.ndarray | None = 
     q, k : ndarray, (..., sequence, position, head_dim)
         Queries and keys. Where there are fewer queries than keys, they are those of the last
         positions.
-    unseen : ndarray of bool, (sequence, position), optional
+    blocked : ndarray of bool, (sequence, position), optional
         Positions that only they themselves may look at.
 
     Returns
@@ -207,12 +209,12 @@ def attention_weights(q: np.ndarray, k: np.ndarray, unseen: np.ndarray | None = 
     n_queries, n_keys, head_dim = q.shape[-2], *k.shape[-2:]
     scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(head_dim)  # (..., T, h) @ (..., h, T)
     shut = np.triu(np.ones((n_keys, n_keys), dtype=bool), k=1)  # the future
-    if unseen is not None:
-        shut = shut | (unseen[:, None, :] & ~np.eye(n_keys, dtype=bool))  # (B, T, T)
+    if blocked is not None:
+        shut = shut | (blocked[:, None, :] & ~np.eye(n_keys, dtype=bool))  # (B, T, T)
     return _softmax(np.where(shut[..., -n_queries:, :], -np.inf, scores))
 
 
-def _run(stage, parameters, tokens, *, unseen=None, asked=slice(None)):
+def _run(stage, parameters, tokens, *, blocked=None, asked=slice(None)):
     """The forward pass: logits at the positions that are asked for, and what each layer did.
 
     Attention weights and hidden units are lists over layers. Other positions than those asked
@@ -224,7 +226,7 @@ def _run(stage, parameters, tokens, *, unseen=None, asked=slice(None)):
     for layer in range(n_layer):
         p = _of_layer(stage, parameters, layer)
         rows = asked if layer == n_layer - 1 else slice(None)
-        stream, looked, active = _block(stage, p, stream, layer, rows, unseen)
+        stream, looked, active = _block(stage, p, stream, layer, rows, blocked)
         weights.append(looked)
         hidden.append(active)
     if not n_layer:
@@ -251,7 +253,7 @@ def _embed_tokens(embedding, tokens):
     return embedding[*(each[..., None, None] for each in batch), tokens]  # (..., B, T, C)
 
 
-def _block(stage, p, stream, layer, rows, unseen):
+def _block(stage, p, stream, layer, rows, blocked):
     """One block: look around, then think; ``p`` are the parameters of its layer.
 
     The stream after it, attention weights, and hidden units before the ReLU if there are any, all
@@ -259,7 +261,7 @@ def _block(stage, p, stream, layer, rows, unseen):
     """
     masks = stage.masks and Masks(*(mask[layer] for mask in stage.masks))
     read = _layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
-    attended, weights = _self_attention(read, p, masks, rows, unseen)
+    attended, weights = _self_attention(read, p, masks, rows, blocked)
     stream = stream[..., rows, :] + attended if "residual" in stage.features else attended
     if "feed_forward" not in stage.features:
         return stream, weights, None
@@ -269,12 +271,12 @@ def _block(stage, p, stream, layer, rows, unseen):
     return stream, weights, hidden
 
 
-def _self_attention(stream, p, masks, rows, unseen):
+def _self_attention(stream, p, masks, rows, blocked):
     def project(stream, weight):  # (..., B, T, C), (..., H, C, h)
         return stream[..., None, :, :, :] @ weight[..., None, :, :]  # (..., H, B, T, h)
 
     query, key = project(stream[..., rows, :], p["query"]), project(stream, p["key"])
-    weights = attention_weights(query, key, unseen)  # (..., H, B, T, T)
+    weights = attention_weights(query, key, blocked)  # (..., H, B, T, T)
     if masks:
         n = weights.shape[-1]
         weights = weights * masks.attention[:, None, :n, :n][..., rows, :]

@@ -251,7 +251,7 @@ class Problem:
         return self.design.batch_size * self.design.block_size
 
 
-def pose(
+def make_problem(
     stage: Stage,
     text: str,
     *,

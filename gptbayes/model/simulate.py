@@ -102,7 +102,7 @@ def sample_tokens(log_probs: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return np.argmax(log_probs + rng.gumbel(size=log_probs.shape), axis=-1)
 
 
-def write_text(
+def generate_text(
     stage: Stage,
     parameters: Parameters,
     prompt: np.ndarray,
@@ -145,7 +145,7 @@ def write_text(
     return text[:, start:]
 
 
-def write_windows(problem: Problem, parameters: Parameters, rng: np.random.Generator) -> Windows:
+def generate_windows(problem: Problem, parameters: Parameters, rng: np.random.Generator) -> Windows:
     """A text for the likelihood of a problem, written by one draw.
 
     Every sequence begins anew with a character that all are equally likely to be; each further

@@ -4,11 +4,11 @@ Colours are told apart by the colour-blind and in grey; what they say is also in
 """
 
 from gptbayes.plots.attention import (
+    plot_ablation,
     plot_agreement,
     plot_attention,
     plot_attention_contexts,
     plot_attention_key,
-    plot_removal,
     plot_role_excess,
     plot_roles,
     plot_weights,
@@ -63,7 +63,7 @@ __all__ = [
     "plot_r_hat",
     "plot_rank_ecdf",
     "plot_reliability",
-    "plot_removal",
+    "plot_ablation",
     "plot_role_excess",
     "plot_roles",
     "plot_text_checks",

@@ -220,13 +220,13 @@ def plot_role_excess(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_removal(average: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+def plot_ablation(average: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """What removing each head, or each position, costs the prediction, prior beside posterior.
 
     Parameters
     ----------
     average : Dataset (source, layer, head) or (source, position)
-        As in `gptbayes.attention.HeadRemoval` and ``PositionRemoval``.
+        As in `gptbayes.attention.HeadAblation` and ``PositionAblation``.
     ax : Axes, optional
 
     Returns
@@ -261,7 +261,7 @@ def plot_agreement(agreement: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     agreement : Dataset (source, measure)
-        As in `gptbayes.attention.PositionRemoval`; with a dim ``fit`` in front, one row for each
+        As in `gptbayes.attention.PositionAblation`; with a dim ``fit`` in front, one row for each
         fit and measure.
     ax : Axes, optional
 

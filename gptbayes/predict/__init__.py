@@ -10,11 +10,11 @@ from gptbayes.predict.calibration import (
 )
 from gptbayes.predict.draw_weights import (
     chain_weights,
-    doubt_of_weights,
     effective_draws,
     psis_weights,
+    weights_warning,
 )
-from gptbayes.predict.generated_text import KINDS, Written, coherent, marginal, score_text, write
+from gptbayes.predict.generated_text import KINDS, Written, coherent, generate, marginal, score_text
 from gptbayes.predict.held_out import (
     Comparison,
     compare_held_out,
@@ -40,7 +40,7 @@ __all__ = [
     "check_text",
     "coherent",
     "compare_held_out",
-    "doubt_of_weights",
+    "weights_warning",
     "effective_draws",
     "encode_prompt",
     "entropy_split",
@@ -60,5 +60,5 @@ __all__ = [
     "score_text",
     "stacked",
     "unigram_log_density",
-    "write",
+    "generate",
 ]

@@ -6,13 +6,9 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.predict.draw_weights import doubt_of_weights
-from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT, ess, r_hat
-
-FEW_CHARACTERS = 200
-"""Held-out characters below which calibration is judged with little power."""
-FEW_SEQUENCES = 30
-"""Below which standard errors over sequences are rough."""
+from gptbayes.findings import FEW_CHARACTERS, few_sequences_finding
+from gptbayes.predict.draw_weights import weights_warning
+from gptbayes.stats.summary import convergence_of
 
 
 def sentences(found, name: str, n_sequence: int) -> list[str]:
@@ -27,8 +23,9 @@ def sentences(found, name: str, n_sequence: int) -> list[str]:
     n = found.curve.attrs["n_character"]
     if n < FEW_CHARACTERS:
         said.append(f"only {n} held-out characters: much miscalibration would go unseen")
-    if 1 < n_sequence < FEW_SEQUENCES:
-        said.append(f"only {n_sequence} held-out sequences: standard errors are rough")
+    few = few_sequences_finding(n_sequence)
+    if few:
+        said.append(few.text)
     return said
 
 
@@ -101,16 +98,11 @@ def _percent(value):
 
 def doubts_of_draws(idata: az.InferenceData, weights: xr.DataArray | None) -> list[str]:
     """What is shaky about the draws themselves."""
-    doubt = doubt_of_weights(weights)
+    doubt = weights_warning(weights)
     if doubt:
         return [f"{doubt}: what is judged here are the predictions of a few draws"]
     if idata.attrs["method"] != "nuts" or idata.posterior.sizes["draw"] < 4:
         return []
     log_lik = idata.log_likelihood["log_lik"].sum("position")
-    worst, least = float(r_hat(log_lik).max()), float(ess(log_lik)["ess_bulk"].min())
-    if worst <= R_HAT_LIMIT and least >= ESS_LIMIT:
-        return []
-    return [
-        f"log densities of training sequences have R-hat up to {worst:.3f} and ESS down to "
-        f"{least:.0f}: the chains have not mixed, and another run would predict differently"
-    ]
+    found = convergence_of("log densities of training sequences", log_lik)
+    return [] if found.ok else [found.text]

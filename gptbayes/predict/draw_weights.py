@@ -12,10 +12,8 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.stats.summary import PARETO_K_LIMIT, log_mean_exp
-
-FEW_WEIGHTED_DRAWS = 20
-"""Effective number of draws below which a weighted mean is that of a handful of them."""
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, PARETO_K_LIMIT
+from gptbayes.stats.summary import log_mean_exp
 
 
 def psis_weights(idata: az.InferenceData) -> xr.DataArray:
@@ -132,7 +130,7 @@ def check_weights(weights: xr.DataArray, idata: az.InferenceData, name: str) -> 
         )
 
 
-def doubt_of_weights(weights: xr.DataArray | None) -> str | None:
+def weights_warning(weights: xr.DataArray | None) -> str | None:
     """What is shaky about a weighted mean, in words, or None if nothing is."""
     if weights is None:
         return None
@@ -142,6 +140,6 @@ def doubt_of_weights(weights: xr.DataArray | None) -> str | None:
             f"Pareto k {k:.1f}, above {PARETO_K_LIMIT}: importance weights do not correct this "
             f"approximation, {effective:.0f} of {weights.size} draws count"
         )
-    if effective < FEW_WEIGHTED_DRAWS:
+    if effective < EFFECTIVE_DRAWS_LIMIT:
         return f"weights leave {effective:.0f} effective draws of {weights.size}"
     return None

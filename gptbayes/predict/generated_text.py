@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.model.simulate import sample_tokens, write_text
+from gptbayes.model.simulate import generate_text, sample_tokens
 from gptbayes.predict.next_token import (
     encode_prompt,
     next_probabilities,
@@ -86,7 +86,7 @@ def coherent(
     tokens = encode_prompt(problem.vocabulary, prompt)
     n_chain, n_draw = (idata[group].sizes[dim] for dim in ("chain", "draw"))
     authors = _authors(n_chain * n_draw, n_texts, rng)
-    written = write_text(
+    written = generate_text(
         problem.stage,
         _flat(parameters_of(idata, group)),
         tokens,
@@ -204,7 +204,7 @@ def score_text(
     return summary.assign_attrs(prompt=prompt, text=text, prob=prob)
 
 
-def write(
+def generate(
     idata: az.InferenceData,
     prompt: str,
     length: int,

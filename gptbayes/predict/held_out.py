@@ -10,11 +10,12 @@ import numpy as np
 import xarray as xr
 from scipy.special import softmax
 
+from gptbayes.findings import PARETO_K_LIMIT
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.forward import MAX_BYTES, forward, over_draws, token_log_prob
 from gptbayes.model.problem import Problem
 from gptbayes.predict.draw_weights import check_weights, effective_draws, weighted_log_mean_exp
-from gptbayes.stats.summary import PARETO_K_LIMIT, summarise
+from gptbayes.stats.summary import summarise
 
 
 class Comparison(NamedTuple):

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import arviz as az
 import xarray as xr
 
-from gptbayes.stats.summary import PARETO_K_LIMIT, ess
+from gptbayes.findings import PARETO_K_LIMIT
+from gptbayes.stats.summary import ess
 
 
 def loo(idata: az.InferenceData) -> az.ELPDData:

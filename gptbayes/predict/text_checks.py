@@ -16,6 +16,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
+from gptbayes.findings import FEW_CHARACTERS
 from gptbayes.inference import problem_of
 from gptbayes.predict import text_statistics
 from gptbayes.predict.generated_text import Written, coherent
@@ -24,7 +25,7 @@ from gptbayes.stats.uniformity import holm
 ALPHA = 0.05
 """Of all checks together, after Holm's correction."""
 
-FEW_CHARACTERS, FEW_WORDS = 200, 20
+FEW_WORDS = 20
 """A text of fewer is too short for checks that say much."""
 
 FREQUENCIES = {
@@ -92,7 +93,9 @@ def check_text(
     if not problem.held_out.x.size:
         raise ValueError("checks of text need held-out text, this problem has none")
     decode, block_size = problem.vocabulary.decode, problem.design.block_size
-    held_out = text_statistics.whole_text(problem.held_out, decode).split(text_statistics.BETWEEN)[0]
+    held_out = text_statistics.whole_text(problem.held_out, decode).split(text_statistics.BETWEEN)[
+        0
+    ]
     reference = text_statistics.whole_text(problem.training, decode)
     prompt, observed = held_out[:block_size], held_out[block_size:]
     written = coherent(idata, prompt, len(observed), rng, n_texts=n_texts, group=group)

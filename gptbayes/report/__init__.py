@@ -10,13 +10,13 @@ import arviz as az
 import numpy as np
 
 from gptbayes import __version__
-from gptbayes.diagnostics.examination import Further, kept
+from gptbayes.diagnostics.examination import SavedExamination, load_examination
 from gptbayes.diagnostics.sampler import diagnose
 from gptbayes.inference import open_run, problem_of
 from gptbayes.report.attention import looks
 from gptbayes.report.chains import disagree
 from gptbayes.report.diagnostics import believed
-from gptbayes.report.format import METHOD_NAMES, first_said
+from gptbayes.report.format import METHOD_NAMES, headline
 from gptbayes.report.model import fitted
 from gptbayes.report.page import page
 from gptbayes.report.predictions import says
@@ -50,7 +50,7 @@ def write_report(run: str | Path, beside: Sequence[str | Path] = ()) -> Path:
     fits = {_label(folder): open_run(folder) for folder in folders}
     if len(fits) < len(folders):
         raise ValueError(f"each run can be given once: {', '.join(str(f) for f in folders)}")
-    html = render(fits, kept(run))
+    html = render(fits, load_examination(run))
     path = Path(run) / "report.html"
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     partial.write_text(html, encoding="utf-8")
@@ -58,7 +58,7 @@ def write_report(run: str | Path, beside: Sequence[str | Path] = ()) -> Path:
     return path
 
 
-def render(fits: Mapping[str, az.InferenceData], further: Further | None = None) -> str:
+def render(fits: Mapping[str, az.InferenceData], further: SavedExamination | None = None) -> str:
     """The page as HTML.
 
     Parameters
@@ -80,7 +80,7 @@ def render(fits: Mapping[str, az.InferenceData], further: Further | None = None)
         title=f"The posterior of a small GPT: {problem.stage.title.lower()}",
         subtitle=f"Stage {problem.stage.number} on {problem.source}, "
         f"{METHOD_NAMES[idata.attrs['method']]}, {idata.attrs['target']}.",
-        headline=first_said(idata, diagnosis.findings),
+        headline=headline(idata, diagnosis.findings),
         sections=[
             fitted(idata),
             believed(idata, diagnosis),

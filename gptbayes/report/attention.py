@@ -7,10 +7,18 @@ import numpy as np
 
 from gptbayes import attention, plots
 from gptbayes.attention.roles import N_CONTEXTS
-from gptbayes.diagnostics.sampler import Finding
+from gptbayes.findings import Finding
 from gptbayes.inference import problem_of
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Points, Section, Table, picture
-from gptbayes.report.format import costs, interval, mixing, named_heads, percent, spread, with_error
+from gptbayes.report.format import (
+    costs,
+    evenly_spaced,
+    interval,
+    mixing,
+    named_heads,
+    percent,
+    with_error,
+)
 
 N_MAPS = 2
 """Contexts whose attention weights are drawn."""
@@ -55,7 +63,7 @@ def _matching(matching):
 
 
 def _maps(idata, problem, matching):
-    contexts = problem.held_out.x[spread(len(problem.held_out.x), N_MAPS)]
+    contexts = problem.held_out.x[evenly_spaced(len(problem.held_out.x), N_MAPS)]
     summary = attention.summarise_attention(idata, contexts, matching=matching)
     heads = list(named_heads(summary.sizes))
     columns = min(len(heads), 2)
@@ -192,7 +200,7 @@ def _role_picture(roles):
 
 def _removal(idata, problem, matching):
     x, y = (part[:N_CONTEXTS] for part in problem.held_out)
-    heads = attention.head_removal(idata, x, y, matching=matching)
+    heads = attention.ablate_heads(idata, x, y, matching=matching)
     rows = [
         [name, *costs(heads.average.isel(layer=layer, head=head))]
         for layer, head, name in named_heads(heads.average.sizes)
@@ -214,8 +222,8 @@ def _removal(idata, problem, matching):
     ]
     if x.shape[1] < 2:
         return blocks
-    n = attention.affordable_contexts(*x.shape)
-    found = attention.position_removal(idata, x[:n], y[:n])
+    n = attention.max_contexts(*x.shape)
+    found = attention.ablate_positions(idata, x[:n], y[:n])
     rows = [
         [f"{int(found.average['back'][k])} back", *costs(found.average.isel(position=k))]
         for k in reversed(range(found.average.sizes["position"]))
@@ -231,8 +239,8 @@ def _removal(idata, problem, matching):
         for measure in found.agreement["measure"].values
     ]
     fig, (left, right) = plots.figure(2, width=9.4, height=0.3 * len(rows) + 1.6)
-    plots.plot_removal(heads.average, ax=left)
-    plots.plot_removal(found.average, ax=right)
+    plots.plot_ablation(heads.average, ax=left)
+    plots.plot_ablation(found.average, ax=right)
     return [
         *blocks,
         Table(caption, columns, rows),

@@ -7,7 +7,7 @@ import io
 from typing import NamedTuple
 
 from gptbayes import plots
-from gptbayes.diagnostics.sampler import Finding
+from gptbayes.findings import Finding
 
 
 class Paragraph(NamedTuple):

@@ -6,15 +6,16 @@ import arviz as az
 import xarray as xr
 
 from gptbayes import plots
-from gptbayes.diagnostics.examination import Further, examine
+from gptbayes.diagnostics.examination import SavedExamination, examine
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.sampler import Diagnosis
 from gptbayes.diagnostics.verdict import TOO_SHORT
+from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.inference import problem_of
 from gptbayes.predict import held_out_log_prob
 from gptbayes.report.blocks import Paragraph, Section, Table, picture
 from gptbayes.report.format import percent
-from gptbayes.stats.summary import R_HAT_LIMIT, summarise
+from gptbayes.stats.summary import summarise
 from gptbayes.symmetry import symmetries
 
 _SYMMETRIES = {
@@ -29,7 +30,7 @@ _SYMMETRIES = {
 
 
 def disagree(
-    idata: az.InferenceData, diagnosis: Diagnosis, further: Further | None = None
+    idata: az.InferenceData, diagnosis: Diagnosis, further: SavedExamination | None = None
 ) -> Section:
     """What do the chains disagree about?"""
     title = "What do the chains disagree about?"

@@ -6,7 +6,7 @@ import arviz as az
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.diagnostics.sampler import Finding
+from gptbayes.findings import Finding
 from gptbayes.predict import TextChecks, check_text
 from gptbayes.report.blocks import Findings, Heading, Paragraph, picture
 from gptbayes.report.format import percent

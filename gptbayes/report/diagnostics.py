@@ -6,7 +6,8 @@ import arviz as az
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.diagnostics.sampler import Diagnosis, Finding
+from gptbayes.diagnostics.sampler import Diagnosis
+from gptbayes.findings import Finding
 from gptbayes.predict import loo, n_bad_pareto_k
 from gptbayes.report.blocks import Findings, Paragraph, Section, Table, picture
 from gptbayes.validate.exact_marginals import ALPHA
@@ -27,7 +28,7 @@ def believed(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
     elif method == "pathfinder":
         blocks += _pathfinder_checks(idata)
     if method != "optimize":
-        blocks.append(_known_answers_table(diagnosis.known_answers))
+        blocks.append(_known_answers_table(diagnosis.exact_marginals))
     if method == "nuts":
         blocks += _loo_paragraph(idata)
     elif method == "pathfinder":

@@ -8,8 +8,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.diagnostics.sampler import Finding
-from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT
+from gptbayes.findings import Finding, convergence_finding
 
 METHOD_NAMES = {
     "nuts": "NUTS",
@@ -45,15 +44,10 @@ def with_error(value: float, error: float) -> str:
 
 
 def mixing(what: str, summary: xr.Dataset) -> Finding:
-    """Largest R-hat and smallest ESS of what is summarised, and whether that is enough."""
-    r_hat, size = float(summary["r_hat"].max()), float(summary["ess_bulk"].min())
-    said = [f"{what}: " + (f"largest R-hat {r_hat:.3f}, " if np.isfinite(r_hat) else "")]
-    said[0] += f"smallest ESS {size:.0f}"
-    if r_hat > R_HAT_LIMIT:
-        said.append(f"R-hat above {R_HAT_LIMIT}: chains look at different places")
-    if size < ESS_LIMIT:
-        said.append(f"ESS below {ESS_LIMIT}: intervals are rough")
-    return Finding(len(said) == 1, "; ".join(said))
+    """How far what is summarised can be relied on, by the worst of it."""
+    return convergence_finding(
+        what, r_hat=float(summary["r_hat"].max()), ess_bulk=float(summary["ess_bulk"].min())
+    )
 
 
 def named_heads(sizes: Mapping[str, int]) -> Iterator[tuple[int, int, str]]:
@@ -67,15 +61,15 @@ def costs(one: xr.Dataset) -> tuple[str, str, str]:
     """What a removal costs: posterior, prior, and the probability that it costs anything."""
     ours = one.sel(source="posterior")
     sides = (interval(one.sel(source=source), digits=3) for source in ("posterior", "prior"))
-    return *sides, with_error(ours["hurts"], ours["hurts_mcse"])
+    return *sides, with_error(ours["prob_positive"], ours["prob_positive_mcse"])
 
 
-def spread(n: int, count: int) -> np.ndarray:
+def evenly_spaced(n: int, count: int) -> np.ndarray:
     """Indices of ``count`` items spread over ``n``."""
     return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(int))
 
 
-def first_said(idata: az.InferenceData, findings: list[Finding]) -> list[Finding]:
+def headline(idata: az.InferenceData, findings: list[Finding]) -> list[Finding]:
     """The warnings of a fit, or the one sentence that there are none."""
     warnings = [finding for finding in findings if not finding.ok]
     target = idata.attrs["target"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from gptbayes import plots
 from gptbayes.diagnostics.modes import stack_chains
-from gptbayes.diagnostics.sampler import Finding
+from gptbayes.findings import Finding, few_sequences_finding
 from gptbayes.inference import problem_of
 from gptbayes.predict import (
     chain_weights,
@@ -19,12 +19,9 @@ from gptbayes.predict import (
     psis_weights,
     unigram_log_density,
 )
-from gptbayes.predict.draw_weights import doubt_of_weights
+from gptbayes.predict.draw_weights import weights_warning
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Table, picture
 from gptbayes.report.format import percent, plus_minus
-
-FEW = 30
-"""Held-out sequences below which standard errors are called rough."""
 
 
 def density_blocks(fits: Mapping[str, az.InferenceData]) -> list:
@@ -60,9 +57,9 @@ def density_blocks(fits: Mapping[str, az.InferenceData]) -> list:
         "the posterior mean of the probability of all its characters."
     )
     columns = ["fit", "per character", "sum", "Monte Carlo error", "difference"]
-    if table.attrs["n_sequence"] < FEW:
-        n = table.attrs["n_sequence"]
-        doubts.append(Finding(False, f"only {n} held-out sequences: standard errors are rough"))
+    few = few_sequences_finding(table.attrs["n_sequence"])
+    if few:
+        doubts.append(few)
     return [
         Heading("Held-out text"),
         picture(fig, alt="held-out log density of the fits", caption="Two standard errors."),
@@ -124,7 +121,7 @@ def _with_weighted(fits):
         if weight is None:
             continue
         named[other], weights[other] = idata, weight
-        doubt = doubt_of_weights(weight)
+        doubt = weights_warning(weight)
         if doubt:
             doubts.append(Finding(False, f"{other}: {doubt}"))
     return named, weights, doubts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jinja2
 
-from gptbayes.diagnostics.sampler import Finding
+from gptbayes.findings import Finding
 from gptbayes.report.blocks import Section
 
 

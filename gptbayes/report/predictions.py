@@ -9,11 +9,11 @@ import numpy as np
 
 from gptbayes import plots
 from gptbayes.inference import problem_of
-from gptbayes.predict import next_character, score_text, write
+from gptbayes.predict import generate, next_character, score_text
 from gptbayes.predict.text_statistics import BETWEEN, whole_text
 from gptbayes.report.blocks import Heading, Paragraph, Section, picture
 from gptbayes.report.checks import check_blocks
-from gptbayes.report.format import percent, spread
+from gptbayes.report.format import evenly_spaced, percent
 from gptbayes.report.held_out import density_blocks, reliability_blocks
 from gptbayes.report.texts import KINDS, LEGEND, text_block
 
@@ -41,7 +41,7 @@ def says(
 
 
 def _next_character_picture(idata, problem):
-    at = spread(len(problem.held_out.x), N_CONTEXTS)
+    at = evenly_spaced(len(problem.held_out.x), N_CONTEXTS)
     contexts = [problem.vocabulary.decode(problem.held_out.x[i]) for i in at]
     truth = [problem.vocabulary.decode(problem.held_out.y[i, -1:]) for i in at]
     fig, axes = plots.figure(len(contexts), width=9, height=3.6, columns=N_CONTEXTS)
@@ -77,7 +77,7 @@ def _texts(idata, problem, rng):
     if idata.attrs["method"] == "optimize":
         wanted = (("The mode", "coherent", "posterior"), wanted[-1])
     for title, kind, group in wanted:
-        summary = write(idata, prompt, TEXT_LENGTH, rng, kind=kind, group=group)
+        summary = generate(idata, prompt, TEXT_LENGTH, rng, kind=kind, group=group)
         blocks.append(text_block(title, summary))
     held_out = whole_text(problem.held_out, problem.vocabulary.decode).split(BETWEEN)[0]
     real = held_out[len(prompt) :][:TEXT_LENGTH]

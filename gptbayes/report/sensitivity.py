@@ -8,10 +8,9 @@ import arviz as az
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.diagnostics.sampler import Finding
-from gptbayes.diagnostics.sensitivity import power_scaling
+from gptbayes.diagnostics.sensitivity import prior_sensitivity
+from gptbayes.findings import PARETO_K_LIMIT, Finding
 from gptbayes.report.blocks import Findings, Paragraph, Section, Table
-from gptbayes.stats.summary import PARETO_K_LIMIT
 
 TITLE = "Does the prior matter?"
 CLEAR = 2.0
@@ -29,14 +28,14 @@ def sensitive(idata: az.InferenceData) -> Section:
             "only approximately: fit with NUTS for an answer.",
         }[method]
         return Section("sensitive", TITLE, [Paragraph(note)])
-    table = power_scaling(idata)
+    table = prior_sensitivity(idata)
     rows = []
     for name in table["quantity"].values:
         row = table.sel(quantity=name)
         cells = []
         for component in ("prior", "likelihood"):
             one = row.sel(component=component)
-            cells += [_shift(one), f"{float(one['psens']):.2f}"]
+            cells += [_shift(one), f"{float(one['psense']):.2f}"]
         spread = f"{float(row['mean']):.3f} ({float(row['sd']):.3f})"
         rows.append([_named(str(name)), spread, *cells])
     caption = (
@@ -46,7 +45,7 @@ def sensitive(idata: az.InferenceData) -> Section:
         "of the same, from importance weights; above 0.05 it usually counts as sensitive, but with "
         "this many weights its noise alone can be above that: read the column with the error."
     )
-    columns = ["quantity", "mean (sd)", "prior", "psens", "likelihood", "psens"]
+    columns = ["quantity", "mean (sd)", "prior", "psense", "likelihood", "psense"]
     blocks = [
         Paragraph(
             "What moves with the likelihood and not with the prior has been learned from the "

@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 
 from gptbayes import __version__, plots
-from gptbayes.diagnostics.sampler import at_a_glance
+from gptbayes.diagnostics.sampler import quick_findings
 from gptbayes.inference import problem_of
 from gptbayes.report.blocks import Character, Paragraph, Section, Text
-from gptbayes.report.format import METHOD_NAMES, first_said, percent
+from gptbayes.report.format import METHOD_NAMES, headline, percent
 from gptbayes.report.page import page
 
 LEVELS = (0.05, 0.15, 0.35, 0.6)
@@ -98,7 +98,7 @@ def texts_page(idata: az.InferenceData, titled: Mapping[str, xr.Dataset], *, see
         f"Text from the posterior of a small GPT: {problem.stage.title.lower()}",
         f"Stage {problem.stage.number} on {problem.source}, "
         f"{METHOD_NAMES[idata.attrs['method']]}, {idata.attrs['target']}.",
-        first_said(idata, at_a_glance(idata)),
+        headline(idata, quick_findings(idata)),
         [Section("texts", "What does the model write?", blocks)],
         f"Written by gptbayes {__version__} with seed {seed}.",
     )

@@ -9,9 +9,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-R_HAT_LIMIT = 1.01  # Vehtari et al. 2021, section 1
-ESS_LIMIT = 400  # Vehtari et al. 2021, section 1
-PARETO_K_LIMIT = 0.7  # Vehtari et al. 2024, section 3
+from gptbayes.findings import Finding, convergence_finding
 
 
 def summarise(draws: xr.DataArray, *, prob: float = 0.9) -> xr.Dataset:
@@ -99,6 +97,28 @@ def mcse_mean(draws: xr.DataArray) -> xr.DataArray:
         Nan for fewer than four draws.
     """
     return draws.std(("chain", "draw")) / np.sqrt(_ess(draws, "mean"))
+
+
+def convergence_of(name: str, draws: xr.DataArray) -> Finding:
+    """State how far draws of some quantities can be relied on, by the worst of them.
+
+    Parameters
+    ----------
+    name : str
+        What they are, e.g. ``"log probabilities"``.
+    draws : DataArray (chain, draw, ...)
+
+    Returns
+    -------
+    gptbayes.findings.Finding
+    """
+    sizes = ess(draws)
+    return convergence_finding(
+        name,
+        r_hat=float(r_hat(draws).max()),
+        ess_bulk=float(sizes["ess_bulk"].min()),
+        ess_tail=float(sizes["ess_tail"].min()),
+    )
 
 
 def log_mean_exp(values: xr.DataArray, dims=("chain", "draw")) -> xr.DataArray:

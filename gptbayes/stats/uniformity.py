@@ -16,7 +16,7 @@ SMALLEST_P = 1e-13
 """Where one minus a probability ends in rounding."""
 
 
-def uniformity(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
+def uniformity_test(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
     """Test ranks for uniformity.
 
     Parameters
@@ -75,7 +75,7 @@ def rank_ecdf(ranks: xr.DataArray, n_ranked: int, *, prob: float = 0.95) -> xr.D
     Raises
     ------
     ValueError
-        As `uniformity`, and if ``prob`` is not between 0 and 1.
+        As `uniformity_test`, and if ``prob`` is not between 0 and 1.
     """
     _check(ranks, n_ranked)
     if not 0 < prob < 1:

@@ -59,7 +59,7 @@ class LeftOut(NamedTuple):
     pareto_k: np.ndarray
 
 
-class Answers(NamedTuple):
+class ClosedForms(NamedTuple):
     """Everything that is known of the posterior of a conjugate bigram.
 
     Attributes
@@ -83,7 +83,7 @@ class Answers(NamedTuple):
     left_out_sequences: LeftOut
 
 
-def answers(problem: Problem) -> Answers:
+def closed_forms(problem: Problem) -> ClosedForms:
     """All closed forms of one problem.
 
     Parameters
@@ -107,7 +107,7 @@ def answers(problem: Problem) -> Answers:
         )
     concentration, n_token = problem.priors.concentration, problem.design.vocab_size
     counts = transition_counts(problem.training, n_token)
-    return Answers(
+    return ClosedForms(
         dirichlet=concentration + counts,
         log_evidence=log_evidence(counts, concentration),
         predictive=predictive(concentration + counts),

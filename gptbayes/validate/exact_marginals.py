@@ -26,7 +26,7 @@ BATCHES_PER_CHAIN = 5
 MIN_BATCHES = 20
 
 
-class Known(NamedTuple):
+class ExactMarginal(NamedTuple):
     """Scalars of one kind whose posterior moments are known.
 
     Attributes
@@ -43,7 +43,7 @@ class Known(NamedTuple):
     sd: float
 
 
-def known_answers(idata: az.InferenceData) -> xr.Dataset:
+def exact_marginals(idata: az.InferenceData) -> xr.Dataset:
     """Test draws against what is known exactly of their posterior.
 
     First and second moments are tested in Monte Carlo standard errors by batch means, which
@@ -60,7 +60,7 @@ def known_answers(idata: az.InferenceData) -> xr.Dataset:
         the exact mean, pooled), ``t_max`` (the largest of all standardised errors) and ``p_value``
         (of the largest, Bonferroni over all of the kind).
     """
-    known = known_directions(problem_of(idata), idata.posterior)
+    known = exact_directions(problem_of(idata), idata.posterior)
     names = xr.DataArray(list(known), dims="direction", name="direction")
     return xr.concat([_tested(each) for each in known.values()], names)
 
@@ -71,12 +71,12 @@ def family_wise_p(answers: xr.Dataset) -> float:
     Parameters
     ----------
     answers : Dataset (direction)
-        As `known_answers` returns it.
+        As `exact_marginals` returns it.
     """
     return min(1.0, answers.sizes["direction"] * float(answers["p_value"].min()))
 
 
-def known_directions(problem: Problem, posterior: xr.Dataset) -> dict[str, Known]:
+def exact_directions(problem: Problem, posterior: xr.Dataset) -> dict[str, ExactMarginal]:
     """The scalars of a posterior whose distribution is known exactly.
 
     Parameters
@@ -144,7 +144,7 @@ def _unseen(problem, posterior):
         return {}
     rows = posterior["token_embedding"].isel(token=unseen).transpose("chain", "draw", ...)
     parameter, priors = problem.stage.parameter("token_embedding"), problem.priors
-    exact = Known(_scalars(rows.values), priors.mean(parameter), priors.scale(parameter))
+    exact = ExactMarginal(_scalars(rows.values), priors.mean(parameter), priors.scale(parameter))
     return {"embeddings of unseen characters": exact}
 
 
@@ -152,7 +152,9 @@ def _log_gamma_total(problem, logits):
     """A sum of gamma variables is gamma and independent of their proportions (Lukacs 1955)."""
     total = logsumexp(logits.transpose("chain", "draw", "token", "embed").values, axis=-1)
     shape = problem.design.vocab_size * problem.priors.concentration
-    return Known(_scalars(total), float(digamma(shape)), float(np.sqrt(polygamma(1, shape))))
+    return ExactMarginal(
+        _scalars(total), float(digamma(shape)), float(np.sqrt(polygamma(1, shape)))
+    )
 
 
 def _orientation(posterior):
@@ -168,17 +170,19 @@ def _orientation(posterior):
     reference = np.random.default_rng(0).normal(size=stacked.shape[-2:])
     left, _, right = np.linalg.svd(reference.T @ stacked)
     turn = left @ right  # (..., h, h)
-    return Known(_scalars(turn), 0.0, 1 / np.sqrt(turn.shape[-1]))
+    return ExactMarginal(_scalars(turn), 0.0, 1 / np.sqrt(turn.shape[-1]))
 
 
 def _mean_zero(draws):
     """Minus the identity is a rotation of queries and keys: both have mean 0."""
-    return Known(_scalars(draws.transpose("chain", "draw", ...).values), 0.0, np.nan)
+    return ExactMarginal(_scalars(draws.transpose("chain", "draw", ...).values), 0.0, np.nan)
 
 
 def _normal(total, n, scale):
     """A sum of ``n`` weights, scaled to the prior sd of one."""
-    return Known(_scalars((total / np.sqrt(n)).transpose("chain", "draw", ...).values), 0.0, scale)
+    return ExactMarginal(
+        _scalars((total / np.sqrt(n)).transpose("chain", "draw", ...).values), 0.0, scale
+    )
 
 
 def _scalars(values):

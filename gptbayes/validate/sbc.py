@@ -30,10 +30,10 @@ from gptbayes.fit.directory import write_json
 from gptbayes.inference import convert
 from gptbayes.model.forward import forward, token_log_prob
 from gptbayes.model.problem import Design, Priors, Problem, draw_masks
-from gptbayes.model.simulate import log_prior, prior_draws, write_windows
+from gptbayes.model.simulate import generate_windows, log_prior, prior_draws
 from gptbayes.model.stages import Stage, stage, stan_folder
 from gptbayes.stats.summary import ess
-from gptbayes.validate.exact_marginals import known_directions
+from gptbayes.validate.exact_marginals import exact_directions
 
 TIE = 1e-9
 """Values that are relatively closer than that are the same but for rounding."""
@@ -270,7 +270,7 @@ def run_replicate(unit: Replicate) -> None:
     experiment = unit.experiment
     rng = np.random.default_rng([unit.seed, int(experiment.truth.stage.number), unit.index])
     weights = {name: draw[0] for name, draw in prior_draws(experiment.truth, 1, rng).items()}
-    text = write_windows(experiment.truth, weights, rng)
+    text = generate_windows(experiment.truth, weights, rng)
     truth = replace(experiment.truth, training=text)
     fitted = replace(experiment.fitted, training=text)
     idata = _long_enough(experiment, truth, fitted, int(rng.integers(2**32)))
@@ -316,7 +316,7 @@ def ranked_quantities(problem: Problem, posterior: xr.Dataset) -> xr.DataArray:
     log_lik = token_log_prob(problem.stage, weights, problem.training).sum(axis=(-2, -1))
     found = {"log likelihood": log_lik, "log prior": log_prior(problem, weights)}
     found |= _predictions(problem, weights)
-    for name, known in known_directions(problem, posterior).items():
+    for name, known in exact_directions(problem, posterior).items():
         if np.isfinite(known.sd) and "unseen" not in name:  # those are not the same in every text
             found[name] = known.draws.values[..., 0]
     columns = np.stack([found[name] for name in found], axis=-1)

@@ -19,14 +19,14 @@ import numpy as np
 from drawn import drawn, from_prior
 
 from gptbayes.attention import (
+    ablate_heads,
+    ablate_positions,
     attention_rollout,
     head_order,
-    head_removal,
     head_roles,
-    position_removal,
     summarise_attention,
 )
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
 
 LIMIT = 2 * 2**30
@@ -56,7 +56,7 @@ def _work(asked):
     rng = np.random.default_rng(1)
     text = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz ,."), size=4000))
     sizes = {"block_size": asked.block_size, "n_embed": 16, "n_head": asked.heads}
-    problem = pose(STAGES["12"], text, batch_size=16, **sizes, dropout=0.0)
+    problem = make_problem(STAGES["12"], text, batch_size=16, **sizes, dropout=0.0)
     idata = drawn(problem, from_prior(problem, 4, asked.draws // 4))
     x, y = problem.held_out
     x, y = (np.resize(each, (asked.contexts, each.shape[1])) for each in (x, y))
@@ -67,8 +67,8 @@ def _work(asked):
         "weights": lambda: summarise_attention(idata, x),
         "roles": lambda: head_roles(idata, contexts=x),
         "rollout": lambda: attention_rollout(idata, x),
-        "heads": lambda: head_removal(idata, x, y),
-        "positions": lambda: position_removal(idata, x, y),
+        "heads": lambda: ablate_heads(idata, x, y),
+        "positions": lambda: ablate_positions(idata, x, y),
     }
     work[asked.work]()
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts kilobytes

@@ -24,7 +24,7 @@ import xarray as xr
 
 from gptbayes import fit
 from gptbayes.corpus import zen_of_python
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
 from gptbayes.stats.summary import ess, r_hat
 
@@ -81,7 +81,7 @@ def main():
     chosen = parser.parse_args()
     pd.set_option("display.width", 250)
     for number in chosen.stages:
-        problem = pose(
+        problem = make_problem(
             STAGES[number],
             zen_of_python().lower(),
             batch_size=chosen.batch_size,

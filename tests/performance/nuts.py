@@ -24,11 +24,12 @@ from peers import checked, load
 from samplers import Length, Sampler, others, ours, processor_seconds, start
 
 from gptbayes.corpus import read_text, zen_of_python
+from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import log_prior
 from gptbayes.model.stages import stage
-from gptbayes.stats.summary import ESS_LIMIT, R_HAT_LIMIT, ess, r_hat
+from gptbayes.stats.summary import ess, r_hat
 
 logging.getLogger("cmdstanpy").disabled = True  # it tells of every program that it compiles
 
@@ -49,7 +50,7 @@ class Run(NamedTuple):
 def main():
     asked = _arguments()
     text = read_text(asked.text) if asked.text else zen_of_python().lower()
-    problem = pose(
+    problem = make_problem(
         stage(asked.stage), text, batch_size=asked.batch_size, n_embed=asked.n_embed, n_head=2
     )
     length = Length(asked.warmup, asked.draws)

@@ -24,7 +24,7 @@ import cmdstanpy
 import numpy as np
 
 from gptbayes import fit, inference
-from gptbayes.model.problem import pose
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
 
 SIZES = {"2,108 parameters": (28, 8), "27,649 parameters": (65, 32)}  # V, C
@@ -107,7 +107,7 @@ def make_run(folder, vocab_size, n_embed, n_draws):
     characters = [chr(ord("0") + k) for k in range(vocab_size)]
     rng = np.random.default_rng(1)
     text = "".join([*characters, *rng.choice(characters, size=500)])
-    problem = pose(STAGES["10"], text, batch_size=32, n_embed=n_embed)
+    problem = make_problem(STAGES["10"], text, batch_size=32, n_embed=n_embed)
     fit.nuts(
         problem,
         folder,

@@ -1,4 +1,4 @@
-"""Writing text: every draw of a fit goes on by itself, `gptbayes.model.simulate.write_text` and JAX.
+"""Writing text: every draw of a fit goes on by itself, `gptbayes.model.simulate.generate_text` and JAX.
 
     python tests/performance/texts.py [--stage 12] [--quick]
 
@@ -18,7 +18,7 @@ from posed import Size, posed
 from scipy.special import log_softmax
 
 from gptbayes.model.forward import last_logits
-from gptbayes.model.simulate import DRAWS_AT_ONCE, prior_draws, write_text
+from gptbayes.model.simulate import DRAWS_AT_ONCE, generate_text, prior_draws
 
 SIZE = Size(V=30, C=16, H=2, L=2, T=8)
 OURS = "ours, numpy"
@@ -43,7 +43,7 @@ def main():
 def _ours(problem, draws, length):
     def write():
         rng = np.random.default_rng(4)
-        write_text(problem.stage, draws, problem.training.x[0], length, SIZE.T, rng)
+        generate_text(problem.stage, draws, problem.training.x[0], length, SIZE.T, rng)
 
     return Peer(OURS, None, lambda _: processor_seconds(write))
 

@@ -13,10 +13,10 @@ from scipy.stats import binom, kstest
 from gptbayes import fit
 from gptbayes.corpus import Vocabulary, Windows, cut, keep_frequent
 from gptbayes.inference import open_run, problem_of
-from gptbayes.model.problem import pose
-from gptbayes.model.simulate import write_text
+from gptbayes.model.problem import make_problem
+from gptbayes.model.simulate import generate_text
 from gptbayes.model.stages import STAGES
-from gptbayes.predict import CHECKS, check, check_text, coherent, frequencies, wording
+from gptbayes.predict import CHECKS, check, check_text, coherent, frequencies, text_statistics
 
 # What is counted
 
@@ -34,7 +34,9 @@ def test_words_and_shares_by_hand():
     reference = "A cat; the cat sat"
     np.testing.assert_allclose(text_statistics.known_words(texts, reference), [1, 1, np.nan])
     np.testing.assert_allclose(text_statistics.known_pairs(texts, reference), [1, 0.5, np.nan])
-    np.testing.assert_allclose(text_statistics.mean_word_length(["the end x", ""], ""), [7 / 3, np.nan])
+    np.testing.assert_allclose(
+        text_statistics.mean_word_length(["the end x", ""], ""), [7 / 3, np.nan]
+    )
     assert text_statistics.word_lengths("the end x") == [3, 3, 1]
     assert text_statistics.word_lengths("...") == [0]
     names, shares = text_statistics.shares(["aab", "b"], text_statistics.characters)
@@ -126,7 +128,7 @@ def babble(n_texts, rng, length=150):
     posed = STAGES["01"]
     names = np.array(list(" abc"))
     logits = rng.normal(size=(1, 4, 4)) + 0.4 * rng.normal(size=(n_texts, 4, 4))
-    tokens = write_text(posed, {"token_embedding": logits}, np.array([0]), length, 1, rng)
+    tokens = generate_text(posed, {"token_embedding": logits}, np.array([0]), length, 1, rng)
     return ["".join(names[row]) for row in tokens]
 
 
@@ -174,7 +176,7 @@ def english(n_characters, seed=1):
 def bigram(programs, tmp_path_factory):
     """A NUTS fit of stage 01 to 2000 characters of English, with 712 held out."""
     n_training, n_held_out = 250, 89
-    posed = pose(
+    posed = make_problem(
         STAGES["01"],
         keep_frequent(english(8 * (n_training + n_held_out) + 1), 27),
         block_size=8,

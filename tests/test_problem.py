@@ -5,23 +5,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import TEXT, make_problem
+from problems import TEXT, small_problem
 
 from gptbayes.model.forward import forward
-from gptbayes.model.problem import Design, Priors, from_stan_data, pose, stan_data
+from gptbayes.model.problem import Design, Priors, from_stan_data, make_problem, stan_data
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES
 
 
 def test_tokens_are_one_based_for_stan_only():
-    problem = make_problem("05")
+    problem = small_problem("05")
     data = stan_data(problem)
     assert np.min(data["x"]) == problem.training.x.min() + 1 == 1
     assert np.max(data["x"]) == problem.design.vocab_size
 
 
 def test_there_and_back_through_json():
-    problem = make_problem("05", likelihood_weight=0.25)
+    problem = small_problem("05", likelihood_weight=0.25)
     back = from_stan_data(
         json.loads(json.dumps(stan_data(problem))),
         stage_number="05",
@@ -62,14 +62,14 @@ def test_unknown_scale_lists_the_valid_ones():
 
 def test_negative_likelihood_weight():
     with pytest.raises(ValueError, match="likelihood_weight must be 0 or more, got -1"):
-        make_problem("01", likelihood_weight=-1.0)
+        small_problem("01", likelihood_weight=-1.0)
 
 
 @pytest.mark.parametrize("n_embed", [4, 8, 32])
 @pytest.mark.parametrize("number", STAGES)
 def test_default_priors_give_logits_of_order_one(number, n_embed, rng):
     """Sd over draws and characters of the prior logits of a real context, between 0.5 and 2."""
-    problem = pose(STAGES[number], TEXT, block_size=5, batch_size=11, n_embed=n_embed)
+    problem = make_problem(STAGES[number], TEXT, block_size=5, batch_size=11, n_embed=n_embed)
     draws = prior_draws(problem, 400, rng)
     logits = forward(problem.stage, draws, problem.training.x).logits
     assert 0.5 < logits.std() < 2
@@ -77,7 +77,8 @@ def test_default_priors_give_logits_of_order_one(number, n_embed, rng):
 
 def test_masks_are_drawn_once_and_come_back():
     first, second, other = (
-        pose(STAGES["12"], TEXT, block_size=5, dropout=0.4, mask_seed=seed) for seed in (1, 1, 2)
+        make_problem(STAGES["12"], TEXT, block_size=5, dropout=0.4, mask_seed=seed)
+        for seed in (1, 1, 2)
     )
     back = from_stan_data(
         json.loads(json.dumps(stan_data(first))),
@@ -98,8 +99,8 @@ def test_masks_are_drawn_once_and_come_back():
 def test_impossible_masks():
     for dropout in (-0.1, 1.0):
         with pytest.raises(ValueError, match="dropout must be at least 0 and less than 1"):
-            pose(STAGES["11"], TEXT, dropout=dropout)
-    problem = make_problem("11")
+            make_problem(STAGES["11"], TEXT, dropout=dropout)
+    problem = small_problem("11")
     masks = problem.stage.masks
     with pytest.raises(
         ValueError, match=r"feed_forward mask must have shape \(2, 6\), got \(2, 5\)"

@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-from problems import make_problem
+from problems import small_problem
 from scipy.special import entr, rel_entr, softmax
 from scipy.stats import chi2_contingency, chisquare, kstest
 
 from gptbayes import fit
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import last_logits
-from gptbayes.model.simulate import write_text
+from gptbayes.model.simulate import generate_text
 from gptbayes.predict import (
     characters,
     coherent,
     entropy_split,
+    generate,
     marginal,
     next_character,
     score_text,
-    write,
 )
 from gptbayes.stats.summary import mcse_mean
 
@@ -43,7 +43,7 @@ def generated(request, runs, tmp_path_factory):
     if request.param == "05":
         return open_run(runs["nuts"])
     folder = tmp_path_factory.mktemp("texts") / "12"
-    posed = make_problem("12", n_new_tokens=14)
+    posed = small_problem("12", n_new_tokens=14)
     return open_run(fit.nuts(posed, folder, chains=2, iter_warmup=100, iter_sampling=100, seed=5))
 
 
@@ -101,12 +101,12 @@ def test_we_write_as_stan_does(generated, rng):
     parameters, V = flat(generated), problem.design.vocab_size
     authors = np.tile(np.arange(len(theirs)), 30)
     length, T = theirs.shape[1], problem.design.block_size
-    ours = write_text(problem.stage, parameters, prompt, length, T, rng, authors=authors)
+    ours = generate_text(problem.stage, parameters, prompt, length, T, rng, authors=authors)
     for n in range(length):
         counts = np.stack([np.bincount(each[:, n], minlength=V) for each in (ours, theirs)])
         assert chi2_contingency(_pooled(counts)).pvalue > LEVEL / length
     headless = {**parameters, "lm_head_multiplier": 0 * parameters["lm_head_multiplier"]}
-    other = write_text(problem.stage, headless, prompt, 1, T, rng, authors=authors)
+    other = generate_text(problem.stage, headless, prompt, 1, T, rng, authors=authors)
     counts = np.stack([np.bincount(each[:, 0], minlength=V) for each in (other, theirs)])
     assert chi2_contingency(_pooled(counts)).pvalue < LEVEL
 
@@ -186,7 +186,7 @@ def test_coherent_and_marginal_differ_in_what_goes_together(stubborn, rng):
 @pytest.mark.parametrize("kind", ["coherent", "marginal"])
 def test_text_repeats_with_its_seed(nuts, kind):
     first, second, other = (
-        write(nuts, "the", 12, np.random.default_rng(seed), kind=kind) for seed in (1, 1, 2)
+        generate(nuts, "the", 12, np.random.default_rng(seed), kind=kind) for seed in (1, 1, 2)
     )
     assert first.attrs["text"] == second.attrs["text"] != other.attrs["text"]
     assert (first.attrs["kind"], first.attrs["prompt"]) == (kind, "the")
@@ -201,7 +201,7 @@ def test_text_repeats_with_its_seed(nuts, kind):
 def test_coherent_and_marginal_agree_for_a_point(mode):
     """With one draw there is one model: both kinds are the same process."""
     texts = {
-        kind: write(mode, "the", 30, np.random.default_rng(8), kind=kind).attrs["text"]
+        kind: generate(mode, "the", 30, np.random.default_rng(8), kind=kind).attrs["text"]
         for kind in ("coherent", "marginal")
     }
     assert texts["coherent"] == texts["marginal"]
@@ -293,7 +293,7 @@ def test_the_bias_is_that_of_the_effective_number_of_draws(rng, correlation, apa
 
 
 def test_prompts_that_cannot_be_read(nuts, rng):
-    for function in (coherent, marginal, write):
+    for function in (coherent, marginal, generate):
         with pytest.raises(ValueError, match="at least one character"):
             function(nuts, "", 3, rng)
         with pytest.raises(ValueError, match=r"'!' 'i' not in the vocabulary"):
@@ -303,7 +303,7 @@ def test_prompts_that_cannot_be_read(nuts, rng):
     with pytest.raises(ValueError, match="n_texts must be at least 1, got 0"):
         coherent(nuts, "the", 3, rng, n_texts=0)
     with pytest.raises(ValueError, match="kind must be one of coherent, marginal, got 'greedy'"):
-        write(nuts, "the", 3, rng, kind="greedy")
+        generate(nuts, "the", 3, rng, kind="greedy")
     for prompt, text, message in (
         ("", "cat", "a prompt needs at least one"),
         ("the", "", "a text to score needs at least one"),

@@ -10,7 +10,7 @@ import cmdstanpy
 import numpy as np
 import pytest
 import xarray as xr
-from problems import make_problem
+from problems import small_problem
 from scipy.integrate import quad
 from scipy.special import digamma, entr, gammaln, log_softmax, polygamma, rel_entr, softmax
 from scipy.stats import beta, multivariate_normal, spearmanr
@@ -18,16 +18,22 @@ from scipy.stats import beta, multivariate_normal, spearmanr
 from gptbayes import cli, fit
 from gptbayes.corpus import Windows, keep_frequent, zen_of_python
 from gptbayes.diagnostics.sampler import pareto_k
+from gptbayes.findings import PARETO_K_LIMIT
 from gptbayes.inference import open_run, problem_of
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.problem import pose, stan_data
+from gptbayes.model.problem import make_problem, stan_data
 from gptbayes.model.simulate import log_gamma_draws, prior_draws
 from gptbayes.model.stages import STAGES, VARIANTS, stage
 from gptbayes.predict import entropy_split, loo, next_character, score_text
 from gptbayes.report import write_report
-from gptbayes.stats.summary import PARETO_K_LIMIT, summarise
+from gptbayes.stats.summary import summarise
 from gptbayes.validate import conjugate_bigram as conjugate
-from gptbayes.validate.exact_marginals import ALPHA, family_wise_p, known_answers, known_directions
+from gptbayes.validate.exact_marginals import (
+    ALPHA,
+    exact_directions,
+    exact_marginals,
+    family_wise_p,
+)
 
 A = 0.8  # concentration: of no special meaning, unlike 1
 
@@ -37,12 +43,12 @@ def posed():
     """Four characters and one for all the others: V=5, T=7, B=23."""
     text = keep_frequent(zen_of_python().lower(), 4)
     scales = {"concentration": A}
-    return pose(VARIANTS["01-log-gamma"], text, block_size=7, batch_size=23, scales=scales)
+    return make_problem(VARIANTS["01-log-gamma"], text, block_size=7, batch_size=23, scales=scales)
 
 
 @pytest.fixture(scope="module")
 def exact(posed):
-    return conjugate.answers(posed)
+    return conjugate.closed_forms(posed)
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +180,11 @@ def test_exact_draws_have_the_exact_moments(posed, exact, rng):
 
 def test_closed_forms_are_of_one_stage_only(posed):
     with pytest.raises(ValueError, match="need the stage 01-log-gamma, got stage 01"):
-        conjugate.answers(make_problem("01"))
+        conjugate.closed_forms(small_problem("01"))
     with pytest.raises(
         ValueError, match=r"likelihood_weight must be 1 for exact answers, got 0\.5"
     ):
-        conjugate.answers(replace(posed, likelihood_weight=0.5))
+        conjugate.closed_forms(replace(posed, likelihood_weight=0.5))
 
 
 # The variant in the house
@@ -310,27 +316,27 @@ def test_nuts_scores_every_character_exactly(nuts, posed, exact):
 
 
 def test_nuts_agrees_with_what_is_known(nuts):
-    names = list(known_directions(problem_of(nuts), nuts.posterior))
+    names = list(exact_directions(problem_of(nuts), nuts.posterior))
     assert names == ["logsumexp of each row of logits"]
-    answers = known_answers(nuts)
-    assert family_wise_p(answers) >= ALPHA
-    assert float(answers["exact_sd"][0]) == pytest.approx(np.sqrt(polygamma(1, 5 * A)))
+    closed_forms = exact_marginals(nuts)
+    assert family_wise_p(closed_forms) >= ALPHA
+    assert float(closed_forms["exact_sd"][0]) == pytest.approx(np.sqrt(polygamma(1, 5 * A)))
     wrong = nuts.copy()
     wrong.posterior["token_embedding"] = nuts.posterior["token_embedding"] + 0.1
-    assert family_wise_p(known_answers(wrong)) < ALPHA
+    assert family_wise_p(exact_marginals(wrong)) < ALPHA
 
 
 def test_a_character_that_is_never_read_keeps_its_prior(nuts, posed):
     """The same draws, told of a text without the first character: known, and found wrong."""
     x = np.where(posed.training.x == 0, 1, posed.training.x)
     other = replace(posed, training=Windows(x, posed.training.y))
-    known = known_directions(other, nuts.posterior)["embeddings of unseen characters"]
+    known = exact_directions(other, nuts.posterior)["embeddings of unseen characters"]
     assert known.mean == pytest.approx(digamma(A))
     assert known.sd == pytest.approx(np.sqrt(polygamma(1, A)))
     assert known.draws.sizes["scalar"] == 5
     told = nuts.copy()
     told.attrs = {**nuts.attrs, "stan_data": json.dumps(stan_data(other))}
-    table = known_answers(told)
+    table = exact_marginals(told)
     assert table["p_value"].sel(direction="embeddings of unseen characters") < 1e-6
 
 
@@ -450,7 +456,7 @@ def test_a_bigram_of_one_sequence_only_gets_its_pareto_k(rng):
 def test_pathfinder_misses_and_says_so(pathfinder, nuts, posed, exact):
     """Predictions are near, 0.04 to 0.06 at six seeds; spread and tails are not the posterior's."""
     assert pareto_k(pathfinder)[0] > PARETO_K_LIMIT
-    assert family_wise_p(known_answers(pathfinder)) < 1e-6
+    assert family_wise_p(exact_marginals(pathfinder)) < 1e-6
     errors = {
         name: abs(softmax(idata.posterior["token_embedding"].values, -1).mean((0, 1)) - wanted)
         for name, idata, wanted in (

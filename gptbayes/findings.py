@@ -1,0 +1,126 @@
+"""Findings: one sentence each about a fit, and the limits they are judged by.
+
+Every warning of the package is made here or carries one of these limits, so that a command, a
+report and a comparison say the same of the same draws. Imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+R_HAT_LIMIT = 1.01
+"""Largest R-hat of chains that have mixed (Vehtari et al. 2021, section 4)."""
+ESS_LIMIT = 400
+"""Smallest effective sample size of reliable summaries (Vehtari et al. 2021, section 4)."""
+PARETO_K_LIMIT = 0.7
+"""Largest Pareto k of reliable importance weights (Vehtari et al. 2024, section 3.2.4)."""
+E_BFMI_LIMIT = 0.3
+"""Smallest E-BFMI of a sampler that explores the energy (Betancourt 2016, section 6.1)."""
+EFFECTIVE_DRAWS_LIMIT = 20
+"""Effective number of weighted draws below which their mean rests on a handful of them."""
+FEW_SEQUENCES = 100
+"""Number of sequences below which standard errors over sequences are rough (Sivula et al. 2020)."""
+FEW_CHARACTERS = 200
+"""Number of held-out characters below which tests of calibration have little power."""
+
+
+class Finding(NamedTuple):
+    """One sentence about a fit.
+
+    Attributes
+    ----------
+    ok : bool
+        False for a warning.
+    text : str
+        The sentence, with its number.
+    """
+
+    ok: bool
+    text: str
+
+
+def convergence_finding(
+    name: str, *, r_hat: float, ess_bulk: float, ess_tail: float = np.inf
+) -> Finding:
+    """State how far draws of some quantities can be relied on.
+
+    Parameters
+    ----------
+    name : str
+        What the numbers are of, e.g. ``"log probabilities"``.
+    r_hat : float
+        Largest R-hat; nan if it is not defined, as for a single short chain.
+    ess_bulk, ess_tail : float
+        Smallest bulk and tail effective sample sizes; nan where they are not defined.
+
+    Returns
+    -------
+    Finding
+        A warning if R-hat is above `R_HAT_LIMIT` or the smaller ESS is below `ESS_LIMIT`.
+
+    Examples
+    --------
+    >>> convergence_finding("log posterior", r_hat=1.003, ess_bulk=812.0, ess_tail=640.0).text
+    'log posterior: largest R-hat 1.003, smallest ESS 640'
+    """
+    smallest = float(np.fmin(ess_bulk, ess_tail))
+    numbers = []
+    if np.isfinite(r_hat):
+        numbers.append(f"largest R-hat {r_hat:.3f}")
+    if np.isfinite(smallest):
+        numbers.append(f"smallest ESS {smallest:.0f}")
+    warnings = convergence_warnings(r_hat, smallest)
+    if not numbers:
+        return Finding(False, f"{name}: too few draws for R-hat and ESS")
+    return Finding(not warnings, "; ".join([f"{name}: {', '.join(numbers)}", *warnings]))
+
+
+def convergence_warnings(r_hat: float, ess: float) -> list[str]:
+    """What a large R-hat and a small effective sample size mean, in the words used everywhere.
+
+    Parameters
+    ----------
+    r_hat, ess : float
+        nan where they are not defined.
+
+    Returns
+    -------
+    list of str
+        Empty if both are within their limits.
+    """
+    warnings = []
+    if r_hat > R_HAT_LIMIT:
+        warnings.append(f"R-hat above {R_HAT_LIMIT}: the chains have not mixed, run them longer")
+    if ess < ESS_LIMIT:
+        warnings.append(f"ESS below {ESS_LIMIT}: intervals and tail probabilities are rough")
+    return warnings
+
+
+def few_sequences_finding(n: int, what: str = "held-out sequences") -> Finding | None:
+    """Warn of standard errors over fewer than `FEW_SEQUENCES` sequences.
+
+    Parameters
+    ----------
+    n : int
+    what : str
+        What is counted, in the plural.
+
+    Returns
+    -------
+    Finding or None
+        None if there are enough.
+    """
+    if n >= FEW_SEQUENCES:
+        return None
+    if n < 2:
+        noun = what.removesuffix("s")
+        return Finding(False, f"only {n} {noun}: standard errors are unknown")
+    return Finding(False, f"only {n} {what}: standard errors are rough")
+
+
+def warnings_of(findings: Iterable[Finding]) -> list[Finding]:
+    """The warnings among findings, in their order."""
+    return [finding for finding in findings if not finding.ok]
