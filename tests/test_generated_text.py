@@ -14,12 +14,12 @@ from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import last_logits
 from gptbayes.model.simulate import generate_text
 from gptbayes.predict import (
-    characters,
     coherent,
     entropy_split,
     generate,
     marginal,
     next_character,
+    next_token,
     score_text,
 )
 from gptbayes.stats.summary import mcse_mean
@@ -254,12 +254,12 @@ def test_bias_of_a_small_sample_is_corrected(nuts):
     only the error of the mean is left of the noise.
     """
     context = problem_of(nuts).vocabulary.encode("the c")
-    p = characters.next_probabilities(problem_of(nuts), parameters_of(nuts), [context])
+    p = next_token.next_probabilities(problem_of(nuts), parameters_of(nuts), [context])
     p = p.values.reshape(200, -1)
     rng, corrected, raw = np.random.default_rng(5), [], []
     for _ in range(200):
         few = p[rng.integers(200, size=50)]
-        split = characters.split_entropy(xr.DataArray(few[None], dims=("chain", "draw", "token")))
+        split = next_token.split_entropy(xr.DataArray(few[None], dims=("chain", "draw", "token")))
         divergence = rel_entr(few, p.mean(axis=0)).sum(axis=1).mean()
         corrected.append(split["mutual_information"].item() - divergence)
         raw.append((split["mutual_information"] - split["bias"]).item() - divergence)
@@ -285,7 +285,7 @@ def test_the_bias_is_that_of_the_effective_number_of_draws(rng, correlation, apa
     ):
         p = xr.DataArray(p, dims=("chain", "draw", "token"))
         by_arviz = (mcse_mean(p) ** 2 / (2 * p.mean(("chain", "draw")))).sum().item()
-        found = characters._entropy_bias(p.values)
+        found = next_token._entropy_bias(p.values)
         assert found == pytest.approx(by_arviz, rel=tolerance)
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gptbayes import mixing
 from gptbayes.diagnostics.convergence import convergence, mixing_table, r_star, rhat_nested
 from gptbayes.diagnostics.segments import cut, differences, distances, group
-from gptbayes.diagnostics.verdict import mixing_verdict, stuck_chains
+from gptbayes.diagnostics.verdict import VERDICTS, WRONG_IF, mixing_verdict, stuck_chains
 
 N_CHAIN, N_DRAW, N_SCALAR = 4, 1000, 7
 
@@ -191,7 +190,7 @@ def test_a_dead_chain_is_left_out_and_named(rng):
 
 
 def test_every_verdict_says_what_would_have_shown_it_wrong():
-    assert set(mixing.WRONG_IF) == set(mixing.VERDICTS)
+    assert set(WRONG_IF) == set(VERDICTS)
 
 
 def test_superchains_of_short_chains(rng):

@@ -10,9 +10,10 @@ import xarray as xr
 from gptbayes.compare.refits import ExactLoo, FittedRun
 from gptbayes.compare.tempered import Wbic
 from gptbayes.diagnostics.sampler import pareto_k
-from gptbayes.findings import convergence_finding, (
+from gptbayes.findings import (
     PARETO_K_LIMIT,
     Finding,
+    convergence_finding,
     few_sequences_finding,
 )
 from gptbayes.inference import problem_of
