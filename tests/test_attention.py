@@ -21,7 +21,7 @@ from gptbayes.attention import (
     head_order,
     match_heads,
     matched,
-    matching_sentences,
+    matching_findings,
     max_contexts,
     rollout,
     summarise_attention,
@@ -141,7 +141,7 @@ def test_planted_permutation_is_recovered(rng):
     assert matching.ambiguous.item() == 0
     assert matching.converged.all()
     assert not matching.ambiguous_draw.any()
-    ((named, text),) = matching_sentences(matching)
+    ((named, text),) = matching_findings(matching)
     assert named
     assert "0.00 ± 0.03" in text  # never in 20 draws
     again = head_order(idata, reference=matching)
@@ -176,7 +176,7 @@ def test_masks_tell_heads_apart():
     draws = matching.order.values.reshape(-1, 2, 3)
     assert (draws == draws[0]).all()
     assert matching.ambiguous.max() == 0
-    assert all("masks" in text for _, text in matching_sentences(matching))
+    assert all("masks" in text for _, text in matching_findings(matching))
 
 
 def test_contexts_are_cut_to_fit_into_memory(two_layers):

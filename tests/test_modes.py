@@ -18,7 +18,7 @@ from gptbayes.diagnostics.modes import (
     stack_chains,
     weight_space,
 )
-from gptbayes.diagnostics.sampler import quantities
+from gptbayes.diagnostics.quantities import quantities
 from gptbayes.inference import open_run, problem_of
 from gptbayes.predict import (
     compare_held_out,

@@ -23,7 +23,7 @@ from gptbayes.attention.matching import (
     head_order,
     match_heads,
     matched,
-    matching_sentences,
+    matching_findings,
 )
 from gptbayes.attention.patterns import attention_draws, summarise_attention
 from gptbayes.attention.roles import (
@@ -54,7 +54,7 @@ __all__ = [
     "head_roles",
     "match_heads",
     "matched",
-    "matching_sentences",
+    "matching_findings",
     "ablate_positions",
     "role_draws",
     "role_sentences",

@@ -23,12 +23,24 @@ from gptbayes.predict.held_out import (
     held_out_predictive,
     unigram_log_density,
 )
-from gptbayes.predict.leave_one_out import loo, n_bad_pareto_k, stacked
+from gptbayes.predict.leave_one_out import loo, loo_finding, n_bad_pareto_k, stacked
 from gptbayes.predict.next_token import encode_prompt, entropy_split, next_character
+from gptbayes.predict.scored_text import (
+    PROBABILITY_LEVELS,
+    WIDE_INTERVAL,
+    has_wide_interval,
+    probability_level,
+    text_sentence,
+)
 from gptbayes.predict.text_checks import CHECKS, TextChecks, check, check_text, frequencies
 
 __all__ = [
     "CHECKS",
+    "PROBABILITY_LEVELS",
+    "WIDE_INTERVAL",
+    "has_wide_interval",
+    "probability_level",
+    "text_sentence",
     "EDGES",
     "KINDS",
     "Comparison",
@@ -51,6 +63,7 @@ __all__ = [
     "held_out_predictive",
     "held_out_reliability",
     "loo",
+    "loo_finding",
     "marginal",
     "n_bad_pareto_k",
     "next_character",
