@@ -11,7 +11,7 @@ import xarray as xr
 from drawn import drawn, from_prior, planted, with_heads_permuted
 from problems import small_problem
 from scipy.special import softmax
-from scipy.stats import norm, spearmanr
+from scipy.stats import spearmanr
 
 from gptbayes.attention import (
     ablate_heads,
@@ -29,7 +29,6 @@ from gptbayes.attention import (
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import forward
 from gptbayes.model.problem import draw_masks
-from gptbayes.stats.summary import summarise
 
 DIMS = ("chain", "draw", "layer", "head", "sequence", "query_position", "key_position")
 
