@@ -42,8 +42,8 @@ class HeadAblation(NamedTuple):
         of `gptbayes.stats.summary.summarise`; ``prob_positive``, the probability that removal costs
         anything, with ``prob_positive_mcse``; ``se_contexts``, the standard error of the mean from
         the choice of contexts, which the interval, given these contexts, does not have. Without
-        the dim source ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability that it costs a posterior
-        draw more than a prior draw.
+        the dim source ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability
+        that it costs a posterior draw more than a prior draw.
     contexts : Dataset (source, layer, head, sequence)
         The statistics of `gptbayes.stats.summary.summarise` for each context, mean over its
         positions. Coord ``text`` (sequence).
