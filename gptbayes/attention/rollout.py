@@ -77,8 +77,8 @@ def attention_rollout(
     Dataset (source, sequence, query_position, key_position)
         The statistics of `gptbayes.stats.summary.summarise` of `rollout`, for the sources
         "posterior" and "prior"; ``exceeds_prior``, without that dim, the probability
-        that a posterior draw is larger than a prior draw, with ``exceeds_prior_mcse``. Coord ``text``
-        (sequence). The residual connection, there from stage 07 on, counts half.
+        that a posterior draw is larger than a prior draw, with ``exceeds_prior_mcse``. Coord
+        ``text`` (sequence). The residual connection, there from stage 07 on, counts half.
 
     Raises
     ------
