@@ -205,7 +205,8 @@ def test_memory_does_not_grow_with_contexts(two_layers):
         tracemalloc.stop()
         return used
 
-    assert peak(4) < 1.2 * peak(1) < 2.4 * size
+    workspace = 16 * 8 * 500 * 6 * 14  # of the diagnostics, whose blocks are of bounded size
+    assert peak(4) < 1.2 * peak(1) < 1.2 * (size + workspace)
 
 
 def test_effective_positions(nuts):
