@@ -16,18 +16,13 @@ import numpy as np
 import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
-from gptbayes.attention.streams import (
-    OVER,
-    checked_contexts,
-    draws_of,
-    labelled,
-    probability,
-    problem_with_attention,
-)
+from gptbayes.attention.contexts import checked_contexts, draws_of, labelled, problem_with_attention
 from gptbayes.findings import Finding
 from gptbayes.model.forward import forward, over_draws
 from gptbayes.model.stages import Stage
 from gptbayes.predict import fixed_contexts
+from gptbayes.stats.probability import probability
+from gptbayes.stats.summary import OVER
 
 AMBIGUOUS = 0.1
 """A matching is ambiguous if another costs less than a tenth more."""
