@@ -55,7 +55,7 @@ __all__ = [
     "match_heads",
     "matched",
     "matching_findings",
-    "ablate_positions",
+    "max_contexts",
     "role_draws",
     "role_sentences",
     "rollout",

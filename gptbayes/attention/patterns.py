@@ -91,7 +91,7 @@ def summarise_attention(
         ``effective_positions`` (layer, head, sequence, query_position) is the exponential of the
         entropy of a row, between 1 and t, the number of positions that would have it if they
         were looked at alike (Hill 1973, order 1), with ``effective_positions_`` lower, upper,
-        mcse, ess_bulk and r_hat. ``ambiguous`` (layer) and ``ambiguous_mcse`` as in `Matching`;
+        mcse, ess_bulk, ess_tail and r_hat. ``ambiguous`` (layer) and ``ambiguous_mcse`` as in `Matching`;
         coord ``text`` (sequence) holds the contexts.
 
         What is certain by construction, weights on the future, the first position's on itself
@@ -174,7 +174,7 @@ def _in_square(values, past):
 
     What says how well a weight is known is nan there.
     """
-    nothing = values.name in ("ess_bulk", "r_hat") or bool(np.isnan(values).all())
+    nothing = values.name in ("ess_bulk", "ess_tail", "r_hat") or bool(np.isnan(values).all())
     square = np.full((*values.shape[:-1], *past.shape), np.nan if nothing else 0.0)
     square[..., past] = values.values[..., :-1]
     square[..., 0, 0] = values.values[..., -1]

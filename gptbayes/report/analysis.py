@@ -634,10 +634,9 @@ def evenly_spaced(n: int, count: int) -> np.ndarray:
 
 def _finding_of(name, summary):
     """Convergence of what a summary is of, by the worst of it."""
-    tail = float(summary["ess_tail"].min()) if "ess_tail" in summary else np.inf
     return convergence_finding(
         name,
         r_hat=float(summary["r_hat"].max()),
         ess_bulk=float(summary["ess_bulk"].min()),
-        ess_tail=tail,
+        ess_tail=float(summary["ess_tail"].min()),
     )

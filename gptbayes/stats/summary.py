@@ -11,7 +11,7 @@ from gptbayes.findings import Finding, convergence_finding
 from gptbayes.stats import mcmc
 
 OVER = ("chain", "draw")
-STATISTICS = ("mean", "sd", "lower", "upper", "mcse_mean", "ess_bulk", "r_hat")
+STATISTICS = ("mean", "sd", "lower", "upper", "mcse_mean", "ess_bulk", "ess_tail", "r_hat")
 """Variables of a summary."""
 CONSTANT = 1e-12
 """A scalar whose range is a smaller share of its size (or of 1) does not vary over the draws."""
@@ -30,13 +30,13 @@ def summarise(
     exact_constants : bool
         Whether scalars that are the same in every draw are known exactly, as attention weights on
         the future are: ``sd`` and ``mcse_mean`` are then 0, ``lower`` and ``upper`` are the value,
-        and ``ess_bulk`` and ``r_hat``, which are not defined, are nan. By default such a scalar
+        and ``ess_bulk``, ``ess_tail`` and ``r_hat``, which are not defined, are nan. By default such a scalar
         has as many effective draws as there are draws.
 
     Returns
     -------
     Dataset (...)
-        ``mean``, ``sd``, ``lower``, ``upper``, ``mcse_mean``, ``ess_bulk`` and ``r_hat``. R-hat is
+        ``mean``, ``sd``, ``lower``, ``upper``, ``mcse_mean``, ``ess_bulk``, ``ess_tail`` and ``r_hat``. R-hat is
         nan for one chain, everything but the mean for fewer than four draws per chain.
 
     Raises
@@ -55,7 +55,7 @@ def summarise(
     tail, enough = (1 - prob) / 2, draws.sizes["draw"] >= mcmc.MIN_DRAWS
     found = mcmc.statistics(
         draws.values,
-        ["mean", "sd", "ess_mean", "ess_bulk", "r_hat"] if enough else ["mean"],
+        ["mean", "sd", "ess_mean", "ess_bulk", "ess_tail", "r_hat"] if enough else ["mean"],
         quantiles={"lower": tail, "upper": 1 - tail} if enough else None,
         where=varies,
     )
