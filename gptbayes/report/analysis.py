@@ -386,7 +386,7 @@ class Analysis:
     @cached_property
     def matching_findings(self) -> list[Finding]:
         """How unambiguous the matching is, layer by layer."""
-        return [Finding(*each) for each in attention.matching_sentences(self.matching)]
+        return list(attention.matching_findings(self.matching))
 
     def attention_weights(
         self, contexts: np.ndarray | None = None, *, group: str = "posterior"
