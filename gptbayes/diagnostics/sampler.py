@@ -24,7 +24,7 @@ from gptbayes.findings import (
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.predict import psis_weights
 from gptbayes.stats.summary import r_hat
-from gptbayes.symmetry import align, invariants, symmetries
+from gptbayes.symmetry import align, invariant_scalars, symmetries
 from gptbayes.validate.exact_marginals import ALPHA, exact_marginals, family_wise_p
 
 
@@ -125,7 +125,7 @@ def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
     if symmetries(problem.stage):
         aligned = align(problem.stage, parameters).parameters
         found["aligned weights"] = _columns(aligned.values())
-    parts = invariants(problem, parameters).values()
+    parts = invariant_scalars(problem, parameters).values()
     found["invariants"] = _columns([part.values for part in parts])
     return {**found, **_predictions(idata)}
 
