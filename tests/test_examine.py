@@ -68,7 +68,7 @@ def test_modes_are_described_in_the_report(examined, runs):
     tree, table, mass, different = _modes(found._replace(modes=find_modes(idata, label)))
     assert tree.source
     assert [row[:2] for row in table.rows] == [["1", "1"], ["2", "1"]]
-    assert "do not tell the mass" in mass.text
+    assert "do not estimate the posterior mass" in mass.text
     assert all(row[0] == "1 and 2" for row in different.rows)
 
 

@@ -329,7 +329,8 @@ def test_chunks_and_batch_dims_do_not_show(problem, draws):
     found = align(problem.stage, split, max_iterations=3).parameters
     for name, value in found.items():
         assert value.shape == split[name].shape
-        np.testing.assert_allclose(value.reshape(flat[name].shape), small[name], atol=1e-8)
+        # Batched products round differently, and iterated rotations amplify that.
+        np.testing.assert_allclose(value.reshape(flat[name].shape), small[name], atol=1e-7)
 
 
 def test_one_draw_is_its_own_reference_and_bad_draws_are_refused(rng):

@@ -13,22 +13,21 @@ import h5netcdf
 import numpy as np
 import xarray as xr
 
-from gptbayes.diagnostics.contraction import Contraction, contraction
+from gptbayes.diagnostics.contraction import Contraction, posterior_contraction
 from gptbayes.diagnostics.convergence import mixing_table
-from gptbayes.diagnostics.mode_connectivity import connections
+from gptbayes.diagnostics.mode_connectivity import connect_chains
 from gptbayes.diagnostics.modes import (
     Modes,
     Space,
-    Stack,
     context_log_prob,
     find_modes,
     function_space,
-    stack_chains,
     weight_space,
 )
 from gptbayes.diagnostics.sampler import Diagnosis, quantities
 from gptbayes.diagnostics.verdict import Verdict, mixing_verdict
 from gptbayes.inference import parameters_of, problem_of, superchains_of
+from gptbayes.predict import ChainStacking, stack_chains
 from gptbayes.stats.summary import r_hat
 from gptbayes.symmetry import generators, symmetry_dimension
 
@@ -50,10 +49,10 @@ class Examination(NamedTuple):
     functions, weights : gptbayes.diagnostics.modes.Space
         Segments of chains by what they predict and by their aligned weights.
     modes : gptbayes.diagnostics.modes.Modes
-    stack : gptbayes.diagnostics.modes.Stack or None
+    stack : gptbayes.predict.ChainStacking or None
         None for a single chain.
     connections : Dataset or None
-        As `gptbayes.diagnostics.mode_connectivity.connections`; None if it was not asked for.
+        As `gptbayes.diagnostics.mode_connectivity.connect_chains`; None if it was not asked for.
     contraction : gptbayes.diagnostics.contraction.Contraction or None
         None if it was not asked for.
     n_parameters, n_redundant : int
@@ -69,7 +68,7 @@ class Examination(NamedTuple):
     functions: Space
     weights: Space
     modes: Modes
-    stack: Stack | None
+    stack: ChainStacking | None
     connections: xr.Dataset | None
     contraction: Contraction | None
     n_parameters: int
@@ -83,7 +82,7 @@ class SavedExamination(NamedTuple):
     Attributes
     ----------
     connections : Dataset or None
-        As `gptbayes.diagnostics.mode_connectivity.connections`.
+        As `gptbayes.diagnostics.mode_connectivity.connect_chains`.
     local : Dataset or None
         As `gptbayes.diagnostics.contraction.local_contraction`.
     learned : list of str
@@ -149,10 +148,10 @@ def examine(
     joined = learnt = None
     if paths and idata.posterior.sizes["chain"] > 1:
         say("paths")
-        joined = connections(problem, parameters, rng=np.random.default_rng(seed))
+        joined = connect_chains(problem, parameters, rng=np.random.default_rng(seed))
     if learned:
         say("what was learned")
-        learnt = contraction(idata, n_local=_n_local(problem))
+        learnt = posterior_contraction(idata, n_local=_n_local(problem))
     say("dimensions")
     return Examination(
         kinds=kinds,

@@ -176,7 +176,7 @@ def plot_mode_map(
     if len(np.unique(label)) > 1:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     ax.set_aspect("equal", adjustable="datalim")
-    shown = f"{percent(space.shown)} % of squared distances shown"
+    shown = f"{percent(space.explained)} % of squared distances shown"
     ax.set(xlabel=f"first axis ({space.unit})\n{shown}", ylabel="second axis")
     sns.despine(ax=ax)
     return ax
@@ -188,7 +188,7 @@ def plot_path(found: xr.Dataset, *, alignment: str = "aligned", ax: Axes | None 
     Parameters
     ----------
     found : Dataset (alignment, path, pair, point)
-        As `gptbayes.diagnostics.mode_connectivity.connections` returns it.
+        As `gptbayes.diagnostics.mode_connectivity.connect_chains` returns it.
     alignment : {"aligned", "as drawn"}
     ax : Axes, optional
 

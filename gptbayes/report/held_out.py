@@ -9,7 +9,6 @@ import arviz as az
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.diagnostics.modes import stack_chains
 from gptbayes.findings import Finding, few_sequences_finding
 from gptbayes.inference import problem_of
 from gptbayes.predict import (
@@ -17,6 +16,7 @@ from gptbayes.predict import (
     compare_held_out,
     held_out_reliability,
     psis_weights,
+    stack_chains,
     unigram_log_density,
 )
 from gptbayes.predict.draw_weights import weights_warning
