@@ -211,7 +211,7 @@ def test_a_real_fit_in_words(nuts):
     text = "\n".join(found.sentences)
     assert "contraction must be 0 in" in text
     assert "the effective number of parameters is" in text
-    assert "local normal approximation, mean over 2 draws" in text
+    assert "local normal approximation at 2 draws" in text
     assert "norm of the query-key product: " in text
     assert "the smallest ESS of a variance is" in text  # 200 draws
     assert found.local["learned"].sum() > 10

@@ -94,8 +94,8 @@ def _local_sentences(local):
     first = (
         f"{gauge:.0f} of {total} directions of weight space change no prediction for the text; in "
         f"the other {total - gauge:.0f} the effective number of parameters is {learned:.0f}, and "
-        f"the text has more information than the prior on {settled} (local normal approximation, "
-        f"mean over {n_draws} draw{'s' if n_draws > 1 else ''})"
+        f"the text is more informative than the prior in {settled} of them (local normal "
+        f"approximation at {n_draws} draw{'s' if n_draws > 1 else ''})"
     )
     some = local.isel(block=local["contraction"].notnull().values)
     if some.sizes["block"] < 2:
@@ -119,7 +119,7 @@ def _prediction_sentence(at):
     )
     if values[low] >= 0:
         return text
-    return f"{text}; where it is negative, large weights make the posterior wider than the prior"
+    return f"{text}; it is negative where large weights make predictions vary more than a priori"
 
 
 def _part_sentences(name, table):

@@ -12,10 +12,9 @@ ALPHA = 0.01
 """Level of the test of arcs between chains against arcs within chains."""
 _PATHS = {
     "straight": "straight paths",
-    "arc": "arcs, which keep the spread of draws,",
+    "arc": "arcs",
     "curve": "optimised curves",
 }
-_ALIGNMENTS = {"as drawn": "before alignment", "aligned": "after alignment"}
 
 
 def connection_sentences(found: xr.Dataset) -> list[str]:
@@ -43,10 +42,11 @@ def connection_sentences(found: xr.Dataset) -> list[str]:
         sentences.append(
             f"the standard deviation of the log posterior over draws of one chain is {sd:.1f} nats"
         )
-    if between.sum() < MIN_PAIRS:
-        sentences.append(
-            f"the number of pairs of chains is {between.sum()}, so that medians are imprecise"
-        )
+    n = int(between.sum())
+    if n == 0:
+        sentences.append("no draws of different chains were connected")
+    elif n < MIN_PAIRS:
+        sentences.append(f"a median over {n} pair{'s' * (n > 1)} of chains is imprecise")
     line = found["log_posterior"].sel(path="straight", alignment="aligned")
     rise = float((line.max("point") - line.isel(point=[0, -1]).max("point")).median())
     if rise > 2 * sd:
@@ -59,13 +59,12 @@ def connection_sentences(found: xr.Dataset) -> list[str]:
 
 def _barrier_sentence(found, path, between):
     one = found["barrier"].sel(path=path)
-    falls = [
-        f"{_median(one.sel(alignment=alignment).values[between])} {_ALIGNMENTS[str(alignment)]}"
-        for alignment in found["alignment"].values
-    ]
+    drawn, aligned = (
+        _median(one.sel(alignment=name).values[between]) for name in ("as drawn", "aligned")
+    )
     text = (
-        f"the median barrier of {_PATHS[path]} between {found.attrs['ends']} of different chains "
-        f"is {' and '.join(falls)}"
+        f"{_PATHS[path]} between {found.attrs['ends']} of different chains have a median barrier "
+        f"of {drawn} before and {aligned} after alignment"
     )
     if between.all():
         return text
@@ -80,15 +79,11 @@ def _excess_sentence(barriers, between, sd):
     """
     apart, together = (barriers.values[which] for which in (between, ~between))
     excess = float(np.median(apart) - np.median(together))
+    start = "after alignment the median barrier of arcs is"
     if excess <= 0:
-        return (
-            "after alignment the barriers of arcs between chains are no higher than within chains"
-        )
+        return f"{start} no higher between chains than within chains"
     p = float(mannwhitneyu(apart, together, alternative="greater").pvalue)
-    text = (
-        f"after alignment the barriers of arcs between chains are {excess:.1f} nats higher than "
-        "within chains"
-    )
+    text = f"{start} {excess:.1f} nats higher between chains than within chains"
     if p > ALPHA:
         return f"{text}, which is within chance for this number of pairs (p = {p:.2g})"
     if excess <= sd:
@@ -97,8 +92,8 @@ def _excess_sentence(barriers, between, sd):
             "over draws"
         )
     return (
-        f"{text} (p = {p:.2g}): the chains are in different modes, or differ by a symmetry that "
-        "alignment does not include"
+        f"{text} (p = {p:.2g}): the chains are in different modes, or they differ by a symmetry "
+        "that alignment does not include"
     )
 
 
@@ -106,4 +101,4 @@ def _median(values):
     if not values.size:
         return "not available"
     low, middle, high = np.quantile(values, [0, 0.5, 1])
-    return f"{middle:.1f} nats (range {low:.1f} to {high:.1f})"
+    return f"{middle:.1f} nats ({low:.1f} to {high:.1f})"

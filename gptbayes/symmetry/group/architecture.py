@@ -14,6 +14,16 @@ def stream_writers(stage: Stage) -> tuple[tuple[str, int], ...]:
     In stages 04 to 06 attention replaces its input, and "residual stream" means that input. In
     stages 07 to 11 the values of the concatenated heads write to the residual stream too; they are
     not in the list, see `heads_write_stream`.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    tuple of (str, int)
+        Name of the parameter, and the axis, counted from the end, that is a coordinate of the
+        residual stream.
     """
     writers = [("token_embedding", -1)]
     if "position" in stage.features:
@@ -28,7 +38,18 @@ def stream_writers(stage: Stage) -> tuple[tuple[str, int], ...]:
 
 
 def stream_readers(stage: Stage) -> tuple[tuple[str, int, str | None], ...]:
-    """Parameters that read the residual stream: name, axis, and the layer norm between, if any."""
+    """Parameters that read the residual stream.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    tuple of (str, int, str or None)
+        Name of the parameter, its axis as in `stream_writers`, and the layer norm through which it
+        reads, if any.
+    """
     has = stage.features.__contains__
     readers = []
     if has("attention"):
@@ -42,18 +63,46 @@ def stream_readers(stage: Stage) -> tuple[tuple[str, int, str | None], ...]:
 
 
 def heads_write_stream(stage: Stage) -> bool:
-    """Whether each head writes to its own coordinates of the residual stream: stages 07 to 11."""
+    """Whether each head writes to its own coordinates of the residual stream: stages 07 to 11.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    bool
+    """
     return "residual" in stage.features and "projection" not in stage.features
 
 
 def hidden_reader(stage: Stage) -> str:
-    """The parameter whose last axis reads the hidden units, in stages 06 and 08 to 12."""
+    """The parameter whose last axis reads the hidden units, in stages 06 and 08 to 12.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    str
+    """
     if "wide_feed_forward" in stage.features:
         return "feed_forward_proj_multiplier"
     return "lm_head_multiplier"
 
 
 def layer_norms(stage: Stage) -> tuple[str, ...]:
-    """The layer norms of a stage."""
+    """The layer norms of a stage.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    tuple of str
+        Of "ln1", "ln2" and "ln_f".
+    """
     found = ("ln1", "ln2") if "layer_norm" in stage.features else ()
     return (*found, "ln_f") if "blocks" in stage.features else found

@@ -55,13 +55,32 @@ def permute_axis(values: np.ndarray, permutation: np.ndarray, axis: int, n_dims:
 
 
 def concatenate_heads(per_head: np.ndarray) -> np.ndarray:
-    """(..., head, row, head_dim) to (..., row, head * head_dim)."""
+    """Put the columns of all heads side by side.
+
+    Parameters
+    ----------
+    per_head : ndarray, (..., head, row, head_dim)
+
+    Returns
+    -------
+    ndarray, (..., row, head * head_dim)
+    """
     columns = np.moveaxis(per_head, -3, -2)
     return columns.reshape(*columns.shape[:-2], -1)
 
 
 def split_heads(columns: np.ndarray, n_head: int, head_dim: int) -> np.ndarray:
-    """(..., row, head * head_dim) to (..., head, row, head_dim)."""
+    """The inverse of `concatenate_heads`.
+
+    Parameters
+    ----------
+    columns : ndarray, (..., row, head * head_dim)
+    n_head, head_dim : int
+
+    Returns
+    -------
+    ndarray, (..., head, row, head_dim)
+    """
     split = columns.reshape(*columns.shape[:-1], n_head, head_dim)
     return np.moveaxis(split, -2, -3)
 
@@ -91,7 +110,18 @@ def gain_on_axis(gain: np.ndarray, axis: int, n_dims: int, stage: Stage, norm: s
 
 
 def sizes_of(stage: Stage, parameters: Parameters) -> dict[str, int]:
-    """Length of every dim of the parameters, read off their shapes."""
+    """Length of every dim of the parameters, from their shapes.
+
+    Parameters
+    ----------
+    stage : Stage
+    parameters : mapping of str to ndarray
+        Each ``(*batch, dims of that parameter)``.
+
+    Returns
+    -------
+    dict of str to int
+    """
     sizes = {}
     for p in stage.parameters:
         shape = parameters[p.name].shape

@@ -138,7 +138,16 @@ def shift_along_ones(
 
 
 def centring_generators(stage: Stage) -> list[Generator]:
-    """The generators of this module that a stage has."""
+    """The generators of this module that a stage has.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    list of Generator
+    """
     if "layer_norm" not in stage.features:
         return []
 

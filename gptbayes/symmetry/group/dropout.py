@@ -10,7 +10,16 @@ from gptbayes.symmetry.group.masks import dropped_elements, output_mask
 
 
 def droppable_parameters(stage: Stage) -> tuple[str, ...]:
-    """The parameters whose output a dropout mask multiplies, in stages 11 and 12."""
+    """The parameters whose output a dropout mask multiplies, in stages 11 and 12.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    tuple of str
+    """
     if "dropout" not in stage.features:
         return ()
     feed_forward = ("feed_forward_proj_multiplier", "feed_forward_proj_offset")
@@ -20,7 +29,17 @@ def droppable_parameters(stage: Stage) -> tuple[str, ...]:
 
 
 def dropout_generators(stage: Stage) -> list[Generator]:
-    """The generators of this module that a stage has, with its masks."""
+    """The generators of this module that a stage has.
+
+    Parameters
+    ----------
+    stage : Stage
+        With its masks; without them nothing is dropped.
+
+    Returns
+    -------
+    list of Generator
+    """
     if stage.masks is None:
         return []
     names = droppable_parameters(stage)

@@ -81,7 +81,16 @@ def shift_stream(stage: Stage, parameters: Parameters, shift: np.ndarray) -> dic
 
 
 def embedding_generators(stage: Stage) -> list[Generator]:
-    """The generators of this module that a stage has."""
+    """The generators of this module that a stage has.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    list of Generator
+    """
     has = stage.features.__contains__
     act_logits = without_stage(shift_logits)
     if not has("lm_head"):

@@ -85,7 +85,17 @@ def translations(name: str, act: Action, shape: Shape, allowed: Allowed | None =
 
 
 def scalings(name: str, act: Action, shape: Shape) -> Generator:
-    """A generator whose elements are positive factors; arguments as of `translations`."""
+    """A generator whose elements are positive factors.
+
+    Parameters
+    ----------
+    name, act, shape
+        As for `translations`.
+
+    Returns
+    -------
+    Generator
+    """
 
     def random(stage, design, batch, rng):
         return np.exp(LOG_SCALE_SD * rng.normal(size=(*batch, *shape(stage.sizes(design)))))
@@ -98,7 +108,18 @@ def scalings(name: str, act: Action, shape: Shape) -> Generator:
 
 
 def sign_flips(name: str, act: Action, shape: Shape, *, keeps_prior: bool) -> Generator:
-    """A generator whose elements are 1 or -1; arguments as of `translations`."""
+    """A generator whose elements are 1 or -1.
+
+    Parameters
+    ----------
+    name, act, shape
+        As for `translations`.
+    keeps_prior : bool
+
+    Returns
+    -------
+    Generator
+    """
 
     def random(stage, design, batch, rng):
         return rng.choice([-1.0, 1.0], size=(*batch, *shape(stage.sizes(design))))
@@ -128,7 +149,18 @@ def permutations(name: str, act: Action, random_permutations: Callable) -> Gener
 
 
 def without_stage(action: Callable[[Parameters, np.ndarray], dict[str, np.ndarray]]) -> Action:
-    """An action that does not depend on the stage, with the signature of one that does."""
+    """An action that does not depend on the stage, with the signature of one that does.
+
+    Parameters
+    ----------
+    action : callable
+        Takes parameters and an element.
+
+    Returns
+    -------
+    callable
+        Takes a stage, parameters and an element.
+    """
     return lambda stage, parameters, element: action(parameters, element)
 
 

@@ -124,7 +124,12 @@ def permute_heads(parameters: Parameters, permutation: np.ndarray) -> dict[str, 
 
 
 def head_readers(parameters: Parameters) -> np.ndarray:
-    """The weights that read the output of each head, in stages 04, 05, 06 and 12.
+    """The weights that read the output of each head.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        Of stages 04, 05, 06 or 12.
 
     Returns
     -------
@@ -160,7 +165,16 @@ def with_head_readers(parameters: Parameters, readers: np.ndarray) -> dict[str, 
 
 
 def head_generators(stage: Stage) -> list[Generator]:
-    """The generators of this module that a stage has."""
+    """The generators of this module that a stage has.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    list of Generator
+    """
     if "attention" not in stage.features:
         return []
     found = [

@@ -72,6 +72,14 @@ def hidden_unit_generators(stage: Stage) -> list[Generator]:
 
     In stage 07 hidden units are coordinates of the residual stream and have no symmetry of their
     own.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    list of Generator
     """
     has = stage.features.__contains__
     if not has("wide_feed_forward") and (has("residual") or not has("feed_forward")):

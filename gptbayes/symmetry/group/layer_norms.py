@@ -82,6 +82,11 @@ def inverse_gain_of_ln1(parameters: Parameters) -> tuple[np.ndarray, np.ndarray]
     Normalised inputs sum to zero. The inner product of the inverse gain with the output of the
     layer norm, gain times normalised input plus bias, is therefore the same for all inputs.
 
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+        Of stages 09 to 12.
+
     Returns
     -------
     inverse_gain : ndarray, (..., layer, 1, embed, 1)
@@ -94,7 +99,16 @@ def inverse_gain_of_ln1(parameters: Parameters) -> tuple[np.ndarray, np.ndarray]
 
 
 def layer_norm_generators(stage: Stage) -> list[Generator]:
-    """The generators of this module that a stage has."""
+    """The generators of this module that a stage has.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    list of Generator
+    """
     return [each for norm in layer_norms(stage) for each in _of_layer_norm(norm)]
 
 

@@ -20,6 +20,11 @@ Allowed = Callable[[Stage, Mapping[str, int]], np.ndarray]
 def stream_classes(stage: Stage, n_embed: int) -> np.ndarray:
     """Equivalence classes of the coordinates of the residual stream under the masks.
 
+    Parameters
+    ----------
+    stage : Stage
+    n_embed : int
+
     Returns
     -------
     ndarray of int, (embed,)
@@ -33,6 +38,11 @@ def stream_classes(stage: Stage, n_embed: int) -> np.ndarray:
 
 def head_classes(stage: Stage, n_layer: int, n_head: int) -> np.ndarray:
     """Equivalence classes of heads under the masks on attention weights.
+
+    Parameters
+    ----------
+    stage : Stage
+    n_layer, n_head : int
 
     Returns
     -------
@@ -49,6 +59,11 @@ def head_classes(stage: Stage, n_layer: int, n_head: int) -> np.ndarray:
 
 def stream_blocks(stage: Stage, n_embed: int, n_head: int) -> tuple[np.ndarray, np.ndarray]:
     """Blocks of coordinates of the residual stream that permutations keep together.
+
+    Parameters
+    ----------
+    stage : Stage
+    n_embed, n_head : int
 
     Returns
     -------
@@ -68,7 +83,16 @@ def stream_blocks(stage: Stage, n_embed: int, n_head: int) -> tuple[np.ndarray, 
 
 
 def has_stream_permutations(stage: Stage) -> bool:
-    """Whether the masks leave any coordinates of the residual stream to exchange."""
+    """Whether the masks leave any coordinates of the residual stream to exchange.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    bool
+    """
     if stage.masks is None:
         return True
     n_head = np.shape(stage.masks.attention)[1]
@@ -79,7 +103,16 @@ def has_stream_permutations(stage: Stage) -> bool:
 
 
 def has_head_permutations(stage: Stage) -> bool:
-    """Whether the masks leave any heads to exchange."""
+    """Whether the masks leave any heads to exchange.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    bool
+    """
     if stage.masks is None:
         return True
     n_layer, n_head = np.shape(stage.masks.attention)[:2]
@@ -89,6 +122,10 @@ def has_head_permutations(stage: Stage) -> bool:
 
 def attention_row_sums(stage: Stage) -> np.ndarray | None:
     """Sum of each row of attention weights after dropout, where it is the same for all rows.
+
+    Parameters
+    ----------
+    stage : Stage
 
     Returns
     -------
@@ -107,6 +144,12 @@ def attention_row_sums(stage: Stage) -> np.ndarray | None:
 def heads_with_constant_mask(stage: Stage, sizes: Mapping[str, int]) -> np.ndarray:
     """Heads whose attention weights have the same sum in every row.
 
+    Parameters
+    ----------
+    stage : Stage
+    sizes : mapping of str to int
+        Length of every dim.
+
     Returns
     -------
     ndarray of bool, (layer, head, head_dim)
@@ -119,6 +162,12 @@ def heads_with_constant_mask(stage: Stage, sizes: Mapping[str, int]) -> np.ndarr
 
 def layers_with_equal_heads(stage: Stage, sizes: Mapping[str, int]) -> np.ndarray:
     """Layers whose heads all have one mask, and whose output mask is constant.
+
+    Parameters
+    ----------
+    stage : Stage
+    sizes : mapping of str to int
+        Length of every dim.
 
     Returns
     -------
@@ -176,7 +225,14 @@ def dropped_elements(stage: Stage, name: str, full: tuple[int, ...]) -> np.ndarr
 
 
 def output_mask(stage: Stage, name: str) -> np.ndarray:
-    """The mask on what a parameter of attention or of the feed-forward layer writes.
+    """The mask on the output of attention or of the feed-forward layer.
+
+    Parameters
+    ----------
+    stage : Stage
+        With its masks.
+    name : str
+        A parameter of attention or of the feed-forward layer.
 
     Returns
     -------
@@ -186,7 +242,18 @@ def output_mask(stage: Stage, name: str) -> np.ndarray:
 
 
 def any_allowed(stage: Stage, allowed: Allowed) -> bool:
-    """Whether the masks leave any component of a symmetry's elements free."""
+    """Whether the masks leave any component of the elements of a generator free.
+
+    Parameters
+    ----------
+    stage : Stage
+    allowed : callable
+        As `Allowed`.
+
+    Returns
+    -------
+    bool
+    """
     if stage.masks is None:
         return True
     layer, head, position, _ = np.shape(stage.masks.attention)

@@ -153,7 +153,16 @@ def flip_stream(stage: Stage, parameters: Parameters, sign: np.ndarray) -> dict[
 
 
 def flipped_by_stream(stage: Stage) -> tuple[str, ...]:
-    """The parameters whose sign `flip_stream` changes."""
+    """The parameters whose sign `flip_stream` changes.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    tuple of str
+    """
     names = ["token_embedding", "position_embedding", "feed_forward_multiplier"]
     names += ["feed_forward_proj_multiplier", "feed_forward_proj_offset", "lm_head_multiplier"]
     names += [f"{norm}_bias" for norm in layer_norms(stage)]
@@ -161,7 +170,16 @@ def flipped_by_stream(stage: Stage) -> tuple[str, ...]:
 
 
 def stream_generators(stage: Stage) -> list[Generator]:
-    """The generators of this module that a stage has."""
+    """The generators of this module that a stage has.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    list of Generator
+    """
     has = stage.features.__contains__
     if not has("lm_head"):
         return []

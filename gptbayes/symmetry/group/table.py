@@ -55,7 +55,16 @@ def generators(stage: Stage) -> tuple[Generator, ...]:
 
 
 def symmetries(stage: Stage) -> tuple[str, ...]:
-    """Names of the generators that keep likelihood and prior, and so the posterior."""
+    """Names of the generators that keep likelihood and prior, and so the posterior.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    tuple of str
+    """
     return tuple(each.name for each in generators(stage) if each.keeps_prior)
 
 
