@@ -72,7 +72,7 @@ def test_modes_are_described_in_the_report(examined, runs):
     assert tree.source
     assert [row[:2] for row in table.rows] == [["1", "1"], ["2", "1"]]
     (mass,) = mass.items
-    assert not mass.ok and "do not tell the mass" in mass.text
+    assert not mass.ok and "do not estimate the posterior mass" in mass.text
     assert all(row[0] == "1 and 2" for row in different.rows)
 
 

@@ -25,7 +25,7 @@ class SavedExamination(NamedTuple):
     Attributes
     ----------
     connections : Dataset or None
-        As of `gptbayes.diagnostics.mode_connectivity.connections`.
+        As of `gptbayes.diagnostics.mode_connectivity.connect_chains`.
     local : Dataset or None
         As of `gptbayes.diagnostics.contraction.local_contraction`.
     learned : list of str
@@ -46,7 +46,7 @@ def save_examination(
     ----------
     folder : path
     connections : Dataset, optional
-        As of `gptbayes.diagnostics.mode_connectivity.connections`.
+        As of `gptbayes.diagnostics.mode_connectivity.connect_chains`.
     contraction : gptbayes.diagnostics.contraction.Contraction, optional
     """
     path = Path(folder) / FILE

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.symmetry import align, invariants, symmetries
+from gptbayes.symmetry import align, invariant_scalars, symmetries
 
 
 def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
@@ -34,7 +34,7 @@ def quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
     if symmetries(problem.stage):
         aligned = align(problem.stage, parameters).parameters
         found["aligned weights"] = _columns(aligned.values())
-    parts = invariants(problem, parameters).values()
+    parts = invariant_scalars(problem, parameters).values()
     found["invariants"] = _columns([part.values for part in parts])
     return {**found, **predicted_quantities(idata)}
 

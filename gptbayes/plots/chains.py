@@ -124,7 +124,7 @@ def plot_mode_map(
     if len(np.unique(label)) > 1:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     ax.set_aspect("equal", adjustable="datalim")
-    shown = f"{percent(space.shown)} % of squared distances shown"
+    shown = f"{percent(space.explained)} % of squared distances shown"
     ax.set(xlabel=f"first axis ({space.unit})\n{shown}", ylabel="second axis")
     sns.despine(ax=ax)
     return ax
@@ -136,7 +136,7 @@ def plot_path(found: xr.Dataset, *, alignment: str = "aligned", ax: Axes | None 
     Parameters
     ----------
     found : Dataset (alignment, path, pair, point)
-        As `gptbayes.diagnostics.mode_connectivity.connections` returns it.
+        As `gptbayes.diagnostics.mode_connectivity.connect_chains` returns it.
     alignment : {"aligned", "as drawn"}
     ax : Axes, optional
 
@@ -219,7 +219,7 @@ def plot_beside_prior(table: xr.Dataset, *, label: str, ax: Axes | None = None) 
     Returns
     -------
     Axes
-        Open circles are what cannot be told from the prior.
+        Open circles do not differ from the prior.
     """
     ax = plt.gca() if ax is None else ax
     n_layer, n_rank = table.sizes["layer"], table.sizes["rank"]
@@ -228,7 +228,7 @@ def plot_beside_prior(table: xr.Dataset, *, label: str, ax: Axes | None = None) 
     prior = xr.Dataset({name: flat[f"prior_{name}"] for name in ("mean", "lower", "upper")})
     intervals(ax, y + 0.25, prior, "0.6", "prior", marker="s")
     intervals(ax, y, flat, COLOURS[0], "posterior", marker="o")
-    same = ~flat["told_apart"].values
+    same = ~flat["differs"].values
     ax.plot(flat["mean"].values[same], y[same], "o", ms=5, mfc="white", color=COLOURS[0])
     middle = [k * (n_rank + 1) + (n_rank - 1) / 2 for k in range(n_layer)]
     names = [f"layer {k + 1}, " if n_layer > 1 else "" for k in range(n_layer)]

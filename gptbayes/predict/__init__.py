@@ -8,6 +8,7 @@ from gptbayes.predict.calibration import (
     ordered_pit,
     proper_scores,
 )
+from gptbayes.predict.chain_stacking import ChainStacking, stack_chains
 from gptbayes.predict.draw_weights import (
     chain_weights,
     effective_draws,
@@ -43,6 +44,7 @@ __all__ = [
     "text_sentence",
     "EDGES",
     "KINDS",
+    "ChainStacking",
     "Comparison",
     "Reliability",
     "TextChecks",
@@ -52,13 +54,13 @@ __all__ = [
     "check_text",
     "coherent",
     "compare_held_out",
-    "weights_warning",
     "effective_draws",
     "encode_prompt",
     "entropy_split",
     "fixed_contexts",
     "forecast_reliability",
     "frequencies",
+    "generate",
     "held_out_log_prob",
     "held_out_predictive",
     "held_out_reliability",
@@ -71,7 +73,8 @@ __all__ = [
     "proper_scores",
     "psis_weights",
     "score_text",
+    "stack_chains",
     "stacked",
     "unigram_log_density",
-    "generate",
+    "weights_warning",
 ]

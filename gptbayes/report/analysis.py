@@ -18,22 +18,20 @@ import xarray as xr
 
 from gptbayes import attention, predict
 from gptbayes.diagnostics import sampler
-from gptbayes.diagnostics.contraction import Contraction, contraction
+from gptbayes.diagnostics.contraction import Contraction, posterior_contraction
 from gptbayes.diagnostics.convergence import convergence, mixing_table
 from gptbayes.diagnostics.examination import (
     SavedExamination,
     load_examination,
     save_examination,
 )
-from gptbayes.diagnostics.mode_connectivity import connections
+from gptbayes.diagnostics.mode_connectivity import connect_chains
 from gptbayes.diagnostics.modes import (
     Modes,
     Space,
-    Stack,
     context_log_prob,
     find_modes,
     function_space,
-    stack_chains,
     weight_space,
 )
 from gptbayes.diagnostics.quantities import predicted_quantities, quantities
@@ -525,11 +523,11 @@ class Analysis:
         return find_modes(self.idata, label, seed=self.idata.attrs["seed"])
 
     @cached_property
-    def stacking(self) -> Stack | None:
+    def stacking(self) -> predict.ChainStacking | None:
         """Chains weighted for prediction; None for other methods, one chain or too few draws."""
         if self.method != "nuts" or self.n_chain < 2 or self.n_draw < 20:
             return None
-        return stack_chains(self.idata)
+        return predict.stack_chains(self.idata)
 
     @cached_property
     def per_chain(self) -> dict[str, xr.Dataset]:
@@ -582,14 +580,14 @@ class Analysis:
             return None
         self.on_step("paths between chains")
         rng = np.random.default_rng(self.idata.attrs["seed"])
-        return connections(self.problem, self.parameters, rng=rng)
+        return connect_chains(self.problem, self.parameters, rng=rng)
 
     @cached_property
     def contraction(self) -> Contraction:
         """What the text taught about each kind of weight; it takes minutes."""
         self.on_step("comparing posterior and prior")
         n_local = 6 if self.n_parameters <= 500 else 2 if self.n_parameters <= 1500 else 1
-        return contraction(self.idata, n_local=n_local)
+        return posterior_contraction(self.idata, n_local=n_local)
 
     def save(self, folder: str | Path) -> None:
         """Save in a run directory what took minutes and has been computed.
