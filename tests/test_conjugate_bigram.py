@@ -215,7 +215,7 @@ def test_prior_draws_are_logs_of_gamma_variables(posed, rng, concentration):
     assert abs(variance - 1) < 5 * np.sqrt((kurtosis - 1) / n)
     squares = (softmax(draws, axis=-1) ** 2).mean()
     assert squares == pytest.approx((concentration + 1) / (5 * (5 * concentration + 1)), rel=0.05)
-    wide = prior_draws(problem, 4000, rng, widen=2.0)["token_embedding"]
+    wide = prior_draws(problem, 4000, rng, overdispersion=2.0)["token_embedding"]
     assert wide.std() == pytest.approx(2 * priors.scale(parameter), rel=0.1)
 
 

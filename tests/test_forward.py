@@ -157,7 +157,7 @@ def test_without_dropout_stage_11_is_stage_10(rng):
 def test_too_long_a_context_says_so(draws, problem):
     tokens = np.zeros((1, 6), dtype=int)
     if "position" in problem.stage.features:
-        with pytest.raises(ValueError, match="at most 5 tokens, got 6"):
+        with pytest.raises(ValueError, match="at most 5 positions, the block_size of the model, got 6"):
             forward(problem.stage, draws, tokens)
     else:
         assert forward(problem.stage, draws, tokens).logits.shape[-2] == 6
@@ -184,7 +184,7 @@ def test_every_draw_writes_by_itself(rng, monkeypatch):
 
     The first goes up by one, the second down, whoever else writes; logits are those of a bigram.
     """
-    monkeypatch.setattr(simulate, "DRAWS_AT_ONCE", 3)
+    monkeypatch.setattr(simulate, "TEXTS_PER_CHUNK", 3)
     posed = small_problem("01")
     V = posed.design.vocab_size
     up = np.roll(np.eye(V), 1, axis=1)

@@ -31,7 +31,7 @@ from scipy.stats import kstwobign
 
 from gptbayes.findings import ESS_LIMIT
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.model.forward import Parameters, forward, hidden_activity, over_draws
+from gptbayes.model.forward import Parameters, active_hidden_units, forward, over_draws
 from gptbayes.model.log_density import ravel, unravel
 from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import summarise
@@ -477,7 +477,7 @@ def _sharpness(problem, chunk):
 
 
 def _activity(problem, chunk):
-    return hidden_activity(problem.stage, chunk, problem.training.x).mean(axis=(-2, -1))
+    return active_hidden_units(problem.stage, chunk, problem.training.x).mean(axis=(-2, -1))
 
 
 def _kolmogorov_smirnov(a, b):

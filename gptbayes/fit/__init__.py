@@ -349,7 +349,7 @@ def prior_variances(problem: Problem) -> np.ndarray:
 
 def _random_inits(run, problem, count):
     rng = np.random.default_rng(run.seed)
-    draws = prior_draws(problem, count, rng, widen=2.0)
+    draws = prior_draws(problem, count, rng, overdispersion=2.0)
     values = problem.stage.to_stan(draws, problem.design)
     return [_write_init(run, k, {n: v[k - 1] for n, v in values.items()}) for k in _ids(count)]
 
