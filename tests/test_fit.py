@@ -21,7 +21,7 @@ from scipy.stats import norm
 from gptbayes import fit
 from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.draws import check_csv, write_csv
-from gptbayes.fit.units import unit_of
+from gptbayes.fit.units import make_unit
 from gptbayes.inference import open_run, superchains_of
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel
@@ -256,7 +256,7 @@ def test_any_executor_does(tmp_path):
 
 def test_units_can_be_pickled(tmp_path):
     run = fit.directory.Run(tmp_path, tmp_path / "exe", 1)
-    unit = unit_of(run, "chain 1", "sample", {"chains": 1})
+    unit = make_unit(run, "chain 1", "sample", {"chains": 1})
     assert pickle.loads(pickle.dumps(unit)) == unit
 
 
@@ -291,13 +291,13 @@ def test_another_configuration_is_refused(runs, changes, message):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="not empty and no run directory"):
+    with pytest.raises(ValueError, match="not empty and not a run directory"):
         fit.optimize(small_problem("01"), tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
 def test_too_large_a_fit_is_refused_before_it_starts(tmp_path):
-    with pytest.raises(RuntimeError, match=r"need about .* MB of .*, there are"):
+    with pytest.raises(RuntimeError, match=r"need about .* MB of .*, got"):
         fit.nuts(small_problem("05"), tmp_path / "run", iter_sampling=10**9)
 
 
@@ -335,7 +335,7 @@ def test_rows_too_many_or_too_short_are_named(runs, tmp_path):
     path, middle = tmp_path / "chain-1.csv", draws[50]
     twice = [*lines[:middle], lines[middle], *lines[middle:]]
     short = [*lines[:middle], lines[middle].rpartition(",")[0] + "\n", *lines[middle + 1 :]]
-    for damaged, message in ((twice, "100 draws were wanted, got more"), (short, "row 51 has")):
+    for damaged, message in ((twice, "must have 100 draws, got more"), (short, "row 51 must have")):
         path.write_text("".join(damaged))
         for read in (fit.read_csv, check_csv):
             with pytest.raises(ValueError, match=rf"chain-1\.csv is truncated .*{message}"):
@@ -361,7 +361,7 @@ def test_a_chain_that_fails_says_what_stan_said(tmp_path):
     exe = fit.executable_of(STAGES["01"], "stan").path
     (tmp_path / "csv").mkdir()
     (tmp_path / "data.json").write_text("{}")
-    unit = unit_of(fit.directory.Run(tmp_path, exe, 1), "start 1", "optimize", {})
+    unit = make_unit(fit.directory.Run(tmp_path, exe, 1), "start 1", "optimize", {})
     with pytest.raises(RuntimeError, match=r"start 1 failed: .*vocab_size"):
         fit.run_unit(unit)
     assert list((tmp_path / "csv").iterdir()) == []

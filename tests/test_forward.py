@@ -157,7 +157,7 @@ def test_without_dropout_stage_11_is_stage_10(rng):
 def test_too_long_a_context_says_so(draws, problem):
     tokens = np.zeros((1, 6), dtype=int)
     if "position" in problem.stage.features:
-        with pytest.raises(ValueError, match="at most 5 positions, the block_size of the model, got 6"):
+        with pytest.raises(ValueError, match="must have at most 5 positions"):
             forward(problem.stage, draws, tokens)
     else:
         assert forward(problem.stage, draws, tokens).logits.shape[-2] == 6

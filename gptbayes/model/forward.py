@@ -145,7 +145,9 @@ def active_hidden_units(stage: Stage, parameters: Parameters, tokens: np.ndarray
         As `forward`, and for a stage without a feed-forward layer.
     """
     if "feed_forward" not in stage.features:
-        raise ValueError(f"stage must be one of 06 to 12, got {stage.number}, which has no hidden units")
+        raise ValueError(
+            f"stage must be one of 06 to 12, got {stage.number}, which has no hidden units"
+        )
     _, _, hidden = _run(stage, parameters, tokens)
     return np.stack([np.moveaxis(each > 0, -1, -3) for each in hidden], axis=-4)
 
