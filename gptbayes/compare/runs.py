@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from gptbayes.compare.comparison_findings import comparison_findings
+from gptbayes.compare.comparison_findings import findings_of
 from gptbayes.compare.refits import (
     ExactLoo,
     FittedRun,
@@ -127,7 +127,7 @@ def compare_runs(
     runs = sorted(runs, key=lambda run: rank.get(run.name, len(runs)))
     held_out = compare_held_out({run.name: run.idata for run in runs})
     table = comparison_table(runs, loos, held_out, wbics)
-    findings = comparison_findings(runs, table, loos, held_out, wbics)
+    findings = findings_of(runs, table, loos, held_out, wbics)
     return RunComparison(table, loos, held_out, wbics, findings)
 
 
