@@ -30,9 +30,9 @@ from gptbayes.stats.summary import summarise
 from gptbayes.validate import conjugate_bigram as conjugate
 from gptbayes.validate.exact_marginals import (
     ALPHA,
-    exact_directions,
-    exact_marginals,
+    check_exact_marginals,
     family_wise_p,
+    known_marginals,
 )
 
 A = 0.8  # concentration: of no special meaning, unlike 1
@@ -134,24 +134,24 @@ def test_entropy_split_against_draws(posed, exact, rng):
     assert (exact.entropy.mutual_information > 0).all()
 
 
-def test_left_out_characters_by_counting_again(posed, exact):
+def test_loo_characters_by_counting_again(posed, exact):
     x, y = (part.ravel() for part in posed.training)
     for at in (0, 40, 160):
         rest = Windows(np.delete(x, at), np.delete(y, at))
         again = conjugate.predictive(A + conjugate.transition_counts(rest, 5))
-        left_out = exact.left_out_characters.log_prob.ravel()[at]
+        left_out = exact.loo_characters.log_prob.ravel()[at]
         assert left_out == pytest.approx(np.log(again[x[at], y[at]]), abs=1e-12)
 
 
-def test_left_out_sequences_are_two_evidences(posed, exact):
+def test_loo_sequences_are_two_evidences(posed, exact):
     counts = conjugate.transition_counts(posed.training, 5)
     for b in (0, 11, 22):
         own = conjugate.transition_counts(Windows(*(part[b] for part in posed.training)), 5)
         ratio = exact.log_evidence - conjugate.log_evidence(counts - own, A)
-        assert exact.left_out_sequences.log_prob[b] == pytest.approx(ratio, abs=1e-10)
+        assert exact.loo_sequences.log_prob[b] == pytest.approx(ratio, abs=1e-10)
         seen = own > 0
         k = (own[seen] / (A + counts[seen])).max()
-        assert exact.left_out_sequences.pareto_k[b] == pytest.approx(k)
+        assert exact.loo_sequences.pareto_k[b] == pytest.approx(k)
 
 
 def test_a_sequence_of_one_character_is_a_character():
@@ -181,9 +181,7 @@ def test_exact_draws_have_the_exact_moments(posed, exact, rng):
 def test_closed_forms_are_of_one_stage_only(posed):
     with pytest.raises(ValueError, match="need the stage 01-log-gamma, got stage 01"):
         conjugate.closed_forms(small_problem("01"))
-    with pytest.raises(
-        ValueError, match=r"likelihood_weight must be 1 for exact answers, got 0\.5"
-    ):
+    with pytest.raises(ValueError, match=r"likelihood_weight must be 1 for closed forms, got 0\.5"):
         conjugate.closed_forms(replace(posed, likelihood_weight=0.5))
 
 
@@ -316,27 +314,27 @@ def test_nuts_scores_every_character_exactly(nuts, posed, exact):
 
 
 def test_nuts_agrees_with_what_is_known(nuts):
-    names = list(exact_directions(problem_of(nuts), nuts.posterior))
+    names = list(known_marginals(problem_of(nuts), nuts.posterior))
     assert names == ["logsumexp of each row of logits"]
-    closed_forms = exact_marginals(nuts)
+    closed_forms = check_exact_marginals(nuts)
     assert family_wise_p(closed_forms) >= ALPHA
     assert float(closed_forms["exact_sd"][0]) == pytest.approx(np.sqrt(polygamma(1, 5 * A)))
     wrong = nuts.copy()
     wrong.posterior["token_embedding"] = nuts.posterior["token_embedding"] + 0.1
-    assert family_wise_p(exact_marginals(wrong)) < ALPHA
+    assert family_wise_p(check_exact_marginals(wrong)) < ALPHA
 
 
 def test_a_character_that_is_never_read_keeps_its_prior(nuts, posed):
     """The same draws, told of a text without the first character: known, and found wrong."""
     x = np.where(posed.training.x == 0, 1, posed.training.x)
     other = replace(posed, training=Windows(x, posed.training.y))
-    known = exact_directions(other, nuts.posterior)["embeddings of unseen characters"]
+    known = known_marginals(other, nuts.posterior)["embeddings of unseen characters"]
     assert known.mean == pytest.approx(digamma(A))
     assert known.sd == pytest.approx(np.sqrt(polygamma(1, A)))
     assert known.draws.sizes["scalar"] == 5
     told = nuts.copy()
     told.attrs = {**nuts.attrs, "stan_data": json.dumps(stan_data(other))}
-    table = exact_marginals(told)
+    table = check_exact_marginals(told)
     assert table["p_value"].sel(direction="embeddings of unseen characters") < 1e-6
 
 
@@ -389,9 +387,9 @@ def test_psis_loo_of_nuts_against_exact_leave_one_out(nuts, exact, unit):
     """`arviz.loo` leaves out characters, `predict.loo` sequences; every k here is below 0.7."""
     log_lik = nuts.log_likelihood["log_lik"]
     if unit == "character":
-        result, left_out = az.loo(nuts, pointwise=True), exact.left_out_characters
+        result, left_out = az.loo(nuts, pointwise=True), exact.loo_characters
     else:
-        result, left_out = loo(nuts), exact.left_out_sequences
+        result, left_out = loo(nuts), exact.loo_sequences
         log_lik = log_lik.sum("position")
     assert left_out.pareto_k.max() < PARETO_K_LIMIT
     assert result.pareto_k.max() < PARETO_K_LIMIT + 0.2  # of single estimates, see below
@@ -405,7 +403,7 @@ def test_psis_loo_of_nuts_against_exact_leave_one_out(nuts, exact, unit):
 def test_pareto_k_of_nuts_follows_theory(nuts, posed, exact):
     """k-hat of the M largest ratios has standard error (1 + k) / √M (Zhang & Stephens 2009)."""
     _, first = np.unique(posed.training.x * 5 + posed.training.y, return_index=True)
-    k = exact.left_out_characters.pareto_k.ravel()[first]
+    k = exact.loo_characters.pareto_k.ravel()[first]
     estimated = az.loo(nuts, pointwise=True).pareto_k.values.ravel()[first]
     largest = 3 * np.sqrt(nuts.posterior.sizes["chain"] * nuts.posterior.sizes["draw"])
     se = (1 + k) / np.sqrt(largest)
@@ -456,7 +454,7 @@ def test_a_bigram_of_one_sequence_only_gets_its_pareto_k(rng):
 def test_pathfinder_misses_and_says_so(pathfinder, nuts, posed, exact):
     """Predictions are near, 0.04 to 0.06 at six seeds; spread and tails are not the posterior's."""
     assert pareto_k(pathfinder)[0] > PARETO_K_LIMIT
-    assert family_wise_p(exact_marginals(pathfinder)) < 1e-6
+    assert family_wise_p(check_exact_marginals(pathfinder)) < 1e-6
     errors = {
         name: abs(softmax(idata.posterior["token_embedding"].values, -1).mean((0, 1)) - wanted)
         for name, idata, wanted in (
@@ -476,7 +474,7 @@ def test_a_small_pareto_k_is_no_certificate_for_pathfinder(pathfinder, exact):
     """PSIS-LOO takes draws for the posterior's: too light a tail has a good k and a wrong elpd."""
     result = az.loo(pathfinder, pointwise=True)
     assert result.pareto_k.max() < PARETO_K_LIMIT
-    error = result.elpd_loo - exact.left_out_characters.log_prob.sum()
+    error = result.elpd_loo - exact.loo_characters.log_prob.sum()
     assert error < -3  # 5 to 8 nats too low at six seeds
 
 

@@ -17,7 +17,8 @@ from gptbayes import plots
 from gptbayes.model.forward import forward
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
-from gptbayes.validate.sbc import Experiment, calibrate, change_program, toy_problem
+from gptbayes.validate.experiment import Experiment, change_program, toy_problem
+from gptbayes.validate.sbc import calibrate
 
 
 def as_ranks(values):
@@ -197,7 +198,7 @@ def test_a_changed_program_is_the_one_that_is_told(tmp_path):
     brick = "functions/attention.stanfunctions"
     there, here = ((s.program.parent / brick).read_text() for s in (right, wrong))
     assert here == there.replace(" / sqrt(cols(q))", "")
-    with pytest.raises(ValueError, match="exactly once, got 0 times"):
+    with pytest.raises(ValueError, match=r"exactly once, got .* 0 times"):
         change_program(right, tmp_path / "other", brick, "no such line", "")
 
 

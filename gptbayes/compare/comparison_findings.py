@@ -90,7 +90,7 @@ def _refit_warnings(name, exact):
     return [
         Finding(
             False,
-            f"{name}: {n} of {exact.refits.sizes['sequence']} refits have warnings themselves "
+            f"{name}: {n} of {exact.refits.sizes['sequence']} refits with warnings of their own "
             f"(sequence {sequences}): R-hat of the left-out log density up to {worst:.3f}, "
             f"{divergences} divergent transitions, {n_heavy} predictive densities dominated by a "
             f"few draws (Pareto k above {PARETO_K_LIMIT}); run longer chains",

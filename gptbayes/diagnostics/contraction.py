@@ -37,7 +37,7 @@ from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import summarise
 from gptbayes.symmetry import align, logit_jacobian, numerical_rank
 from gptbayes.symmetry.dimension import MAX_PARAMETERS
-from gptbayes.validate.exact_marginals import exact_directions
+from gptbayes.validate.exact_marginals import known_marginals
 
 N_LOCAL = 6
 """Draws at which the local approximation is taken."""
@@ -138,7 +138,7 @@ def gauge_contraction(problem: Problem, posterior: xr.Dataset) -> xr.Dataset | N
         and its Monte Carlo error ``mcse``.
     """
     rows = {}
-    for name, known in exact_directions(problem, posterior).items():
+    for name, known in known_marginals(problem, posterior).items():
         if np.isfinite(known.sd):
             squares = (((known.draws - known.mean) / known.sd) ** 2).mean("scalar")
             if float(squares.std()) < CONSTANT:  # an orientation: its squares always add up to one

@@ -25,7 +25,7 @@ from gptbayes.inference import parameters_of, problem_of
 from gptbayes.predict import psis_weights
 from gptbayes.stats.summary import r_hat
 from gptbayes.symmetry import align, invariants, symmetries
-from gptbayes.validate.exact_marginals import ALPHA, exact_marginals, family_wise_p
+from gptbayes.validate.exact_marginals import ALPHA, check_exact_marginals, family_wise_p
 
 
 class Diagnosis(NamedTuple):
@@ -36,7 +36,7 @@ class Diagnosis(NamedTuple):
     findings : list of Finding
         Warnings and good news alike.
     known_answers : Dataset (direction), or None for a mode
-        See `gptbayes.validate.exact_marginals.exact_marginals`.
+        See `gptbayes.validate.exact_marginals.check_exact_marginals`.
     health : Dataset (chain), or None
         See `sampler_health`; NUTS only.
     kinds : dict of str to DataArray (chain, draw, scalar), or None
@@ -69,7 +69,7 @@ def diagnose(idata: az.InferenceData) -> Diagnosis:
     method = idata.attrs["method"]
     if method == "optimize":
         return Diagnosis([_METHODS[method]])
-    answers = exact_marginals(idata)
+    answers = check_exact_marginals(idata)
     if method == "prior":
         return Diagnosis([_METHODS[method], _agreement_with(answers)], answers)
     if method == "pathfinder":
