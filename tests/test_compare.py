@@ -136,7 +136,7 @@ def test_refits_may_have_a_number_of_chains_that_superchains_do_not_divide(tmp_p
     assert (again["chains"], again["superchains"]) == (3, None)
 
 
-def test_without_leaves_the_rest_as_it_is():
+def test_without_sequence_changes_nothing_else():
     problem = small_problem("11")
     rest = without_sequence(problem, 3)
     assert rest.training.x.shape == (10, 5)
@@ -185,7 +185,7 @@ def test_wbic_agrees_with_quadrature(tmp_path):
     assert found.dimension.null == 2
 
 
-def test_compare_says_what_was_refitted_and_goes_on_where_it_was(stages):
+def test_compare_reports_refits_and_resumes(stages):
     folders = [stages / name for name in ("05-nuts", "02-nuts", "05-optimize", "05-pathfinder")]
     plans, progress = [], []
     few = compare_runs(folders, refits=1, on_plan=plans.extend, on_progress=progress.extend)
@@ -221,7 +221,7 @@ def test_compare_says_what_was_refitted_and_goes_on_where_it_was(stages):
     assert "only 11 training sequences: standard errors are rough" in words
 
 
-def test_the_worst_come_first_and_none_is_none(stages):
+def test_refits_are_ordered_by_pareto_k(stages):
     (run,) = open_runs([stages / "05-nuts"])
     psis = loo(run.idata)
     plan = plan_refits(run, psis)
@@ -237,7 +237,7 @@ def test_the_worst_come_first_and_none_is_none(stages):
         plan_refits(run, psis, refits="some")
 
 
-def test_other_settings_than_the_refits_have_are_refused(stages):
+def test_refits_with_other_settings_are_refused(stages):
     compare_runs([stages / "02-nuts"], refits=1)
     with pytest.raises(ValueError, match=r"iter_sampling is 100 there, 50 here; use the settings"):
         compare_runs([stages / "02-nuts"], refits=1, settings={"iter_sampling": 50})
@@ -266,7 +266,7 @@ def test_stacking_does_not_underflow(stages):
         np.testing.assert_allclose(differences(lower)[name], column, atol=1e-6)
 
 
-def test_what_cannot_be_compared(stages, runs, tmp_path):
+def test_runs_that_cannot_be_compared_are_refused(stages, runs, tmp_path):
     with pytest.raises(ValueError, match="at least one run"):
         compare_runs([])
     with pytest.raises(ValueError, match="each run can be given once"):

@@ -44,7 +44,7 @@ def directions(number):
 
 
 @pytest.mark.parametrize("number", STAGES)
-def test_nuts_agrees_with_all_that_is_known_of_a_stage(number, tmp_path):
+def test_nuts_agrees_with_exact_marginals(number, tmp_path):
     """At level 0.01 / 12 each: all twelve stages together fail by chance once in a hundred seeds.
 
     The chains start at random points with twice the prior's sd.
@@ -66,7 +66,7 @@ def test_nuts_agrees_with_all_that_is_known_of_a_stage(number, tmp_path):
     ].sel(direction="column sums of lm_head_multiplier")
 
 
-def test_the_orientation_of_a_head_is_that_of_a_rotation(nuts, rng):
+def test_orientation_follows_rotations_of_a_head(nuts, rng):
     """It turns with the head, so that aligned heads, which do not turn, are not uniform."""
     problem, posterior = problem_of(nuts), nuts.posterior
     before = known_marginals(problem, posterior)["orientation of each head"].draws
@@ -86,7 +86,7 @@ def test_the_orientation_of_a_head_is_that_of_a_rotation(nuts, rng):
     assert check_exact_marginals(idata)["p_value"].sel(direction="orientation of each head") < 1e-6
 
 
-def test_known_answers_catch_a_wrong_scale(nuts):
+def test_exact_marginals_detect_a_wrong_scale(nuts):
     """The same draws against a prior that is off by two must fail."""
     assert check_exact_marginals(nuts)["p_value"].min() > 1e-3
     wrong = nuts.copy()
@@ -97,7 +97,7 @@ def test_known_answers_catch_a_wrong_scale(nuts):
     )
 
 
-def test_known_answers_keep_their_error_rate(nuts):
+def test_exact_marginals_keep_their_error_rate(nuts):
     """Exact but autocorrelated draws fail in no larger a share than the p-value promises.
 
     Gaussian autoregressions with the prior's scale in place of the weights, 60 times: at level

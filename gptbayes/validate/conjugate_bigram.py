@@ -109,10 +109,10 @@ def closed_forms(problem: Problem) -> ClosedForms:
     >>> from gptbayes.model.problem import make_problem
     >>> from gptbayes.model.stages import stage
     >>> exact = closed_forms(make_problem(stage("01-log-gamma"), "abracadabra", block_size=3))
-    >>> exact.predictive[0].round(2)  # after "a"
-    array([0.14, 0.29, 0.29, 0.14, 0.14])
-    >>> round(exact.log_evidence, 2)
-    -9.97
+    >>> exact.predictive[0]  # after "a": b, c and d once each, 1 added to all five counts
+    array([0.125, 0.25 , 0.25 , 0.25 , 0.125])
+    >>> round(exact.log_evidence, 2)  # -log(5 · 6 · 7 · 5 · 5 · 5)
+    -10.18
     """
     _check_conjugate(problem)
     if problem.likelihood_weight != 1:

