@@ -14,13 +14,13 @@ PACKAGE = Path(gptbayes.__file__).parent
 
 
 def modules_with_examples():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if ">>> " in path.read_text(encoding="utf-8"):
-            yield ".".join(["gptbayes", *path.relative_to(PACKAGE).with_suffix("").parts])
+    paths = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text(encoding="utf-8")]
+    names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in paths]
+    return sorted(name.removesuffix(".__init__") for name in names)
 
 
 @pytest.mark.parametrize("name", modules_with_examples())
 def test_examples_run(name):
-    result = doctest.testmod(importlib.import_module(name.removesuffix(".__init__")))
+    result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
     assert result.attempted > 0
