@@ -12,6 +12,7 @@ from gptbayes.compare.tempered import Wbic
 from gptbayes.diagnostics.sampler import pareto_k
 from gptbayes.findings import (
     PARETO_K_LIMIT,
+    R_HAT_LIMIT,
     Finding,
     convergence_finding,
     few_sequences_finding,
@@ -84,18 +85,24 @@ def _refit_warnings(name, exact):
     n = warned.sizes["sequence"]
     if not n:
         return []
-    sequences = ", ".join(str(int(i)) for i in warned["sequence"])
     worst, divergences = float(warned["r_hat"].max()), int(warned["divergences"].sum())
     n_heavy = int((warned["density_k"] > PARETO_K_LIMIT).sum())
-    return [
-        Finding(
-            False,
-            f"{name}: {n} of {exact.refits.sizes['sequence']} refits with warnings of their own "
-            f"(sequence {sequences}): R-hat of the left-out log density up to {worst:.3f}, "
-            f"{divergences} divergent transitions, {n_heavy} predictive densities dominated by a "
-            f"few draws (Pareto k above {PARETO_K_LIMIT}); run longer chains",
+    reasons = []
+    if worst > R_HAT_LIMIT:
+        reasons.append(f"R-hat of the left-out log density up to {worst:.3f}")
+    if divergences:
+        reasons.append(f"{divergences} divergent transitions")
+    if n_heavy:
+        reasons.append(
+            f"a few draws dominate the left-out density for {n_heavy} of them (Pareto k above "
+            f"{PARETO_K_LIMIT})"
         )
-    ]
+    sequences = ", ".join(str(int(i)) for i in warned["sequence"])
+    text = (
+        f"{name}: diagnostics are out of limits for {n} of {exact.refits.sizes['sequence']} refits "
+        f"(sequence {sequences}): {', '.join(reasons)}; run longer chains"
+    )
+    return [Finding(False, text)]
 
 
 def _mixing(run):
