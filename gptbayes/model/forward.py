@@ -30,7 +30,7 @@ class Activations(NamedTuple):
     Attributes
     ----------
     logits : ndarray, (..., sequence, position, token)
-        Unnormalised log probabilities of the next token.
+        Unnormalized log probabilities of the next token.
     attention : ndarray, (..., layer, head, sequence, query_position, key_position), or None
         Attention weights. They sum to one over ``key_position`` and are zero at key positions
         after the query position. With dropout they are multiplied by the dropout mask, and no

@@ -225,11 +225,11 @@ def _test_moments(known):
     The statistic is compared with Student's t, which accounts for the uncertainty of a standard
     error from few batches. A standard error from an estimated ESS has no such correction.
     """
-    centred = known.draws.values - known.mean
-    moments = [centred]
+    centered = known.draws.values - known.mean
+    moments = [centered]
     if np.isfinite(known.sd):
-        moments.append((centred / known.sd) ** 2 - 1)
-    n_chain, n_draw, n_scalar = centred.shape
+        moments.append((centered / known.sd) ** 2 - 1)
+    n_chain, n_draw, n_scalar = centered.shape
     n_batch = min(n_draw, max(BATCHES_PER_CHAIN, MIN_BATCHES // n_chain))
     length = n_draw // n_batch
     last = np.stack(moments)[:, :, n_draw - n_batch * length :]
@@ -242,7 +242,7 @@ def _test_moments(known):
         {
             "n": n_scalar,
             "exact_sd": known.sd,
-            "sd": np.sqrt((centred**2).mean()),
+            "sd": np.sqrt((centered**2).mean()),
             "t_max": t.max(),
             "p_value": min(1.0, t.size * 2 * student_t.sf(t.max(), n - 1)),
         }
