@@ -10,7 +10,7 @@ from gptbayes import corpus, fit, inference, toolchain
 from gptbayes.cli.terminal import OUT, command, print_findings, progress_bars
 from gptbayes.diagnostics.sampler import diagnose
 from gptbayes.model import problem as standata
-from gptbayes.model import stages
+from gptbayes.model import kernel_sources, stages
 
 METHODS = ("nuts", "pathfinder", "optimize", "prior")
 
@@ -81,7 +81,7 @@ def _setup(arguments):
 
 def _kernels():
     try:
-        toolchain.build_kernels(stages.stan_folder() / "kernels")
+        kernel_sources.build()
     except toolchain.ToolchainError as error:
         return f"none, fits use plain Stan: {error}"
     flags = " ".join(toolchain.machine_flags())
