@@ -9,8 +9,8 @@ from rich.table import Table
 from gptbayes import corpus, fit, inference, toolchain
 from gptbayes.cli.terminal import OUT, command, print_findings, progress_bars
 from gptbayes.diagnostics.sampler import diagnose
-from gptbayes.model import problem as standata
 from gptbayes.model import kernel_sources, stages
+from gptbayes.model import problem as standata
 
 METHODS = ("nuts", "pathfinder", "optimize", "prior")
 

@@ -74,4 +74,4 @@ MASKS = (
     Argument("attention_output_mask", "mask", ("layer", "embed"), "vector"),
     Argument("feed_forward_mask", "mask", ("layer", "embed"), "vector"),
 )
-"""The masks of stages with dropout: the fields of `gptbayes.model.stages.Masks`, with ``_mask`` added to their names."""
+"""Masks of stages with dropout: fields of `gptbayes.model.stages.Masks`, with ``_mask`` added."""

@@ -1,8 +1,8 @@
 """Sources that are generated from the table of stages, so that Stan, C++ and Python agree.
 
-The Stan programs compute the log likelihood as ``token_log_likelihood(y, gpt_logits(x, ...))``. With
-the C++ kernels, the same program calls ``gpt_log_likelihood(y, x, ...)`` instead, a function that
-is declared in Stan and defined in ``stan/kernels/gpt_log_likelihood.hpp``.
+The Stan programs compute the log likelihood as ``token_log_likelihood(y, gpt_logits(x, ...))``.
+With the C++ kernels, the same program calls ``gpt_log_likelihood(y, x, ...)`` instead, a function
+that is declared in Stan and defined in ``stan/kernels/gpt_log_likelihood.hpp``.
 """
 
 from __future__ import annotations
@@ -106,7 +106,5 @@ def _argument_list() -> str:
         rows, columns = (*argument.stan_dims[len(argument.array_dims) :], None)[:2]
         shape = f"{items}, {_SIZES[rows]}, {_SIZES.get(columns, '1')}"
         has_gradient = int(argument.kind == "parameter")
-        lines.append(
-            f"GPTBAYES_ARGUMENT({int(first)}, {argument.name}, {has_gradient}, {shape})"
-        )
+        lines.append(f"GPTBAYES_ARGUMENT({int(first)}, {argument.name}, {has_gradient}, {shape})")
     return "\n".join(lines) + "\n"

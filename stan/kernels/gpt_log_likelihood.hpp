@@ -1,6 +1,6 @@
 // gpt_log_likelihood for Stan programs: token_log_likelihood(y, gpt_logits(x, ...)), computed by
-// gpt.cpp. GPTBAYES_STAGE is the number of the stage. gptbayes/model/kernel_sources.py writes one header
-// per stage that defines it, and `arguments.inc`, the list of all arguments.
+// gpt.cpp. GPTBAYES_STAGE is the number of the stage. gptbayes/model/kernel_sources.py writes one
+// header per stage that defines it, and `arguments.inc`, the list of all arguments.
 //
 // A model block needs the gradient of the sum of the log likelihoods, so this gradient is computed
 // together with their values. Any other weighted sum costs a second evaluation.
