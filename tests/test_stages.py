@@ -105,3 +105,8 @@ def test_stan_stores_matrices_by_columns(problem, rng):
         expected = value.ravel() if argument.item == "vector" else np.concatenate(by_columns)
         np.testing.assert_array_equal(flat, expected)
         np.testing.assert_array_equal(argument.unflat(flat, value.shape), value)
+
+
+def test_stages_share_the_order_of_their_arguments(problem):
+    names = [argument.name for argument in problem.stage.arguments]
+    assert names == [argument.name for argument in STAGES["12"].arguments if argument.name in names]
