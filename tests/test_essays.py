@@ -86,6 +86,17 @@ def test_the_index_leads_to_every_essay_and_figure(tmp_path):
         assert all((page.parent / picture).exists() for picture in pictures)
 
 
+def test_files_that_the_pages_name_exist():
+    root = ANALYSES.parent
+    for page in (root / "README.md", ANALYSES / "README.md"):
+        text = page.read_text()
+        named = re.findall(r"(?:tests|analyses|stan)/[\w./-]*\w", text)
+        assert named
+        assert [name for name in named if not (root / name).exists()] == []
+        linked = re.findall(r"\]\(([\w./-]+)\)", text)
+        assert [name for name in linked if not (page.parent / name).exists()] == []
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("programs")
 def test_an_interrupted_cell_resumes(tmp_path):
