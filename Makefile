@@ -10,6 +10,8 @@ RUNS   ?= runs/demo
 VALIDATE ?= runs/validate
 SITE   ?= site
 ESSAYS ?=
+REFERENCE := gptbayes $(addprefix gptbayes.,corpus findings inference model progress report stats \
+             toolchain)
 BENCH  ?= runs/bench
 BENCH_VENV ?= .venv-bench
 TORCH  ?= torch>=2
@@ -39,9 +41,11 @@ essays: $(VENV)/ready-docs setup
 	$(BIN)/python analyses/render.py $(SITE)/essays $(ESSAYS) \
 	  $(if $(wildcard runs/validate/$(SBC).txt),,--unexecuted $(SBC))
 
-# The reference of the Python interface beside the essays.
-docs: essays
-	$(BIN)/python -m pdoc --docformat numpy --math --output-directory $(SITE)/api gptbayes
+# The reference of the Python interface, and the essays, in one folder.
+docs: $(VENV)/ready-docs
+	$(BIN)/python -W 'ignore:Error parsing type annotation' -m pdoc --docformat numpy --math \
+	  --output-directory $(SITE)/api $(REFERENCE)
+	@$(MAKE) --no-print-directory essays
 	@echo "The front page: $(abspath $(SITE)/index.html)"
 
 # Half an hour: are the posteriors of all twelve stages calibrated? Interrupted runs resume.

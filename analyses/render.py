@@ -106,6 +106,13 @@ def write_index(folder: Path) -> None:
         r"\(analyses/figures/": f"({folder.name}/figures/",
     }
     front = markdown_page(ROOT / "README.md", links)
+    menu = {"Analyses": f"{folder.name}/index.html", "Python reference": "api/index.html"}
+    shown = [
+        f'<a href="{page}">{name}</a>'
+        for name, page in menu.items()
+        if (folder.parent / page).exists()
+    ]
+    front = front.replace("<h1>", f"<p>{' · '.join(shown)}</p>\n<h1>", 1)
     (folder.parent / "index.html").write_text(front, encoding="utf-8")
 
 
