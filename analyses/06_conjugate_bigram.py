@@ -115,7 +115,7 @@ for context in (characters[counts.argmax()], characters[counts.argmin()]):
 # k: the importance ratios of a bigram that occurs $n$ times have $k = 1 / (a + n)$.
 
 # %%
-left_out = {"character": exact.left_out_characters, "sequence": exact.left_out_sequences}
+left_out = {"character": exact.loo_characters, "sequence": exact.loo_sequences}
 for unit, known in left_out.items():
     n_bad = int((known.pareto_k > PARETO_K_LIMIT).sum())
     print(f"\nLeaving out each {unit}: exact elpd {known.log_prob.sum():.1f} nats;")
@@ -141,7 +141,7 @@ for unit, known in left_out.items():
 # %%
 x, y = problem.training
 _, first = np.unique(x * len(characters) + y, return_index=True)  # one of each bigram
-k = exact.left_out_characters.pareto_k.ravel()[first]
+k = exact.loo_characters.pareto_k.ravel()[first]
 fig, axes = plots.figure(2, width=8.4, height=3.6, columns=2)
 for (name, idata), ax in zip(fits.items(), axes, strict=True):
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
