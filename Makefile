@@ -30,7 +30,7 @@ demo: setup $(FIRST) $(OTHERS) $(REPORT)
 test: setup
 	$(BIN)/python -m pytest
 
-# Under an hour: the essays, executed and rendered, with an index. Fits in runs/ are reused. The
+# An hour the first time: the essays, executed and rendered, with an index. Fits in runs/ are reused. The
 # essay on simulation-based calibration takes half an hour by itself: it is executed if
 # `make validate` has run. `make essays ESSAYS='01 05'` renders these two.
 essays: $(VENV)/ready-docs setup
