@@ -10,11 +10,7 @@ RUNS   ?= runs/demo
 VALIDATE ?= runs/validate
 SITE   ?= site
 ESSAYS ?=
-REFERENCE := gptbayes $(addprefix gptbayes.,corpus findings inference model progress report stats \
-             toolchain)
-BENCH  ?= runs/bench
-BENCH_VENV ?= .venv-bench
-TORCH  ?= torch>=2
+REFERENCE ?=
 
 BIN     := $(VENV)/bin
 SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html' -o -path '*kernels/*pp')
@@ -34,18 +30,16 @@ demo: setup $(FIRST) $(OTHERS) $(REPORT)
 test: setup
 	$(BIN)/python -m pytest
 
-# Under an hour: the essays, executed and rendered, with an index. Fits in runs/ are reused. The
+# An hour the first time: the essays, executed and rendered, with an index. Fits in runs/ are reused. The
 # essay on simulation-based calibration takes half an hour by itself: it is executed if
 # `make validate` has run. `make essays ESSAYS='01 05'` renders these two.
 essays: $(VENV)/ready-docs setup
-	$(BIN)/python analyses/render.py $(SITE)/essays $(ESSAYS) \
+	$(BIN)/python analyses/render.py $(SITE)/essays $(ESSAYS) $(REFERENCE) \
 	  $(if $(wildcard runs/validate/$(SBC).txt),,--unexecuted $(SBC))
 
-# The reference of the Python interface, and the essays, in one folder.
-docs: $(VENV)/ready-docs
-	$(BIN)/python -W 'ignore:Error parsing type annotation' -m pdoc --docformat numpy --math \
-	  --output-directory $(SITE)/api $(REFERENCE)
-	@$(MAKE) --no-print-directory essays
+# The essays and the reference of the Python interface in one folder.
+docs:
+	@$(MAKE) --no-print-directory REFERENCE=--reference essays
 	@echo "The front page: $(abspath $(SITE)/index.html)"
 
 # Half an hour: are the posteriors of all twelve stages calibrated? Interrupted runs resume.
