@@ -8,6 +8,7 @@ from pathlib import Path
 import gptbayes
 
 ORDER = [
+    "home",
     "corpus",
     "findings",
     "stats",
@@ -27,7 +28,7 @@ ORDER = [
     "cli",
 ]
 ONLY_IMPORTERS = {
-    "cmdstanpy": {"toolchain", "fit"},
+    "cmdstanpy": {"toolchain"},
     "matplotlib": {"plots"},
     "seaborn": {"plots"},
     "jinja2": {"report"},
