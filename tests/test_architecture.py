@@ -11,6 +11,7 @@ ORDER = [
     "home",
     "corpus",
     "findings",
+    "groups",
     "stats",
     "toolchain",
     "model",
@@ -28,6 +29,7 @@ ORDER = [
     "cli",
 ]
 ONLY_IMPORTERS = {
+    "arviz_stats": {"groups"},
     "cmdstanpy": {"toolchain"},
     "matplotlib": {"plots"},
     "seaborn": {"plots"},
