@@ -20,7 +20,7 @@ OTHERS  := $(RUNS)/02_next_character.txt $(RUNS)/03_attention_weights.txt \
 SBC     := 08_simulation_based_calibration
 REPORT  := $(RUNS)/05-nuts/report.html
 
-.PHONY: demo test essays docs validate bench setup clean
+.PHONY: demo test essays docs validate bench platforms setup clean
 .DELETE_ON_ERROR:
 
 demo: setup $(FIRST) $(OTHERS) $(REPORT)
@@ -86,12 +86,19 @@ $(VENV)/ready: pyproject.toml
 	  { echo "gptbayes needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(ALSO),'$(ALSO)') --editable '.[$(EXTRA)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(ALSO),'$(ALSO)') --editable '.[engine,$(EXTRA)]'
 	@touch $@
 
 $(VENV)/ready-docs: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
+
+# Twenty minutes, for whoever changes the toolchain; needs root, debootstrap and Debian's packages.
+# Debian 13 in a folder, and in it `make demo` and `make test`; SUITE=bookworm is Debian 12.
+SUITE    ?= trixie
+PLATFORM ?= $(abspath runs)/platform-$(SUITE)
+platforms:
+	tests/platforms/debian $(PLATFORM) $(SUITE)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) runs dist $(SITE)

@@ -24,6 +24,7 @@ from gptbayes.fit import (
     read_problem,
     start_of_chain,
 )
+from gptbayes.groups import group_names, load_groups, make_groups, save_groups
 from gptbayes.model.problem import Problem, data_name, from_stan_data, stan_data
 from gptbayes.model.simulate import next_tokens, prior_draws
 
@@ -138,10 +139,9 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
             {"new_tokens": ("new_position",)},
             {},
         )
-    idata = az.InferenceData(**groups)
     seconds = [] if config["method"] == "prior" else seconds
-    idata.attrs = {**_attrs(config, problem), **attrs, "seconds": json.dumps(seconds)}
-    return idata
+    attrs = {**_attrs(config, problem), **attrs, "seconds": json.dumps(seconds)}
+    return make_groups(groups, attrs)
 
 
 def problem_of(idata: az.InferenceData) -> Problem:
@@ -339,8 +339,7 @@ def _dataset(values, dims, coords):
 def _save(idata, path):
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        # Compression takes most of the time and saves little: digits of draws are random.
-        idata.to_netcdf(str(partial), engine="h5netcdf", compress=False)
+        save_groups(idata, partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -348,17 +347,16 @@ def _save(idata, path):
 
 def _load(path):
     try:
-        # Read eagerly and close the file: ArviZ may cache an open file that is replaced later.
-        with az.rc_context({"data.load": "eager"}):
-            idata = az.from_netcdf(str(path), engine="h5netcdf")
+        idata = load_groups(path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{path} is truncated or corrupted ({reason}); delete it, and it will be made again "
             "from the CSV files"
         ) from None
-    if "posterior" not in idata.groups():
-        raise ValueError(f"{path} must have a posterior group, got {', '.join(idata.groups())}")
+    names = group_names(idata)
+    if "posterior" not in names:
+        raise ValueError(f"{path} must have a posterior group, got {', '.join(names)}")
     idata.attrs.setdefault("kernels", _without_kernels(idata.attrs.get("method")))
     return idata
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
 from problems import small_problem
 
 from gptbayes import fit
+from gptbayes.groups import make_groups
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.stages import STAGES
 from gptbayes.symmetry import align
@@ -81,8 +81,7 @@ def test_orientation_follows_rotations_of_a_head(nuts, rng):
     aligned = posterior.copy()
     for name, values in align(problem.stage, parameters_of(nuts)).parameters.items():
         aligned[name] = posterior[name].copy(data=values)
-    idata = az.InferenceData(posterior=aligned)
-    idata.attrs = nuts.attrs
+    idata = make_groups({"posterior": aligned}, nuts.attrs)
     assert check_exact_marginals(idata)["p_value"].sel(direction="orientation of each head") < 1e-6
 
 
@@ -115,8 +114,7 @@ def test_exact_marginals_keep_their_error_rate(nuts):
             for k in range(1, 400):
                 noise[:, k] = 0.6 * noise[:, k - 1] + 0.8 * noise[:, k]
             values[name] = (dims, noise)
-        exact = az.InferenceData(posterior=xr.Dataset(values))
-        exact.attrs = nuts.attrs
+        exact = make_groups({"posterior": xr.Dataset(values)}, nuts.attrs)
         row = check_exact_marginals(exact).sel(direction="column sums of lm_head_multiplier")
         failures += float(row["p_value"]) < 0.05
     assert failures <= 9

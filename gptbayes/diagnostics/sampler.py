@@ -47,7 +47,7 @@ def sampler_health(idata: az.InferenceData) -> xr.Dataset:
         {
             "divergences": stats["diverging"].sum("draw"),
             "max_treedepth_hits": (stats["tree_depth"] >= limit).sum("draw"),
-            "e_bfmi": ("chain", az.bfmi(idata)),
+            "e_bfmi": _bfmi(stats["energy"]),
             "step_size": stats["step_size"].mean("draw"),
             "n_steps": stats["n_steps"].mean("draw"),
             "acceptance_rate": stats["acceptance_rate"].mean("draw"),
@@ -176,3 +176,8 @@ def exact_marginals_finding(answers: xr.Dataset) -> Finding:
 def _count(count, n_draws, what, why):
     text = f"{count} {what} of {n_draws}"
     return Finding(count == 0, text if count == 0 else f"{text}: {why}")
+
+
+def _bfmi(energy):
+    """Estimated Bayesian fraction of missing information, chain by chain (Betancourt 2016)."""
+    return (energy.diff("draw") ** 2).mean("draw") / energy.var("draw", ddof=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import time
@@ -13,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cmdstanpy
 import filelock
 import numpy as np
 
 from gptbayes import __version__
 from gptbayes.fit.programs import executable_of
 from gptbayes.model.problem import Problem, from_stan_data, stan_data
-from gptbayes.toolchain import ensure_cmdstan
+from gptbayes.toolchain import ensure_cmdstan, interface
+from gptbayes.toolchain.system import physical_memory
 
 BYTES_PER_VALUE = 22
 """Size of a number in a CSV file with 17 significant digits."""
@@ -148,7 +147,6 @@ def run_directory(
         raise ValueError(f"another process is working on {folder}") from None
     with lock:
         _check_resources(problem, folder, n_draws)
-        cmdstanpy.utils.get_logger().setLevel(logging.ERROR)
         if stan:
             ensure_cmdstan()
         executable = _executable(problem.stage, folder, kernels) if stan else None
@@ -188,11 +186,10 @@ def _config(problem, method, settings, seed):
 def _versions(stan):
     if not stan:
         return {"gptbayes": __version__, "numpy": np.__version__}
-    version = cmdstanpy.cmdstan_version() or ("?",)
     return {
         "gptbayes": __version__,
-        "cmdstanpy": cmdstanpy.__version__,
-        "cmdstan": ".".join(str(part) for part in version),
+        "cmdstanpy": interface.VERSION,
+        "cmdstan": interface.version_in_use(),
     }
 
 
@@ -235,9 +232,9 @@ def _check_resources(problem, folder, n_draws):
     on_disk = n_values * (BYTES_PER_VALUE + 8) - present  # CSV and netCDF
     in_memory = 4 * 8 * n_values  # draws are read, converted, saved and analyzed
     free = shutil.disk_usage(folder).free
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for need, have, what in ((on_disk, free, "disk"), (in_memory, memory, "memory")):
-        if need > have:
+    needs = [(on_disk, free, "disk"), (in_memory, physical_memory(), "memory")]
+    for need, have, what in needs:
+        if have is not None and need > have:
             raise RuntimeError(
                 f"{n_draws} draws of {n_columns} numbers need about {_megabytes(need)} of {what}, "
                 f"got {_megabytes(have)}"

@@ -255,7 +255,7 @@ class Analysis:
         return None if self.method == "optimize" else check_exact_marginals(self.idata)
 
     @cached_property
-    def loo(self) -> az.ELPDData | None:
+    def loo(self) -> xr.Dataset | None:
         """PSIS leave-one-sequence-out; None unless the fit is by NUTS."""
         return predict.loo(self.idata) if self.method == "nuts" else None
 

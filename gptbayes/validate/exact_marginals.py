@@ -18,6 +18,7 @@ import xarray as xr
 from scipy.special import digamma, logsumexp, polygamma
 from scipy.stats import t as student_t
 
+from gptbayes.groups import group
 from gptbayes.inference import problem_of
 from gptbayes.model.problem import Problem
 
@@ -85,7 +86,7 @@ def check_exact_marginals(idata: az.InferenceData) -> xr.Dataset:
     >>> family_wise_p(checks) > ALPHA
     True
     """
-    known = known_marginals(problem_of(idata), idata.posterior)
+    known = known_marginals(problem_of(idata), group(idata, "posterior"))
     names = xr.DataArray(list(known), dims="direction", name="direction")
     return xr.concat([_test_moments(each) for each in known.values()], names)
 
