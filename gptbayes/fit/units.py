@@ -31,12 +31,15 @@ class Progress(NamedTuple):
         Iterations of NUTS; 0 or 1 of 1 for a path or a start of the optimiser.
     begun : bool
         False while it waits for a free worker.
+    note : str
+        What is known so far, for the reader.
     """
 
     label: str
     done: int
     total: int
     begun: bool
+    note: str = ""
 
 
 @dataclass(frozen=True)
