@@ -16,6 +16,7 @@ import numpy as np
 
 from gptbayes.fit.directory import read_config, read_problem, run_directory, write_json
 from gptbayes.fit.draws import Draws, iter_draws, n_units, read_csv, read_draws, write_csv
+from gptbayes.fit.levels import Level
 from gptbayes.fit.programs import KERNELS, executable_of
 from gptbayes.fit.smc import Settings, Smc, levels_of, sequential_monte_carlo, temper
 from gptbayes.fit.units import Progress, Unit, run_unit, run_units, unit_of
@@ -28,10 +29,13 @@ __all__ = [
     "KERNELS",
     "METRICS",
     "Draws",
+    "Level",
     "Progress",
+    "Smc",
     "Unit",
     "executable_of",
     "iter_draws",
+    "levels_of",
     "n_units",
     "nuts",
     "optimize",
@@ -41,11 +45,9 @@ __all__ = [
     "read_csv",
     "read_draws",
     "read_problem",
-    "levels_of",
     "run_unit",
     "sequential_monte_carlo",
     "smc",
-    "Smc",
     "start_of_chain",
 ]
 

@@ -326,7 +326,7 @@ def _keep(unit, level, files, particles):
 
 
 def _join_csv(files, target, seconds):
-    """One CSV file with the draws of all chains, one chain after the other, as they were written."""
+    """One CSV file with the rows of all chains, one chain after the other, as they were written."""
     partial = target.with_name(f".{target.stem}-{os.getpid()}")
     with open(partial, "wb") as joined:
         for k, path in enumerate(files):

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,16 +23,11 @@ import numpy as np
 from gptbayes.fit import tempering
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
-from gptbayes.fit.levels import (
-    Level,
-    LevelUnit,
-    keep_prior,
-    load_levels,
-    log_density_of,
-    log_lik_of,
-    run_level,
-)
+from gptbayes.fit.levels import Level, load_levels, log_density_of, log_lik_of, run_level
+from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
 from gptbayes.fit.units import Progress, n_cores
+
+__all__ = ["Settings", "Smc", "levels_of", "sequential_monte_carlo", "temper"]
 
 DrawPrior = Callable[[int, np.random.Generator], Mapping[str, np.ndarray]]
 
@@ -58,55 +51,6 @@ class Smc(NamedTuple):
     levels: list[list[Level]]
     log_evidence: float
     log_evidence_se: float
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of every replicate, JSON-ready.
-
-    Attributes
-    ----------
-    chains : int
-        Particles that are resampled at each level, each of which starts a chain.
-    moves : int
-        Draws of each chain: ``chains * moves`` are the particles of a level.
-    ess : float
-        Effective sample size of the weights that chooses the next level, as a share of the
-        particles.
-    weights : tuple of float, optional
-        The levels' likelihood weights, rising, the last that of the posterior: a schedule that is
-        fixed instead.
-    step_size : float, optional
-        Of NUTS at level 1; by default Stan's adaptation finds it.
-    max_treedepth : int
-    max_levels : int
-    """
-
-    chains: int = 32
-    moves: int = 8
-    ess: float = 0.5
-    weights: tuple[float, ...] | None = None
-    step_size: float | None = None
-    max_treedepth: int = 10
-    max_levels: int = 200
-
-    def __post_init__(self):
-        for name in ("chains", "moves", "max_treedepth", "max_levels"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        if self.chains * self.moves < 4:
-            raise ValueError(
-                "chains * moves must be at least 4 particles, "
-                f"got {self.chains} chains of {self.moves}"
-            )
-        if not 0 < self.ess < 1:
-            raise ValueError(f"ess must be between 0 and 1, got {self.ess}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
-        rising = (0.0, *(self.weights or (1.0,)))
-        if any(a >= b for a, b in zip(rising[:-1], rising[1:], strict=True)):
-            raise ValueError(f"weights must rise from above 0, got {self.weights}")
 
 
 def sequential_monte_carlo(
@@ -254,173 +198,42 @@ def temper(
     if inverse_metric is not None:
         metric = folder / "metric.json"
         write_json(metric, {"inv_metric": np.asarray(inverse_metric, dtype=float).tolist()})
-    paths = [
-        _Path(executable, data, folder, k, settings, metric, seed) for k in range(1, replicates + 1)
+    running = [
+        Replicate(executable, data, folder, k, settings, metric, seed)
+        for k in range(1, replicates + 1)
     ]
-    for path in paths:
-        path.begin(draw_prior)
+    for each in running:
+        each.begin(draw_prior)
     if executor is not None:
-        _drive(paths, executor, on_progress)
-    elif not all(path.finished for path in paths):
+        _drive(running, executor, on_progress)
+    elif not all(each.finished for each in running):
         with ThreadPoolExecutor(max_workers=min(replicates, n_cores())) as pool:
-            _drive(paths, pool, on_progress)
-    return [path.levels for path in paths]
+            _drive(running, pool, on_progress)
+    return [each.levels for each in running]
 
 
-def csv_of(folder: Path, replicate: int) -> Path:
-    """The draws of a finished replicate, counted from 1."""
-    return folder / f"replicate-{replicate}.csv"
-
-
-def levels_of(folder: Path, replicate: int) -> list[Level]:
-    """The levels of a replicate that are there, counted from 1."""
-    return load_levels(folder / f"replicate-{replicate}")
-
-
-class _Path:
-    """One replicate on its way: what is there, and what is to be done next."""
-
-    def __init__(self, executable, data, folder, replicate, settings, metric, seed):
-        self.executable, self.data, self.replicate = executable, data, replicate
-        self.folder = folder / f"replicate-{replicate}"
-        self.csv = csv_of(folder, replicate)
-        self.settings, self.metric, self.seed = settings, metric, seed
-        weights = settings.weights or (json.loads(data.read_text())["likelihood_weight"],)
-        self.target = float(weights[-1])
-        self.levels: list[Level] = []
-        self.label, self.begun = f"replicate {replicate}", False
-
-    @property
-    def finished(self):
-        return self.csv.exists() and self.levels[-1].likelihood_weight == self.target
-
-    def begin(self, draw_prior):
-        """Level 0, unless it is there."""
-        self.folder.mkdir(exist_ok=True)
-        self.levels = load_levels(self.folder)
-        if self.levels:
-            return
-        begun, settings = time.perf_counter(), self.settings
-        n = settings.chains * settings.moves
-        drawn = dict(draw_prior(n, np.random.default_rng([self.seed, self.replicate, 0])))
-        log_lik = drawn.pop("log_lik", None)
-        if log_lik is None:
-            log_lik = log_lik_of(self.executable, self.data, drawn, self.folder)
-        log_lik = np.reshape(log_lik, (n, -1)).sum(axis=1)
-        if np.isnan(log_lik).any():
-            raise ValueError("log_lik must be a number for every draw from the prior, got nan")
-        log_lik = log_lik.reshape(settings.chains, settings.moves)
-        keep_prior(self.folder, drawn, log_lik, time.perf_counter() - begun)
-        self.levels = load_levels(self.folder)
-
-    def next_unit(self) -> LevelUnit:
-        """The level that follows; it depends on the levels that are there and the seed alone."""
-        settings, now, number = self.settings, self.levels[-1], len(self.levels)
-        if number > settings.max_levels:
-            raise RuntimeError(
-                f"{self.label} is at likelihood weight {now.likelihood_weight:.3g} after "
-                f"{settings.max_levels} levels; try more moves or chains, a smaller ess, or, if "
-                "log_lik varies by thousands of nats under the prior, a narrower prior"
-            )
-        step = self._step(now, number)
-        seeds = np.random.SeedSequence([self.seed, self.replicate, number])
-        start = tempering.resample(step.weights, settings.chains, np.random.default_rng(seeds))
-        step_size = settings.step_size
-        if number > 1:
-            step_size = tempering.next_step_size(now.step_size, now.acceptance)
-        return LevelUnit(
-            label=f"{self.label}, level {number}",
-            executable=str(self.executable),
-            data=str(self.data),
-            folder=str(self.folder),
-            number=number,
-            last=step.likelihood_weight == self.target,
-            likelihood_weight=step.likelihood_weight,
-            log_evidence=now.log_evidence + step.log_mean_weight,
-            ess=step.ess,
-            start=tuple(start.tolist()),
-            ancestor=tuple(now.ancestor.ravel()[start].tolist()),
-            moves=settings.moves,
-            step_size=step_size,
-            metric=str(self.metric) if self.metric else None,
-            max_treedepth=settings.max_treedepth,
-            seed=int(seeds.generate_state(1)[0] >> 1),
-        )
-
-    def _step(self, now, number):
-        log_lik = now.log_lik.ravel()
-        if self.settings.weights:
-            return tempering.step_to(log_lik, now.likelihood_weight, self.settings.weights[number - 1])
-        return tempering.next_step(log_lik, now.likelihood_weight, self.target, self.settings.ess)
-
-    def progress(self):
-        done = len(self.levels) - 1
-        if self.finished:
-            return Progress(self.label, done, done, True, self._note())
-        left = levels_left(self.levels, self.target)
-        return Progress(self.label, done, done + left, self.begun, self._note())
-
-    def _note(self):
-        now = self.levels[-1]
-        words = (
-            f"weight {now.likelihood_weight:.2g}, log lik {now.log_lik.mean():,.1f}, "
-            f"log Z {now.log_evidence:,.1f}"
-        )
-        if self.finished or len(self.levels) < 3:
-            return words
-        return f"{words}, {_duration(seconds_left(self.levels, self.target))} left"
-
-
-def levels_left(levels: Sequence[Level], target: float) -> int:
-    """How many levels there will be, if likelihood weights go on growing as they last did.
-
-    Where the likelihood concentrates, the variance of the log likelihood falls like the square of
-    the weight, and weights grow by a factor that stays the same.
-    """
-    if len(levels) < 3:
-        return 20
-    recent = [each.likelihood_weight for each in levels[-4:] if each.likelihood_weight > 0]
-    growth = np.log(recent[-1] / recent[0]) / max(len(recent) - 1, 1) if len(recent) > 1 else 1.0
-    return max(1, int(np.ceil(np.log(target / recent[-1]) / max(growth, 0.01))))
-
-
-def seconds_left(levels: Sequence[Level], target: float) -> float:
-    """Time of these levels for one worker, if levels go on taking longer as they last did."""
-    seconds = [each.seconds for each in levels[1:]][-4:]
-    growth = 1.0
-    if len(seconds) > 1:
-        growth = float(np.clip((seconds[-1] / seconds[0]) ** (1 / (len(seconds) - 1)), 1, 1.2))
-    return float(np.sum(seconds[-1] * growth ** np.arange(1, levels_left(levels, target) + 1)))
-
-
-def _duration(seconds):
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {round(seconds / 60)} min"
-
-
-def _drive(paths, executor, on_progress):
+def _drive(replicates, executor, on_progress):
     """One level after the other of every replicate; after the first failure none that is new."""
 
-    def submit(path):
-        running[executor.submit(run_level, path.next_unit())] = path
-        path.begun = True
+    def submit(replicate):
+        running[executor.submit(run_level, replicate.next_unit())] = replicate
+        replicate.begun = True
 
     running = {}
     try:
-        for path in paths:
-            if not path.finished:
-                submit(path)
+        for replicate in replicates:
+            if not replicate.finished:
+                submit(replicate)
         while running:
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
-                path = running.pop(future)
+                replicate = running.pop(future)
                 future.result()
-                path.levels = load_levels(path.folder)
-                if not path.finished:
-                    submit(path)
+                replicate.levels = load_levels(replicate.folder)
+                if not replicate.finished:
+                    submit(replicate)
             if on_progress:
-                on_progress([path.progress() for path in paths])
+                on_progress([replicate.progress() for replicate in replicates])
     finally:
         for future in running:
             future.cancel()
@@ -434,7 +247,8 @@ def _check_data(data, settings):
         raise ValueError(f"likelihood_weight must be positive, got {weight!r}: draw from the prior")
     if settings.weights and settings.weights[-1] != weight:
         raise ValueError(
-            f"the last of weights must be likelihood_weight, got {settings.weights[-1]} and {weight}"
+            "the last of weights must be likelihood_weight, "
+            f"got {settings.weights[-1]} and {weight}"
         )
 
 
