@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.diagnostics.convergence import convergence
+from gptbayes.diagnostics.tempering_health import path_findings
 from gptbayes.findings import (
     E_BFMI_LIMIT,
     PARETO_K_LIMIT,
@@ -75,7 +76,7 @@ def diagnose(idata: az.InferenceData) -> Diagnosis:
     if method == "pathfinder":
         return Diagnosis([_importance(idata), _agreement_with(answers)], answers)
     health = sampler_health(idata)
-    found = _sampler_findings(idata, health)
+    found = [*_path(idata), *_sampler_findings(idata, health)]
     if idata.posterior.sizes["chain"] < 2:
         return Diagnosis([*found, _ONE_CHAIN, _agreement_with(answers)], answers, health)
     kinds = quantities(idata)
@@ -102,7 +103,7 @@ def quick_findings(idata: az.InferenceData) -> list[Finding]:
         return [_METHODS[method]]
     if method == "pathfinder":
         return [_importance(idata)]
-    found = _sampler_findings(idata, sampler_health(idata))
+    found = [*_path(idata), *_sampler_findings(idata, sampler_health(idata))]
     if idata.posterior.sizes["chain"] < 2:
         return [*found, _ONE_CHAIN]
     kinds = _predictions(idata)
@@ -177,6 +178,10 @@ def pareto_k(idata: az.InferenceData) -> tuple[float, float]:
         return float("inf"), 0.0
     found = psis_weights(idata).attrs
     return found["pareto_k"], found["ess_weights"]
+
+
+def _path(idata):
+    return path_findings(idata) if idata.attrs["method"] == "smc" else []
 
 
 def _predictions(idata):
