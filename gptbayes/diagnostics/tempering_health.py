@@ -94,9 +94,8 @@ def _moving(path, settings):
     bad, n = int((share > BETWEEN_LIMIT).sum()), int(share.notnull().sum())
     worst = float(share.max()) if n else 0.0
     if not bad:
-        return Finding(
-            True, f"segments forget their start: at most {worst:.0%} of variance is between them"
-        )
+        text = f"at most {worst:.0%} of the variance of the log likelihood is between segments"
+        return Finding(True, text)
     return Finding(
         False,
         f"at {bad} of {n} levels more than {BETWEEN_LIMIT:.0%} of the variance of the log "
@@ -171,7 +170,7 @@ def _replicates(path):
         return Finding(True, text)
     return Finding(
         False,
-        f"{text}, above {SPREAD_LIMIT:g}: their mean is that of the largest, and its standard error "
+        f"{text}, above {SPREAD_LIMIT:g}: their mean rests on the largest, and its standard error is "
         "too small; run more chains or moves",
     )
 
