@@ -170,7 +170,7 @@ def _replicates(path):
         return Finding(True, text)
     return Finding(
         False,
-        f"{text}, above {SPREAD_LIMIT:g}: their mean rests on the largest, and its standard error is "
+        f"{text}, above {SPREAD_LIMIT:g}: their mean rests on the largest, and its error is "
         "too small; run more chains or moves",
     )
 
