@@ -17,6 +17,7 @@ warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", Fu
 import gptbayes  # noqa: E402
 from gptbayes.cli.attention import add_attention  # noqa: E402
 from gptbayes.cli.compare import add_compare  # noqa: E402
+from gptbayes.cli.evidence import add_evidence  # noqa: E402
 from gptbayes.cli.fit import add_fit, add_setup, add_stages  # noqa: E402
 from gptbayes.cli.report import add_report  # noqa: E402
 from gptbayes.cli.symmetry import add_symmetry  # noqa: E402
@@ -80,6 +81,7 @@ def _parser():
     add_text(commands)
     add_attention(commands)
     add_symmetry(commands)
+    add_evidence(commands)
     add_compare(commands)
     add_report(commands)
     return parser

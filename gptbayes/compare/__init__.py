@@ -24,9 +24,10 @@ from gptbayes.compare.refits import (
     refit_density,
     without_sequence,
 )
+from gptbayes.compare.same_text import open_same_text
 from gptbayes.compare.tempered import Wbic, tempered_problem, wbic
 from gptbayes.findings import PARETO_K_LIMIT, Finding
-from gptbayes.inference import open_run, problem_of
+from gptbayes.inference import problem_of
 from gptbayes.predict import Comparison, compare_held_out, loo, stacked
 from gptbayes.stats.summary import log_mean_exp
 
@@ -164,15 +165,7 @@ def open_fits(folders: Sequence[str | Path]) -> list[FittedRun]:
     ValueError
         As `compare_runs`.
     """
-    folders = [Path(folder) for folder in folders]
-    if not folders:
-        raise ValueError("compare needs at least one run, got none")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError(f"each run can be given once: {', '.join(map(str, folders))}")
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    fits = [FittedRun(*each, open_run(each[1])) for each in zip(names, folders, strict=True)]
+    fits = open_same_text(folders)
     _check_comparable(fits)
     return fits
 
@@ -226,15 +219,8 @@ def _check_comparable(fits):
     methods = [run.idata.attrs["method"] for run in fits]
     if "nuts" not in methods:
         raise ValueError(f"compare needs at least one NUTS run, got {', '.join(methods)}")
-    problems = [problem_of(run.idata) for run in fits]
-    first = problems[0]
-    for run, problem in zip(fits, problems, strict=True):
-        what = _different(first, problem)
-        if what:
-            raise ValueError(
-                f"runs must be of the same text and windows, {fits[0].name} and {run.name} "
-                f"differ in their {what}"
-            )
+    for run in fits:
+        problem = problem_of(run.idata)
         if run.idata.attrs["method"] == "nuts" and problem.likelihood_weight != 1:
             raise ValueError(
                 f"NUTS runs must be of the posterior to be compared, {run.name} is of the "
@@ -242,16 +228,6 @@ def _check_comparable(fits):
             )
         if problem.design.batch_size < 2:
             raise ValueError(f"leaving one sequence out needs two, {run.name} has one")
-
-
-def _different(one, other):
-    if one.vocabulary != other.vocabulary:
-        return "vocabulary"
-    for name in ("training", "held_out"):
-        pairs = zip(getattr(one, name), getattr(other, name), strict=True)
-        if not all(np.array_equal(*pair) for pair in pairs):
-            return f"{name.replace('_', '-')} windows"
-    return None
 
 
 def _table(fits, loos, held_out, wbics):

@@ -9,7 +9,9 @@ give WBIC and the learning coefficient. All in nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import arviz as az
@@ -17,13 +19,26 @@ import numpy as np
 import xarray as xr
 from scipy.special import logsumexp
 
+from gptbayes.compare.refits import FittedRun
+from gptbayes.compare.same_text import open_same_text
+from gptbayes.corpus import Windows
 from gptbayes.diagnostics.tempering_health import last_level, path_findings, path_of
 from gptbayes.findings import Finding
 from gptbayes.fit.tempering import log_evidence
 from gptbayes.inference import problem_of
+from gptbayes.predict import compare_held_out, loo, n_bad_pareto_k
+from gptbayes.validate import conjugate_bigram
 
 AGREEMENT = 3.0
 """Standard errors beyond which the two estimates of an evidence are said to differ."""
+
+
+WHY_THEY_MAY_DISAGREE = (
+    "The evidence asks how well a stage, its prior included, predicted the text one character "
+    "after the other, from the first one on; LOO and held-out text ask how well its posterior "
+    "predicts another piece. The evidence therefore counts what a wide prior costs: it changes "
+    "with the prior scales where predictions may not. WBIC approximates it for long texts."
+)
 
 
 class Evidence(NamedTuple):
@@ -65,6 +80,92 @@ class Evidence(NamedTuple):
     singular_fluctuation: float
     replicates: xr.Dataset
     findings: list[Finding]
+
+
+class EvidenceComparison(NamedTuple):
+    """Fits of the same text by their evidence.
+
+    Attributes
+    ----------
+    table : Dataset (fit)
+        Of `compare_evidence`; with ``elpd_loo``, ``elpd_loo_se``, ``n_bad_k`` of PSIS-LOO, and
+        ``held_out_elpd``, ``held_out_se``.
+    counting : Dataset (model)
+        Of `counting_evidence`, for the same text.
+    found : dict of str to Evidence
+    findings : list of Finding
+    """
+
+    table: xr.Dataset
+    counting: xr.Dataset
+    found: dict[str, Evidence]
+    findings: list[Finding]
+
+
+def compare_evidence_of_runs(
+    folders: Sequence[str | Path],
+) -> tuple[list[FittedRun], EvidenceComparison]:
+    """Open runs by sequential Monte Carlo and compare them.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        Run directories of fits of the same text.
+
+    Returns
+    -------
+    list of FittedRun
+    EvidenceComparison
+
+    Raises
+    ------
+    ValueError
+        If a run is of another method or of a power posterior, or texts differ.
+    """
+    fits = open_same_text(folders, "evidence")
+    found = {run.name: evidence(run.idata) for run in fits}
+    table = compare_evidence(found)
+    held_out = compare_held_out({run.name: run.idata for run in fits}).table
+    with warnings.catch_warnings():  # n_bad_k says it
+        warnings.simplefilter("ignore", UserWarning)
+        loos = {run.name: loo(run.idata) for run in fits if _n_sequence(run) > 1}
+    table = table.assign(
+        {
+            name: ("fit", [of(loos[fit]) if fit in loos else np.nan for fit in table["fit"].values])
+            for name, of in _OF_LOO.items()
+        },
+        held_out_elpd=held_out["elpd"].sel(fit=table["fit"]),
+        held_out_se=held_out["se"].sel(fit=table["fit"]),
+    )
+    problem = problem_of(fits[0].idata)
+    counting = counting_evidence(problem.training, problem.design.vocab_size)
+    said = evidence_findings(table, found)
+    return fits, EvidenceComparison(table, counting, found, said)
+
+
+def counting_evidence(windows: Windows, vocab_size: int, concentration: float = 1.0) -> xr.Dataset:
+    """The evidence of two models that count characters, in closed form.
+
+    Parameters
+    ----------
+    windows : Windows
+        0-based tokens, ``(sequence, position)``.
+    vocab_size : int
+    concentration : float
+        Of the symmetric Dirichlet prior of each distribution.
+
+    Returns
+    -------
+    Dataset (model)
+        ``log_evidence`` in nats of "order 0", independent characters of one distribution, and of
+        "order 1", one distribution after each character: Dirichlet-multinomial both.
+    """
+    counts = conjugate_bigram.transition_counts(windows, vocab_size)
+    values = [
+        conjugate_bigram.log_evidence(each, concentration)
+        for each in (counts.sum(axis=0, keepdims=True), counts)
+    ]
+    return xr.Dataset({"log_evidence": ("model", values)}, {"model": ["order 0", "order 1"]})
 
 
 def evidence(idata: az.InferenceData) -> Evidence:
@@ -215,6 +316,17 @@ def evidence_findings(table: xr.Dataset, found: Mapping[str, Evidence]) -> list[
         if not finding.ok
     ]
     return [*warnings, *_ranking(table)]
+
+
+_OF_LOO = {
+    "elpd_loo": lambda found: float(found["elpd_loo"]),
+    "elpd_loo_se": lambda found: float(found["se"]),
+    "n_bad_k": lambda found: float(n_bad_pareto_k(found)),
+}
+
+
+def _n_sequence(run):
+    return run.idata.log_likelihood.sizes["sequence"]
 
 
 def _ranking(table):
