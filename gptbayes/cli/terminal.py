@@ -30,18 +30,27 @@ def progress_bars() -> Iterator[Callable[[list[fit.Progress]], None]]:
         For ``on_progress`` of `gptbayes.fit.nuts`, `pathfinder` and `optimize`.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemaining(), console=ERR) as bars:
+    times = (TimeElapsedColumn(), _TimeRemaining(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, *times, console=ERR) as bars:
         tasks = {}
 
         def on_progress(units):
             for unit in units:
                 if unit.label not in tasks:
-                    tasks[unit.label] = bars.add_task(unit.label, total=unit.total, start=False)
+                    tasks[unit.label] = bars.add_task(unit.label, start=False, note="")
                 if unit.begun:
                     bars.start_task(tasks[unit.label])
-                bars.update(tasks[unit.label], completed=unit.done)
+                now = {"completed": unit.done, "total": unit.total, "note": unit.note}
+                bars.update(tasks[unit.label], **now)
 
         yield on_progress
+
+
+class _TimeRemaining(TimeRemaining):
+    """Nothing where a note says it: iterations of a chain take the same time each, levels do not."""
+
+    def render(self, task):
+        return Text("") if task.fields["note"] else super().render(task)
 
 
 def columns(*names: str) -> Table:
