@@ -47,7 +47,7 @@ def progress_bars() -> Iterator[Callable[[list[fit.Progress]], None]]:
 
 
 class _TimeRemaining(TimeRemaining):
-    """Nothing where a note says it: iterations of a chain take the same time each, levels do not."""
+    """Nothing where a note says it: iterations take the same time each, levels do not."""
 
     def render(self, task):
         return Text("") if task.fields["note"] else super().render(task)
