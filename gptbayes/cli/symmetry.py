@@ -10,7 +10,9 @@ from rich.text import Text
 from gptbayes.cli.terminal import ERR, OUT, command
 from gptbayes.diagnostics.examination import examine, save_examination
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
+from gptbayes.diagnostics.mode_masses import same_posterior
 from gptbayes.diagnostics.verdict import TOO_SHORT
+from gptbayes.fit import read_config
 from gptbayes.inference import open_run
 
 
@@ -30,7 +32,14 @@ def add_symmetry(commands) -> None:
         """,
     )
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains")
+    add("run", type=Path, metavar="RUN", help="a fit of several chains by nuts, or by smc")
+    add(
+        "--smc",
+        type=Path,
+        metavar="RUN",
+        help="a fit of the same posterior by smc, for masses of "
+        "modes (one beside the run, if there is one)",
+    )
     add("--no-paths", action="store_true", help="do not look for barriers between chains")
     add("--no-learned", action="store_true", help="do not compare the posterior with the prior")
     add("--seed", type=int, default=1, help="of draws that are joined, texts, classifiers (1)")
@@ -42,6 +51,7 @@ def _symmetry(arguments):
         idata = open_run(arguments.run)
         found = examine(
             idata,
+            smc=_smc_beside(arguments, idata),
             paths=not arguments.no_paths,
             learned=not arguments.no_learned,
             seed=arguments.seed,
@@ -58,6 +68,7 @@ def _symmetry(arguments):
     OUT.print()
     _print_modes(found)
     _print_stack(found)
+    _print_masses(found)
     if found.connections is not None:
         _print_sentences("Paths between chains", connection_sentences(found.connections))
     if found.contraction is not None:
@@ -65,6 +76,22 @@ def _symmetry(arguments):
     if arguments.out:
         found.verdict.evidence.to_dataframe().to_csv(arguments.out)
         OUT.print(str(arguments.out), markup=False, soft_wrap=True)
+
+
+def _smc_beside(arguments, idata):
+    """The fit by smc that was named, or one of the same posterior in a neighbouring folder."""
+    if arguments.smc:
+        return open_run(arguments.smc)
+    if idata.attrs["method"] == "smc":
+        return None
+    for folder in sorted(arguments.run.resolve().parent.iterdir()):
+        if not (folder / "posterior.nc").exists() or read_config(folder)["method"] != "smc":
+            continue
+        other = open_run(folder)
+        if same_posterior(idata, other):
+            ERR.print(f"masses of modes from {folder}", markup=False, soft_wrap=True)
+            return other
+    return None
 
 
 def _print_symmetries(found):
@@ -141,6 +168,20 @@ def _print_stack(found):
             f"; Pareto k above 0.7 for up to {n_bad} sequences of a chain: weights are not reliable"
         )
     OUT.print(text, "", sep="\n", markup=False, soft_wrap=True)
+
+
+def _print_masses(found):
+    if found.masses is None:
+        return
+    lines = [finding.text for finding in found.masses.findings]
+    if found.mixtures is not None:
+        mixtures = ", ".join(
+            f"{name} {float(row['elpd']):.1f} ± {float(row['se']):.1f}"
+            for name in found.mixtures["mixture"].values
+            for row in [found.mixtures.sel(mixture=name)]
+        )
+        lines.append(f"held-out elpd of the chains weighted by each: {mixtures}")
+    _print_sentences("Masses of modes, by sequential Monte Carlo", lines)
 
 
 def _print_sentences(title, sentences):

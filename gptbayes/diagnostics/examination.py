@@ -16,6 +16,13 @@ import xarray as xr
 from gptbayes.diagnostics.contraction import Contraction, contraction
 from gptbayes.diagnostics.convergence import mixing_table
 from gptbayes.diagnostics.mode_connectivity import connections
+from gptbayes.diagnostics.mode_masses import (
+    ModeMasses,
+    masses_of_modes,
+    mode_masses,
+    weigh_by_mass,
+    with_masses,
+)
 from gptbayes.diagnostics.modes import (
     Modes,
     Space,
@@ -61,6 +68,11 @@ class Examination(NamedTuple):
         prediction depends on. -1 where the model is too large to say.
     symmetries : tuple of (str, bool, bool)
         Name, whether continuous, whether the prior keeps it.
+    masses : gptbayes.diagnostics.mode_masses.ModeMasses or None
+        Of the modes that the chains are in, or of those of a fit by sequential Monte Carlo itself;
+        None without such a fit.
+    mixtures : Dataset (mixture) or None
+        As `gptbayes.diagnostics.mode_masses.weigh_by_mass`, for chains in several modes.
     """
 
     kinds: dict[str, xr.DataArray]
@@ -75,6 +87,8 @@ class Examination(NamedTuple):
     n_parameters: int
     n_redundant: int
     symmetries: tuple[tuple[str, bool, bool], ...]
+    masses: ModeMasses | None = None
+    mixtures: xr.Dataset | None = None
 
 
 class SavedExamination(NamedTuple):
@@ -99,18 +113,21 @@ def examine(
     idata: az.InferenceData,
     *,
     diagnosis: Diagnosis | None = None,
+    smc: az.InferenceData | None = None,
     paths: bool = True,
     learned: bool = True,
     seed: int = 1,
     on_step: Callable[[str], None] | None = None,
 ) -> Examination:
-    """Examine a NUTS fit.
+    """Examine a fit by NUTS, or one by sequential Monte Carlo, whose replicates are its chains.
 
     Parameters
     ----------
     idata : InferenceData
     diagnosis : gptbayes.diagnostics.sampler.Diagnosis, optional
         Of the same fit, where it is known already.
+    smc : InferenceData, optional
+        A fit of the same posterior by sequential Monte Carlo, which gives the modes their masses.
     paths : bool
         Whether to look for barriers between chains; needs a C++ compiler for curves.
     learned : bool
@@ -127,10 +144,11 @@ def examine(
     Raises
     ------
     ValueError
-        If it is no fit by NUTS, or its chains are too short.
+        If it is a fit by another method, its chains are too short, or ``smc`` is a fit of another
+        posterior.
     """
-    if idata.attrs["method"] != "nuts":
-        raise ValueError(f"chains are those of nuts, got a fit by {idata.attrs['method']}")
+    if idata.attrs["method"] not in ("nuts", "smc"):
+        raise ValueError(f"chains are those of nuts or smc, got a fit by {idata.attrs['method']}")
     say = on_step or (lambda step: None)
     problem, parameters = problem_of(idata), parameters_of(idata)
     superchains = superchains_of(idata)
@@ -146,6 +164,8 @@ def examine(
     label = said.groups.label if said.groups else None
     modes = find_modes(idata, label, seed=seed)
     stack = stack_chains(idata) if idata.posterior.sizes["chain"] > 1 else None
+    masses, mixtures = _masses(idata, modes.label, smc, stack)
+    said = with_masses(said, masses)
     joined = learnt = None
     if paths and idata.posterior.sizes["chain"] > 1:
         say("paths")
@@ -169,6 +189,8 @@ def examine(
         symmetries=tuple(
             (each.name, each.continuous, each.keeps_prior) for each in generators(problem.stage)
         ),
+        masses=masses,
+        mixtures=mixtures,
     )
 
 
@@ -214,6 +236,18 @@ def load_examination(folder: str | Path) -> SavedExamination | None:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is corrupted ({error}): delete it") from None
     return SavedExamination(*groups, json.loads(attrs["learned"]))
+
+
+def _masses(idata, label, smc, stack):
+    """Masses of modes, and what they would do for the held-out text where chains are trapped."""
+    if idata.attrs["method"] == "smc":
+        return mode_masses(idata), None
+    if smc is None:
+        return None, None
+    masses = masses_of_modes(idata, label, smc)
+    if masses.table.sizes["mode"] < 2 or stack is None or masses.table["mass"].sum() == 0:
+        return masses, None
+    return masses, weigh_by_mass(idata, label, masses, stack.chains["weight"].values)
 
 
 def _n_local(problem):

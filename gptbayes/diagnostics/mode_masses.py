@@ -18,6 +18,7 @@ from sklearn.cluster import KMeans
 
 from gptbayes.diagnostics.modes import context_log_prob
 from gptbayes.diagnostics.tempering_health import path_of
+from gptbayes.diagnostics.verdict import MIXED, UP_TO_SYMMETRY, Verdict
 from gptbayes.findings import Finding
 from gptbayes.predict import held_out_log_prob
 from gptbayes.stats.summary import log_mean_exp
@@ -152,6 +153,41 @@ def masses_of_modes(
     distance = np.linalg.norm(theirs[:, None] - centres, axis=-1)
     found = np.where(distance.min(axis=1) <= reach, distance.argmin(axis=1), -1)
     return _masses(found.reshape(their_shape), smc, len(centres))
+
+
+def with_masses(verdict: Verdict, masses: ModeMasses | None) -> Verdict:
+    """A verdict on chains that also says what a fit from the prior knows of their modes.
+
+    Parameters
+    ----------
+    verdict : gptbayes.diagnostics.verdict.Verdict
+    masses : ModeMasses or None
+        Of `masses_of_modes` or `mode_masses`; None changes nothing.
+
+    Returns
+    -------
+    gptbayes.diagnostics.verdict.Verdict
+        With a sentence more in ``text``, and another ``wrong_if`` where chains agree and the fit
+        from the prior knows of no other mode.
+    """
+    if masses is None:
+        return verdict
+    n_chain = masses.label.sizes["chain"]
+    one = masses.table.sizes["mode"] == 1 and masses.elsewhere <= MIN_SHARE
+    if not one:
+        words = f"By sequential Monte Carlo, {'; '.join(each.text for each in masses.findings)}."
+        return verdict._replace(text=f"{verdict.text} {words}")
+    words = (
+        f"Sequential Monte Carlo, {n_chain} replicates from the prior, knows of one mode: all that "
+        "it predicts is near to these chains"
+    )
+    changed = verdict._replace(text=f"{verdict.text} {words}.")
+    if verdict.name not in (MIXED, UP_TO_SYMMETRY):
+        return changed
+    return changed._replace(
+        wrong_if="another mode had so small a mass, or parted from this one so near to the prior, "
+        f"that none of {n_chain} replicates from the prior had a particle in it"
+    )
 
 
 def same_posterior(one: az.InferenceData, other: az.InferenceData) -> bool:
