@@ -101,7 +101,7 @@ def doubts_of_draws(idata: az.InferenceData, weights: xr.DataArray | None) -> li
     doubt = weights_warning(weights)
     if doubt:
         return [f"{doubt}: what is judged here are the predictions of a few draws"]
-    if idata.attrs["method"] != "nuts" or idata.posterior.sizes["draw"] < 4:
+    if idata.attrs["method"] not in ("nuts", "smc") or idata.posterior.sizes["draw"] < 4:
         return []
     log_lik = idata.log_likelihood["log_lik"].sum("position")
     found = convergence_of("log densities of training sequences", log_lik)

@@ -41,6 +41,7 @@ def disagree(
             "prior": "Draws from the prior are independent, there are no chains to compare.",
             "optimize": "A mode is one point, there is nothing to disagree.",
             "nuts": "There is one chain: run several to see whether they agree.",
+            "smc": "There is one replicate: run several to see whether they agree.",
         }[idata.attrs["method"]]
         return Section("disagree", title, [Paragraph(note)])
     try:

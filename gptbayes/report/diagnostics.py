@@ -23,13 +23,13 @@ def believed(idata: az.InferenceData, diagnosis: Diagnosis) -> Section:
     """Can these draws be believed?"""
     blocks = [Findings(diagnosis.findings)]
     method = idata.attrs["method"]
-    if method == "nuts":
+    if method in ("nuts", "smc"):
         blocks += _nuts_checks(idata, diagnosis.health)
     elif method == "pathfinder":
         blocks += _pathfinder_checks(idata)
     if method != "optimize":
         blocks.append(_known_answers_table(diagnosis.exact_marginals))
-    if method == "nuts":
+    if method in ("nuts", "smc"):
         blocks += _loo_paragraph(idata)
     elif method == "pathfinder":
         blocks.append(Paragraph(_NO_LOO))

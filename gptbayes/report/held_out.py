@@ -133,7 +133,7 @@ def _weighted(name, idata):
             return f"{name}, importance weighted", psis_weights(idata)
         except ValueError:  # ratios that are no numbers: the diagnosis says so
             return name, None
-    if idata.attrs["method"] != "nuts" or idata.posterior.sizes["chain"] < 2:
+    if idata.attrs["method"] not in ("nuts", "smc") or idata.posterior.sizes["chain"] < 2:
         return name, None
     if idata.posterior.sizes["draw"] < 20:  # too few for importance sampling within a chain
         return name, None

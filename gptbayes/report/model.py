@@ -74,6 +74,8 @@ _KERNELS = {
 def _start(idata, settings):
     if idata.attrs["method"] == "prior":
         return "nowhere, draws are independent"
+    if idata.attrs["method"] == "smc":
+        return "independent draws from the prior"
     if idata.attrs["method"] != "nuts":
         return "random points with twice the prior's standard deviation"
     if settings["init"] == "random":

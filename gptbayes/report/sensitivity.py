@@ -20,7 +20,7 @@ CLEAR = 2.0
 def sensitive(idata: az.InferenceData) -> Section:
     """Does the prior matter?"""
     method = idata.attrs["method"]
-    if method != "nuts":
+    if method not in ("nuts", "smc"):
         note = {
             "prior": "This is the prior.",
             "optimize": "A mode is one point: its sensitivity takes another fit.",
