@@ -181,7 +181,7 @@ def test_masses_of_two_modes(two_modes, tmp_path, share):
     assert abs(found.log_evidence - log_z) < 4 * found.log_evidence_se
     masses = [(draws.variables["x"][:, 0] < 0).mean() for draws in found.draws]
     assert agrees(masses, mass)
-    assert np.std(masses, ddof=1) / np.sqrt(8) < 0.06
+    assert np.std(masses, ddof=1) / np.sqrt(8) < 0.1
 
 
 def test_the_evidence_has_no_bias(two_modes, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +99,8 @@ class Replicate:
     def begin(self, draw_prior) -> None:
         """Draw level 0 from the prior, unless it is there."""
         self.folder.mkdir(exist_ok=True)
+        for leftover in self.folder.glob(".*-*"):  # of a level that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self.levels = load_levels(self.folder)
         if self.levels:
             return

@@ -15,6 +15,7 @@ METHOD_NAMES = {
     "pathfinder": "Pathfinder",
     "optimize": "posterior mode",
     "prior": "prior draws",
+    "smc": "sequential Monte Carlo",
 }
 
 
