@@ -1,8 +1,9 @@
-"""Fit a problem with NUTS, Pathfinder or by optimisation; the only importer of cmdstanpy.
+"""Fit a problem with NUTS, Pathfinder, SMC or by optimisation; the only importer of cmdstanpy.
 
-A fit is a directory. Its unit of work is one chain, one path or one start of the optimiser: each
-ends as one CSV file that is moved into place when it is complete. A fit that was interrupted goes
-on with the units that are missing, and a unit run again with its seed gives the same draws.
+A fit is a directory. Its unit of work is one chain, one path, one start of the optimiser or one
+level of a replicate: each ends as one file that is moved into place when it is complete. A fit
+that was interrupted goes on with the units that are missing, and a unit run again with its seed
+gives the same draws.
 """
 
 from __future__ import annotations
