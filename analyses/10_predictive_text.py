@@ -28,7 +28,6 @@ import xarray as xr
 from gptbayes import fit, plots
 from gptbayes.cli import progress_bars
 from gptbayes.corpus import Windows, keep_frequent, read_text, split, zen_of_python
-from gptbayes.diagnostics.modes import stack_chains
 from gptbayes.findings import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT
 from gptbayes.inference import open_run
 from gptbayes.model.problem import make_problem
@@ -40,6 +39,7 @@ from gptbayes.predict import (
     held_out_log_prob,
     held_out_reliability,
     psis_weights,
+    stack_chains,
     unigram_log_density,
 )
 from gptbayes.stats.summary import ess, r_hat

@@ -28,7 +28,7 @@ from gptbayes.attention import (
     ablate_positions,
     head_order,
     head_roles,
-    matching_sentences,
+    matching_findings,
     role_draws,
     role_sentences,
     summarise_attention,
@@ -106,7 +106,7 @@ print("Figures with ± have Monte Carlo standard errors, in brackets are 90 % in
 matchings = {number: head_order(idata) for number, idata in fits.items()}
 for number, matching in matchings.items():
     prior = head_order(fits[number], group="prior", reference=matching)
-    for (_, sentence), share in zip(matching_sentences(matching), prior.ambiguous, strict=True):
+    for (_, sentence), share in zip(matching_findings(matching), prior.ambiguous, strict=True):
         print(f"\nStage {number}: {sentence}; in the prior {float(share):.2f}.")
 
 # ## What have they learned to look at?

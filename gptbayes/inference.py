@@ -5,6 +5,7 @@ From here on nobody knows which method ran, except through ``idata.attrs``.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -128,12 +129,27 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
 
 
 def problem_of(idata: az.InferenceData) -> Problem:
-    """The problem that InferenceData is the answer to, rebuilt from what it carries."""
+    """The problem that was fitted, rebuilt from the attributes of the InferenceData.
+
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    Problem
+    """
+    return _problem(*(idata.attrs[name] for name in ("stan_data", "stage", "characters", "source")))
+
+
+@functools.lru_cache(maxsize=16)
+def _problem(data, stage_number, characters, source):
+    """A pure function of four strings, which many callers ask of the same fit."""
     return from_stan_data(
-        json.loads(idata.attrs["stan_data"]),
-        stage_number=idata.attrs["stage"],
-        characters=tuple(json.loads(idata.attrs["characters"])),
-        source=idata.attrs["source"],
+        json.loads(data),
+        stage_number=stage_number,
+        characters=tuple(json.loads(characters)),
+        source=source,
     )
 
 

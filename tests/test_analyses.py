@@ -9,13 +9,9 @@ import xarray as xr
 from problems import small_problem
 from scipy.special import logsumexp
 
-from gptbayes.diagnostics.sampler import (
-    convergence,
-    diagnose,
-    pareto_k,
-    quantities,
-    sampler_health,
-)
+from gptbayes.diagnostics.convergence import convergence
+from gptbayes.diagnostics.quantities import quantities
+from gptbayes.diagnostics.sampler import pareto_k, sampler_health
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import token_log_prob
 from gptbayes.predict import (
@@ -26,6 +22,7 @@ from gptbayes.predict import (
     next_character,
     unigram_log_density,
 )
+from gptbayes.report import Analysis
 from gptbayes.stats.summary import ess, log_mean_exp, r_hat, summarise
 
 
@@ -130,7 +127,7 @@ def test_loo_leaves_out_sequences(nuts):
 
 
 def test_convergence_table(nuts):
-    table = diagnose(nuts).convergence
+    table = Analysis(nuts).convergence
     kinds = [
         "raw weights",
         "aligned weights",
@@ -166,12 +163,12 @@ def test_pareto_k_of_exact_and_of_hopeless_approximations(runs):
 
 def test_shaky_fits_are_called_shaky(runs, nuts, mode):
     """200 draws in all: the ESS limit of 400 is out of reach, and it says so."""
-    texts = [finding.text for finding in diagnose(nuts).findings if not finding.ok]
+    texts = [finding.text for finding in Analysis(nuts).findings if not finding.ok]
     assert any("ESS below 400" in text for text in texts)
-    assert "no uncertainty" in diagnose(mode).findings[0].text
-    assert any("Pareto k" in f.text for f in diagnose(open_run(runs["pathfinder"])).findings)
+    assert "no uncertainty" in Analysis(mode).findings[0].text
+    assert any("Pareto k" in f.text for f in Analysis(open_run(runs["pathfinder"])).findings)
     one = nuts.isel(chain=[0])
     one.attrs = nuts.attrs
-    assert any("one chain" in finding.text for finding in diagnose(one).findings)
+    assert any("one chain" in finding.text for finding in Analysis(one).findings)
     with pytest.raises(ValueError, match="at least two chains, got 1"):
         convergence(quantities(one))

@@ -14,6 +14,7 @@ ORDER = [
     "toolchain",
     "model",
     "fit",
+    "progress",
     "inference",
     "symmetry",
     "predict",
@@ -31,7 +32,7 @@ ONLY_IMPORTERS = {
     "seaborn": {"plots"},
     "jinja2": {"report"},
     "argparse": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "progress"},
     "sklearn": {"diagnostics"},
 }
 PACKAGE = Path(gptbayes.__file__).parent

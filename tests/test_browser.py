@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("programs", "browser")
 
 NUMBERS = re.compile(r"probability (\S+), 90 % interval (\S+) to (\S+), Monte Carlo error (\S+)")
 SPLIT = re.compile(
-    r"entropy of what comes here (\S+) ± \S+ nats:\s*(\S+) ± \S+ were the weights known,\s*(\S+) ±"
+    r"entropy of this character (\S+) ± \S+ nats:\s*(\S+) ± \S+ if the weights were known,\s*(\S+) ±"
 )
 
 
@@ -119,7 +119,7 @@ def test_the_held_out_density_is_that_of_the_netcdf(browser, report, runs):
     each = np.take_along_axis(p, np.broadcast_to(y[..., None], (*p.shape[:-1], 1)), -1)[..., 0]
     elpd = np.log(each.prod(axis=-1).mean(axis=(0, 1))).sum() / y.size
     with opened(browser, report) as (page, *_):
-        cell = page.locator("#says table td:text-is('NUTS (nuts)') + td").first.inner_text()
+        cell = page.locator("#predictions table td:text-is('NUTS (nuts)') + td").first.inner_text()
     assert float(cell.split()[0]) == pytest.approx(elpd, abs=5e-4)
 
 
@@ -138,7 +138,7 @@ def test_the_roles_are_those_of_the_netcdf(browser, report, runs):
         beyond = (weights[..., t, t] - 1 / (t + 1)).mean(axis=(-1, -2)).max(axis=(-1, -2))
         wanted += [beyond.mean(), *np.quantile(beyond, [0.05, 0.95])]
     with opened(browser, report) as (page, *_):
-        cells = page.locator("#looks td:text-is('itself') ~ td").all_inner_texts()
+        cells = page.locator("#attention td:text-is('itself') ~ td").all_inner_texts()
     shown = [float(each) for cell in cells[:2] for each in re.findall(r"[+-][0-9.]+", cell)]
     np.testing.assert_allclose(shown, wanted, atol=6e-3)
 

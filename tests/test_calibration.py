@@ -102,8 +102,8 @@ def test_sharpened_and_flattened_forecasts_are_found_and_named(rng, power, words
     truth = forecasts(rng, n_sequence=120)
     tokens = drawn(truth, rng)
     found = forecast_reliability({"true": truth, "off": raised(truth, power)}, tokens, rng)
-    assert found.sentences["true"][0].startswith("no miscalibration seen")
-    assert found.sentences["off"][0].startswith(words)
+    assert found.findings["true"][0].text.startswith("no miscalibration seen")
+    assert found.findings["off"][0].text.startswith(words)
     off = found.calibration.sel(fit="off")
     assert sign * (float(off["pit_mean"]) - 0.5) > 4 * float(off["pit_mean_se"])
     assert float(off["ece"]) > float(off["ece_upper"])
@@ -122,7 +122,7 @@ def test_the_sentence_has_the_numbers_of_the_curve(rng):
     found = judged(p, tokens, rng)
     top = found.curve.isel(fit=0, bin=-1)
     assert (float(top["observed"]), float(top["predicted"])) == (0.5, pytest.approx(0.9))
-    assert "gives 0.9 or more, 50 % came where 90 % should have" in found.sentences["it"][0]
+    assert "gives 0.9 or more, 50 % came where 90 % should have" in found.findings["it"][0].text
     # of 300 characters 30 less than expected lie in each of two bins
     assert float(row(found)["ece"]) == pytest.approx(0.4)
 
@@ -186,8 +186,8 @@ def test_what_is_known_for_sure(rng):
     assert (float(lost["ece"]), float(lost["ece_floor"])) == (1, 0)
     assert found.scores["log_score"].values.tolist() == [0, -np.inf]
     assert found.scores["brier"].values.tolist() == [0, 2]
-    assert any("-inf" in sentence for sentence in found.sentences["wrong"])
-    assert found.sentences["wrong"][0].startswith("over-confident")
+    assert any("-inf" in finding.text for finding in found.findings["wrong"])
+    assert found.findings["wrong"][0].text.startswith("over-confident")
     assert found.curve["inside"].sel(fit="right").all()
 
 
@@ -197,7 +197,7 @@ def test_one_sequence_has_no_standard_error_and_says_so(rng):
     for name in ("log_score_se", "brier_se", "log_score_difference_se"):
         assert np.isnan(found.scores[name]).all()
     assert np.isnan(found.by_position["gain_se"]).all()
-    said = " ".join(found.sentences["b"])
+    said = " ".join(finding.text for finding in found.findings["b"])
     assert "standard errors are unknown" in said and "only 5 held-out characters" in said
     assert "nan" not in said
 
@@ -207,7 +207,7 @@ def test_the_same_seed_gives_the_same_answer():
     tokens = drawn(p, np.random.default_rng(2))
     one, two, other = (judged(p, tokens, np.random.default_rng(seed)) for seed in (3, 3, 4))
     xr.testing.assert_identical(one.pit, two.pit)
-    assert one.sentences == two.sentences
+    assert one.findings == two.findings
     assert not np.array_equal(one.pit["difference"], other.pit["difference"])
 
 
@@ -236,16 +236,16 @@ def test_fits_side_by_side(fits, rng):
     weights = {"weighted": psis_weights(fits["pathfinder"])}
     found = held_out_reliability(named, rng, weights)
     tokens = problem_of(fits["nuts"]).held_out.y
-    assert list(found.curve["fit"].values) == list(named) == list(found.sentences)
+    assert list(found.curve["fit"].values) == list(named) == list(found.findings)
     for name, idata in named.items():
         alone = proper_scores(held_out_predictive(idata, weights.get(name)), tokens)
         for what in ("log_score", "brier"):
             assert float(found.scores[what].sel(fit=name)) == pytest.approx(float(alone[what]))
         expected = found.curve["share"].sel(fit=name).sum()
         assert float(expected) == pytest.approx(1)
-    assert any("Pareto k" in sentence for sentence in found.sentences["weighted"])
-    assert not any("Pareto k" in sentence for sentence in found.sentences["pathfinder"])
-    assert any("chains have not mixed" in sentence for sentence in found.sentences["nuts"])
+    assert any("Pareto k" in finding.text for finding in found.findings["weighted"])
+    assert not any("Pareto k" in finding.text for finding in found.findings["pathfinder"])
+    assert any("chains have not mixed" in each.text for each in found.findings["nuts"])
     with pytest.raises(ValueError, match="got those of other"):
         held_out_reliability(fits, rng, {"other": weights["weighted"]})
 

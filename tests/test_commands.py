@@ -86,7 +86,7 @@ def test_marks_stand_under_their_characters_where_there_is_no_colour(runs):
     line, marks = plain[at + 1], plain[at + 2]
     assert 0 < len(marks) <= len(line) == 60
     assert set(marks) <= set(".? ")
-    assert ". a probability below 0.05, ? one not known within 0.4" in "\n".join(plain)
+    assert ". probability below 0.05, ? interval wider than 0.4" in "\n".join(plain)
     done = subprocess.run(
         [sys.executable, "-m", "gptbayes", *map(str, command)],
         capture_output=True,
@@ -126,8 +126,8 @@ def looked(runs, tmp_path_factory):
 
 def test_attention_is_said_with_roles_and_their_control(looked):
     text, folder = looked
-    assert "Where the last position of “e␣mat” looks" in text
-    for words in ("effective number of positions", "previous character", "P(more than prior)"):
+    assert "Attention of the last position of “e␣mat”" in text
+    for words in ("effective number of positions", "previous character", "P(posterior > prior)"):
         assert words in text
     for words in ("nats per character", "1 back", "rank correlation", "ambiguous"):
         assert words in text

@@ -14,10 +14,10 @@ from scipy.stats import ortho_group
 from gptbayes import fit
 from gptbayes.diagnostics.contraction import (
     compare_with_prior,
-    contraction,
     gauge_contraction,
     local_contraction,
     part_summaries,
+    posterior_contraction,
     prediction_contraction,
     weight_contraction,
 )
@@ -49,15 +49,15 @@ def test_gauge_directions_do_not_contract_and_a_wrong_scale_shows(nuts):
     assert (found["mcse"] < 0.2).all()
     assert (np.abs(found["contraction"]) < 4 * found["mcse"]).all()
     wrong = nuts.copy()
-    wrong.posterior["lm_head_multiplier"] = 1.5 * wrong.posterior["lm_head_multiplier"]
+    wrong.posterior["lm_head_multiplier"] = 0.5 * wrong.posterior["lm_head_multiplier"]
     row = gauge_contraction(problem, wrong.posterior).sel(
         direction="column sums of lm_head_multiplier"
     )
     assert row["contraction"] == pytest.approx(
-        1 - 1.5**2 * (1 - found["contraction"].sel(direction=row["direction"]).item())
+        1 - 0.5**2 * (1 - found["contraction"].sel(direction=row["direction"]).item())
     )
-    said = contraction(wrong, n_local=1, max_draws=20).sentences[0]
-    assert "these draws are not of the posterior" in said
+    said = posterior_contraction(wrong, n_local=1, max_draws=20).sentences[0]
+    assert "these are not draws from the posterior" in said
 
 
 # ---- locally ----
@@ -175,13 +175,13 @@ def test_summaries_of_heads_are_sorted_sizes(rng):
     product = draws["query"] @ np.swapaxes(draws["key"], -1, -2)
     size = np.linalg.norm(product, axis=(-2, -1)) / np.sqrt(2)
     expected = -np.sort(-size, axis=-1)
-    np.testing.assert_allclose(found["size of query times key"], expected, rtol=1e-10)
+    np.testing.assert_allclose(found["norm of the query-key product"], expected, rtol=1e-10)
     simple = small_problem("05")
     uniform = chains(simple, (1, 2), rng)
     uniform["query"][0, 1] = 0
     distance = part_summaries(simple, uniform)["distance from uniform attention"][0]
     assert np.abs(distance[1]).max() < 1e-12 < distance[0].min()
-    activity = found["share of the text where a hidden unit is active"]
+    activity = found["active share of hidden units"]
     assert activity.shape == (2, 3, 2, 24)
     assert (activity.diff("rank") <= 0).all()
 
@@ -189,12 +189,12 @@ def test_summaries_of_heads_are_sorted_sizes(rng):
 def test_what_is_the_prior_is_not_told_from_it_and_what_is_not_is(rng):
     problem = small_problem("05")
     prior, posterior = chains(problem, (1, 400), rng), chains(problem, (4, 100), rng)
-    name = "size of query times key"
+    name = "norm of the query-key product"
     same = compare_with_prior(*(part_summaries(problem, d)[name] for d in (posterior, prior)))
-    assert not same["told_apart"].any()
+    assert not same["differs"].any()
     larger = {**posterior, "query": 1.5 * posterior["query"]}
     other = compare_with_prior(*(part_summaries(problem, d)[name] for d in (larger, prior)))
-    assert other["told_apart"].all()
+    assert other["differs"].all()
     np.testing.assert_allclose(other["mean"], 1.5 * same["mean"])
     # Chains that stand still are worth a few draws, however long they are.
     summary = part_summaries(problem, prior)[name]
@@ -207,24 +207,26 @@ def test_what_is_the_prior_is_not_told_from_it_and_what_is_not_is(rng):
 
 
 def test_a_real_fit_in_words(nuts):
-    found = contraction(nuts, n_local=2)
+    found = posterior_contraction(nuts, n_local=2)
     text = "\n".join(found.sentences)
-    assert "directions that no prediction depends on the contraction must be 0" in text
-    assert "the text is worth" in text
-    assert "local normal approximation, draws looked at: 2" in text
-    assert "size of query times key: " in text
-    assert "smallest ESS of a variance" in text  # 200 draws
+    assert "contraction must be 0 in" in text
+    assert "the effective number of parameters is" in text
+    assert "local normal approximation at 2 draws" in text
+    assert "norm of the query-key product: " in text
+    assert "the smallest ESS of a variance is" in text  # 200 draws
     assert found.local["learned"].sum() > 10
 
 
 def test_a_mode_has_no_variance_and_a_curved_prior_no_local_gauge(runs, tmp_path, rng):
-    with pytest.raises(ValueError, match="contraction needs at least 4 draws per chain, got 1"):
-        contraction(open_run(runs["optimize"]))
+    with pytest.raises(
+        ValueError, match="posterior_contraction needs at least 4 draws per chain, got 1"
+    ):
+        posterior_contraction(open_run(runs["optimize"]))
     problem = small_problem("01-log-gamma")
     with pytest.raises(ValueError, match="stage 01-log-gamma has no normal prior"):
         local_contraction(problem, chains(problem, (1, 1), rng))
     idata = open_run(fit.nuts(problem, tmp_path / "run", chains=2, iter_sampling=100))
-    found = contraction(idata)
+    found = posterior_contraction(idata)
     assert found.local is None
     assert found.parts == {}
     assert (np.abs(found.gauge["contraction"]) < 4 * found.gauge["mcse"]).all()

@@ -225,7 +225,7 @@ def test_a_score_is_what_each_place_says_alone(nuts, monkeypatch):
         assert set(split) < set(scored)
         for name in split:
             assert here[name].item() == pytest.approx(split[name].item(), rel=1e-10), name
-    monkeypatch.setattr(characters, "COPIES", 1e12)
+    monkeypatch.setattr(next_token, "COPIES", 1e12)
     xr.testing.assert_allclose(score_text(nuts, prompt, text, prob=0.8), scored)
 
 

@@ -9,7 +9,6 @@ import xarray as xr
 from scipy.special import logsumexp, softmax
 from scipy.stats import norm
 
-from gptbayes.diagnostics.modes import stack_chains
 from gptbayes.diagnostics.sampler import pareto_k
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import forward
@@ -20,6 +19,7 @@ from gptbayes.predict import (
     held_out_log_prob,
     held_out_predictive,
     psis_weights,
+    stack_chains,
 )
 
 

@@ -13,13 +13,13 @@ from scipy.special import log_softmax
 from scipy.stats import ortho_group
 
 from gptbayes.diagnostics.mode_connectivity import (
-    arc,
+    arc_path,
     barrier,
-    bend,
-    bezier,
+    bezier_path,
+    connect_chains,
     connection_sentences,
-    connections,
-    straight,
+    optimise_curve,
+    straight_path,
 )
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model import log_density
@@ -51,14 +51,14 @@ def mode(runs):
 
 def test_copies_of_a_mode_have_no_barrier_once_they_are_aligned(mode, rng):
     problem, copies = mode
-    found = connections(problem, copies, rng=rng, n_pairs=3, max_iterations=40)
+    found = connect_chains(problem, copies, rng=rng, n_pairs=3, max_iterations=40)
     raw, aligned = (found["barrier"].sel(alignment=a) for a in ("as drawn", "aligned"))
     assert raw.sel(path="straight").min() > 10
     assert aligned.max() < 1e-6
     assert (found["barrier"].sel(path="curve") <= found["barrier"].sel(path="straight")).all()
     assert raw.sel(path="curve").max() < 0.7 * raw.sel(path="straight").min()
     assert not found["same_chain"].any()  # chains of one draw have no two
-    assert "only 3 pairs of chains" in " ".join(connection_sentences(found))
+    assert "a median over 3 pairs of chains is imprecise" in " ".join(connection_sentences(found))
 
 
 def test_a_change_of_sign_has_a_barrier_that_is_known(rng):
@@ -86,7 +86,7 @@ def test_a_change_of_sign_has_a_barrier_that_is_known(rng):
         "lm_head_multiplier": np.stack([a, -a])[:, None],
         "lm_head_offset": np.stack([b, b])[:, None],
     }
-    paths = connections(problem, two, rng=rng, n_pairs=1, curves=False)
+    paths = connect_chains(problem, two, rng=rng, n_pairs=1, curves=False)
     line = paths["log_posterior"].sel(path="straight", alignment="as drawn").values[0]
     np.testing.assert_allclose(line, expected, atol=1e-9)
     height = paths["barrier"].sel(path="straight", alignment="as drawn").item()
@@ -108,16 +108,16 @@ def test_two_wells_in_many_dimensions(rng):
 
     middle = np.array([0, 0.5, 1])
     for path, climb in (
-        (straight(start, end, middle), n_dims / 4),
-        (arc(start, end, middle, *np.repeat(centre[:, None], n, axis=1)), 0),
+        (straight_path(start, end, middle), n_dims / 4),
+        (arc_path(start, end, middle, *np.repeat(centre[:, None], n, axis=1)), 0),
     ):
         values = density(path)
         rise = values[:, 1] - 0.5 * (values[:, 0] + values[:, 2])
         se = rise.std() / np.sqrt(n)
         assert abs(rise.mean() - (climb - height)) < 4 * se
-    assert barrier(density(straight(start[:200], end[:200], T))).max() < height / 2
+    assert barrier(density(straight_path(start[:200], end[:200], T))).max() < height / 2
     np.testing.assert_allclose(
-        arc(start, end, middle, *centre)[:, [0, 2]], np.stack([start, end], 1), atol=1e-12
+        arc_path(start, end, middle, *centre)[:, [0, 2]], np.stack([start, end], 1), atol=1e-12
     )
 
 
@@ -133,33 +133,35 @@ def test_a_curve_follows_a_bent_ridge(rng):
         pull[..., 2] = -points[..., 2]
         return values, pull
 
-    line = ring(straight(start, end, T))[0]
+    line = ring(straight_path(start, end, T))[0]
     expected = stiffness * (radius * (1 - np.sqrt(0.5))) ** 2
     assert barrier(line) == pytest.approx(expected, rel=1e-12)
-    assert barrier(ring(bezier(start, (start + end) / 2, end, T))[0]) == pytest.approx(expected)
+    assert barrier(ring(bezier_path(start, (start + end) / 2, end, T))[0]) == pytest.approx(
+        expected
+    )
     fine = np.linspace(0, 1, 21)
     controls = np.linspace(1.5, 4, 2501)[:, None] * np.array([1.0, 1.0, 0.0])
-    best = min(barrier(ring(bezier(start, control, end, fine))[0]) for control in controls)
-    found = bend(ring, start, end, rng)
+    best = min(barrier(ring(bezier_path(start, control, end, fine))[0]) for control in controls)
+    found = optimise_curve(ring, start, end, rng)
     assert best < 0.02 * expected
     assert found.barrier < best + 0.01 * expected
     assert found.barrier == pytest.approx(
-        barrier(ring(bezier(start, found.control, end, fine))[0]), abs=1e-12
+        barrier(ring(bezier_path(start, found.control, end, fine))[0]), abs=1e-12
     )
 
 
 def test_a_path_that_needs_no_bending_is_left_straight(rng):
     start, end = rng.normal(size=(2, 5))
-    found = bend(lambda at: (-0.5 * (at**2).sum(-1), -at), start, 1.01 * start, rng)
+    found = optimise_curve(lambda at: (-0.5 * (at**2).sum(-1), -at), start, 1.01 * start, rng)
     np.testing.assert_array_equal(found.control, (start + 1.01 * start) / 2)
-    far = bend(lambda at: (-0.5 * (at**2).sum(-1), -at), start, end, rng)
+    far = optimise_curve(lambda at: (-0.5 * (at**2).sum(-1), -at), start, end, rng)
     assert far.barrier == 0
 
 
 def test_chains_of_a_real_fit(runs, rng):
     idata = open_run(runs["nuts"])
     problem, parameters = problem_of(idata), parameters_of(idata)
-    found = connections(problem, parameters, rng=rng, n_pairs=6, max_draws=40)
+    found = connect_chains(problem, parameters, rng=rng, n_pairs=6, max_draws=40)
     assert found["log_posterior"].dims == ("alignment", "path", "pair", "point")
     assert found["same_chain"].values.tolist() == [False] * 6 + [True] * 6
     assert (found["barrier"].sel(path="curve") <= found["barrier"].sel(path="straight")).all()
@@ -171,8 +173,8 @@ def test_chains_of_a_real_fit(runs, rng):
         np.testing.assert_allclose(ends, np.broadcast_to(lp, ends.shape), atol=1e-9)
     np.testing.assert_allclose(found.attrs["level"], idata.sample_stats["lp"].mean(), atol=8)
     text = " ".join(connection_sentences(found))
-    assert "arcs, which keep the spread of draws, between draws of different chains fall" in text
-    means = connections(problem, parameters, rng=rng, ends="means", max_draws=40)
+    assert "arcs between draws of different chains have a median barrier of" in text
+    means = connect_chains(problem, parameters, rng=rng, ends="means", max_draws=40)
     assert means["path"].values.tolist() == ["straight", "curve"]
     ends = means["log_posterior"].sel(alignment="aligned").isel(point=0)
     assert (ends > found.attrs["level"] + 3 * found.attrs["sd"]).all()  # no draw is like that
@@ -184,9 +186,12 @@ def test_without_kernels_paths_are_straight_and_it_is_said(mode, rng, tmp_path, 
     (broken / "kernels" / "gpt.cpp").write_text("this is no C++")
     monkeypatch.setattr(log_density, "stan_folder", lambda: broken)
     problem, copies = mode
-    found = connections(problem, copies, rng=rng, n_pairs=2)
+    found = connect_chains(problem, copies, rng=rng, n_pairs=2)
     assert found["path"].values.tolist() == ["straight", "arc"]
-    assert "no curves, for their gradient needs the C++ kernels" in connection_sentences(found)[-1]
+    assert (
+        "there are no curves, because their gradient needs the C++ kernels"
+        in connection_sentences(found)[-1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,18 +204,19 @@ def test_without_kernels_paths_are_straight_and_it_is_said(mode, rng, tmp_path, 
 )
 def test_unusable_settings(mode, rng, settings, message):
     with pytest.raises(ValueError, match=message):
-        connections(*mode, rng=rng, **settings)
+        connect_chains(*mode, rng=rng, **settings)
 
 
 def test_one_point_is_joined_to_nothing(mode, rng):
     problem, copies = mode
     alone = {name: value[:1] for name, value in copies.items()}
     with pytest.raises(ValueError, match=r"two chains or two draws of one, got \(1, 1\)"):
-        connections(problem, alone, rng=rng)
+        connect_chains(problem, alone, rng=rng)
 
 
 @pytest.mark.parametrize(
-    ("shift", "words"), [(0.0, "no"), (15.0, "more than chance"), (300.0, "something is between")]
+    ("shift", "words"),
+    [(0.0, "no higher between"), (15.0, "within chance"), (300.0, "in different modes")],
 )
 def test_arcs_are_judged_against_chance(shift, words, rng):
     """Ten pairs of each kind, with the spread that barriers have."""
@@ -229,5 +235,7 @@ def test_arcs_are_judged_against_chance(shift, words, rng):
         },
         {"sd": 20.0, "note": "", "ends": "draws"},
     )
-    (sentence,) = (each for each in connection_sentences(found) if each.startswith("aligned arcs"))
+    (sentence,) = (
+        each for each in connection_sentences(found) if each.startswith("after alignment")
+    )
     assert words in sentence

@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 from problems import small_problem
 
-from gptbayes import fit
+from gptbayes import fit, plots
 from gptbayes.cli import main
+from gptbayes.compare.evidence import compare_evidence, evidence
 from gptbayes.compare.evidence_summary import summarise_tempering
 from gptbayes.diagnostics.mode_masses import (
     label_of_draws,
@@ -21,6 +22,7 @@ from gptbayes.diagnostics.mode_masses import (
 )
 from gptbayes.diagnostics.verdict import MIXED, WRONG_IF, Verdict
 from gptbayes.inference import open_run
+from gptbayes.report import Analysis, render
 
 N_CHAIN, N_SEGMENT, N_MOVE = 4, 8, 6
 
@@ -143,12 +145,12 @@ def test_symmetry_finds_the_fit_beside_it(runs, tmp_path, capsys):
     shutil.copytree(runs["nuts"], tmp_path / "05-nuts")
     settings = {"replicates": 2, "chains": 10, "moves": 6}
     open_run(fit.smc(small_problem("05"), tmp_path / "05-smc", **settings))
-    assert main(["symmetry", str(tmp_path / "05-nuts"), "--no-paths", "--no-learned"]) == 0
+    assert main(["symmetry", str(tmp_path / "05-nuts"), "--no-paths", "--no-contraction"]) == 0
     said = capsys.readouterr()
     assert "masses of modes from" in said.err
     assert "Masses of modes, by sequential Monte Carlo" in said.out
     assert "mode 1 has mass" in said.out
-    assert main(["symmetry", str(tmp_path / "05-smc"), "--no-paths", "--no-learned"]) == 0
+    assert main(["symmetry", str(tmp_path / "05-smc"), "--no-paths", "--no-contraction"]) == 0
     assert "mode 1 has mass" in capsys.readouterr().out
 
 
@@ -161,3 +163,32 @@ def test_what_a_report_shows(bigram):
     )
     assert "first particles" in found.findings[0].text
     assert found.findings[-1] == found.masses.findings[-1]
+
+
+def test_the_report_has_a_section_on_the_evidence(bigram):
+    html = render(Analysis(bigram, "it"))
+    assert html.index('id="diagnostics"') < html.index('id="evidence"') < html.index('id="chains"')
+    found = evidence(bigram)
+    assert f"{found.log_evidence:.2f} ± {found.se:.2f}" in html
+    assert "would have been shown wrong by replicates that differ" in html
+    assert "independent draws from the prior" in html
+
+
+@pytest.mark.parametrize("draw", [plots.plot_tempering, plots.plot_level_health])
+def test_figures_of_the_path(bigram, draw):
+    _, (ax,) = plots.figure()
+    assert draw(bigram["path"], ax=ax) is ax
+    assert len(ax.lines) >= 3
+    plots.close(ax.figure)
+
+
+def test_figures_of_evidence_and_masses(bigram, rng):
+    _, axes = plots.figure(3)
+    table = compare_evidence({"it": evidence(bigram)})
+    assert plots.plot_evidence(table, ax=axes[0]) is axes[0]
+    masses = mode_masses(placed(bigram, [1, 2, 3, 2], rng))
+    assert plots.plot_mode_masses(masses.of_replicate, ax=axes[1]) is axes[1]
+    gain = xr.DataArray([[1.0, -2.0]], {"model": ["stage 01"], "n_characters": [64, 128]})
+    assert plots.plot_evidence_by_size(gain, abs(gain), ax=axes[2]) is axes[2]
+    assert [each.get_text() for each in axes[2].get_xticklabels()] == ["64", "128"]
+    plots.close(axes[0].figure)

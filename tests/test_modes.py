@@ -15,16 +15,16 @@ from gptbayes.diagnostics.modes import (
     context_log_prob,
     find_modes,
     function_space,
-    stack_chains,
     weight_space,
 )
-from gptbayes.diagnostics.sampler import quantities
+from gptbayes.diagnostics.quantities import quantities
 from gptbayes.inference import open_run, problem_of
 from gptbayes.predict import (
     compare_held_out,
     fixed_contexts,
     held_out_log_prob,
     next_character,
+    stack_chains,
 )
 from gptbayes.stats.summary import log_mean_exp, r_hat
 
@@ -84,7 +84,7 @@ def test_modes_that_predict_differently_are_found_mapped_and_joined_last(rng):
     assert len(set(label[:2].ravel())) == len(set(label[2:].ravel())) == 1
     assert space.tree[-1, 2] > 10 * space.tree[-2, 2]
     assert space.tree[-1, 2] > 5 * space.within
-    assert space.shown > 0.95
+    assert space.explained > 0.95
     first = space.map.values[:, 0].reshape(4, -1)
     assert (np.sign(first[:2]) == -np.sign(first[2:])).all()
 
@@ -131,7 +131,7 @@ def test_modes_of_a_fit_are_described(two_modes):
     assert modes.table.sizes["mode"] == 2
     np.testing.assert_array_equal(modes.table["whole_chains"], [1, 1])
     assert modes.table.attrs["switches"] == 0
-    assert "do not tell the mass" in modes.table.attrs["mass"]
+    assert "do not estimate the posterior mass" in modes.table.attrs["mass"]
     assert [len(text) for text in modes.table["text"].values] == [12, 12]
     first = two_modes.posterior["token"].values[0]
     assert (modes.differences["character"].values[:3] == first).all()
@@ -185,10 +185,10 @@ def test_unusable_input_is_refused_in_one_line(nuts, rng):
     holes[1, 300:] = np.nan
     refused = [
         (lambda: stack_chains(one), "at least two chains, got 1"),
-        (lambda: stack_chains(dead), "chain 2 never does"),
+        (lambda: stack_chains(dead), "got chain 2, which never does"),
         (lambda: context_log_prob(nuts, ["the", "at"]), r"equal length, got lengths \[2, 3\]"),
         (lambda: context_log_prob(nuts, []), "at least one, got none"),
-        (lambda: function_space(holes), "no numbers in chain 2"),
+        (lambda: function_space(holes), "not finite in chain 2"),
         (lambda: weight_space(scalars(np.ones((2, 3, 1)))), "at least 4 draws"),
         (lambda: weight_space(scalars(np.ones((2, 40, 3)))), "moves within segments, got none"),
     ]

@@ -127,7 +127,7 @@ def test_what_cannot_be_told_from_the_prior_is_an_open_circle(ax):
     table = interval(layer=2, rank=3)
     table = table.assign({f"prior_{name}": table[name] + 0.05 for name in table})
     told = np.array([[True, False, True], [True, True, False]])
-    plots.plot_beside_prior(table.assign(told_apart=(("layer", "rank"), told)), label="x", ax=ax)
+    plots.plot_beside_prior(table.assign(differs=(("layer", "rank"), told)), label="x", ax=ax)
     np.testing.assert_allclose(ax.lines[-1].get_xdata(), table["mean"].values[~told])
     assert ax.lines[-1].get_markerfacecolor() == "white"
 

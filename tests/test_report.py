@@ -8,8 +8,12 @@ import pytest
 from problems import small_problem
 
 from gptbayes import fit
+from gptbayes.findings import Finding
 from gptbayes.inference import open_run
-from gptbayes.report import render, write_report
+from gptbayes.report import Analysis, render, write_report
+from gptbayes.report.blocks import Findings, Section
+from gptbayes.report.model import starting_points
+from gptbayes.report.page import page as page_of
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -36,14 +40,14 @@ def page(runs):
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_six_questions(page):
+def test_six_sections(page):
     assert [a["id"] for tag, a in page.tags if tag == "section"] == [
-        "fit",
-        "believed",
-        "says",
-        "looks",
-        "disagree",
-        "sensitive",
+        "model",
+        "diagnostics",
+        "predictions",
+        "attention",
+        "chains",
+        "sensitivity",
     ]
 
 
@@ -83,8 +87,8 @@ def test_the_same_twice(runs, page):
 
 @pytest.mark.parametrize("method", ["pathfinder", "optimize", "prior"])
 def test_every_method_has_a_report(runs, method):
-    words = " ".join(Page(render({method: open_run(runs[method])})).words)
-    assert "What do the chains disagree about?" in words
+    words = " ".join(Page(render(Analysis(open_run(runs[method]), method))).words)
+    assert "Chains and modes" in words
 
 
 def test_the_text_is_escaped(tmp_path):
@@ -94,7 +98,7 @@ def test_the_text_is_escaped(tmp_path):
     page = Page(write_report(folder).read_text(encoding="utf-8"))
     assert "script" not in [tag for tag, _ in page.tags]
     assert "<b>bold</b>" in " ".join(page.words)
-    assert "stage 01 has no attention" in " ".join(page.words)
+    assert "Stage 01 has no attention" in " ".join(page.words)
 
 
 def test_a_power_posterior_is_named(tmp_path):
@@ -108,3 +112,37 @@ def test_a_run_is_given_once(runs, tmp_path):
     shutil.copytree(runs["optimize"], tmp_path / "optimize")
     with pytest.raises(ValueError, match="each run can be given once"):
         write_report(runs["optimize"], [runs["optimize"]])
+
+
+def test_the_headline_links_every_warning(page):
+    """As many links as warnings, in their order, and each leads to a warning of the same words."""
+    warnings = [a["id"] for tag, a in page.tags if tag == "li" and a.get("class") == "warning"]
+    links = [a["href"].removeprefix("#") for tag, a in page.tags if tag == "a"]
+    assert len(warnings) > 5
+    assert [link for link in links if "-warning-" in link] == warnings
+    assert f"{len(warnings)} warnings in this report" in page.words
+
+
+def test_a_report_without_warnings_says_so():
+    sections = [Section("one", "One", "?", [Findings([Finding(True, "fine")])])]
+    assert "No warnings" in page_of("", "", sections, "")
+    sections.append(Section("two", "Two", "?", [Findings([Finding(False, "bad")])]))
+    html = page_of("", "", sections, "")
+    assert 'href="#two-warning-1">bad' in html
+    assert 'id="two-warning-1"' in html
+
+
+@pytest.mark.parametrize(
+    ("init", "superchains", "words"),
+    [
+        ("random", None, "random points with twice the standard deviation of the prior"),
+        ("pathfinder", None, "one draw from each of 8 Pathfinder paths"),
+        ("optimize", None, "8 posterior modes found from random points"),
+        ("optimize", 2, "4 chains share each of 2 starting points"),
+        ("pathfinder", 4, "one draw from each of 4 Pathfinder paths"),
+    ],
+)
+def test_starting_points_are_those_of_the_fit(init, superchains, words):
+    settings = {"chains": 8, "superchains": superchains, "init": init}
+    assert words in starting_points("nuts", settings)
+    assert ("not over-dispersed" in starting_points("nuts", settings)) == (init != "random")

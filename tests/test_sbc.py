@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
+from arviz.stats.ecdf_utils import ecdf_confidence_band
 from scipy.special import softmax
 
 from gptbayes import plots
@@ -219,3 +220,20 @@ def test_unusable_settings(tmp_path):
     with pytest.raises(ValueError, match="ranks must be from 0 to n_ranked = 31, got 0 to 32"):
         uniformity_test(as_ranks(np.array([[0], [32]])), 31)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_band_is_that_of_arviz():
+    """Where ArviZ's counts survive being divided and multiplied by their number, and truncated."""
+    compared = 0
+    for n in [*range(2, 60, 3), 100, 128]:
+        counts = np.arange(n + 1)
+        if ((counts / n * n).astype(int) != counts).any():
+            continue
+        compared += 1
+        for n_ranked, prob in ((7, 0.5), (15, 0.95), (31, 0.99)):
+            cdf = np.arange(1, n_ranked + 1) / (n_ranked + 1)
+            expected = ecdf_confidence_band(n, np.arange(n_ranked), cdf, prob=prob)
+            found = rank_ecdf(as_ranks(np.zeros((n, 1), dtype=int)), n_ranked, prob=prob)
+            np.testing.assert_allclose(found["lower"] + cdf, expected[0], atol=1e-12)
+            np.testing.assert_allclose(found["upper"] + cdf, expected[1], atol=1e-12)
+    assert compared > 10

@@ -24,7 +24,6 @@ from scipy.stats import t as student_t
 
 from gptbayes import fit, toolchain
 from gptbayes.corpus import Vocabulary, Windows
-from gptbayes.diagnostics.sampler import diagnose
 from gptbayes.diagnostics.tempering_health import path_findings
 from gptbayes.findings import warnings_of
 from gptbayes.fit import tempering
@@ -34,6 +33,7 @@ from gptbayes.inference import open_run
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.problem import Design, Priors, Problem
 from gptbayes.model.stages import STAGES
+from gptbayes.report import Analysis
 from gptbayes.stats.summary import r_hat, summarise
 from gptbayes.validate import conjugate_bigram
 from gptbayes.validate.exact_marginals import ALPHA, exact_marginals, family_wise_p
@@ -201,7 +201,7 @@ def test_the_evidence_has_no_bias(two_modes, tmp_path):
 def test_exact_marginals(attention):
     idata = open_run(attention[0])
     assert family_wise_p(exact_marginals(idata)) >= ALPHA
-    assert any("scalars whose posterior is known" in each.text for each in diagnose(idata).findings)
+    assert any("scalars whose posterior is known" in each.text for each in Analysis(idata).findings)
 
 
 @pytest.mark.slow
@@ -309,7 +309,7 @@ def test_one_ancestor_leads_the_warnings(tmp_path):
     folder = fit.smc(
         bigram(), tmp_path / "run", replicates=2, chains=2, moves=4, seed=1, step_size=0.5
     )
-    findings = diagnose(open_run(folder)).findings
+    findings = Analysis(open_run(folder)).findings
     assert not findings[0].ok
     assert "descend from one of 8 first particles" in findings[0].text
     assert "every replicate" in findings[0].text

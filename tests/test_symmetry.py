@@ -15,26 +15,21 @@ from gptbayes.model.simulate import log_prior, prior_draws
 from gptbayes.model.stages import STAGES, Masks
 from gptbayes.symmetry import (
     align,
-    canonical,
+    canonical_form,
     generators,
     generic_null_dimension,
-    invariants,
+    invariant_scalars,
     permute_heads,
     rotate_query_key,
     symmetries,
     symmetry_dimension,
 )
-from gptbayes.symmetry.actions import (
-    flip_stream,
-    permute_hidden,
-    permute_stream,
-    scale_hidden,
-    transform_stream,
-)
+from gptbayes.symmetry.group.hidden_units import permute_hidden, scale_hidden
+from gptbayes.symmetry.group.stream import flip_stream, permute_stream, transform_stream
 
 N = 17
 ATTENDING = [number for number in STAGES if number >= "04"]
-FREE_BASIS = ("mix_stream", "rotate_stream", "rotate_centred_stream")
+FREE_BASIS = ("transform_stream", "rotate_stream", "rotate_centred_stream")
 
 
 def centred_logits(problem, draws):
@@ -334,7 +329,8 @@ def test_chunks_and_batch_dims_do_not_show(problem, draws):
     found = align(problem.stage, split, max_iterations=3).parameters
     for name, value in found.items():
         assert value.shape == split[name].shape
-        np.testing.assert_allclose(value.reshape(flat[name].shape), small[name], atol=1e-8)
+        # Batched products round differently, and iterated rotations amplify that.
+        np.testing.assert_allclose(value.reshape(flat[name].shape), small[name], atol=1e-7)
 
 
 def test_one_draw_is_its_own_reference_and_bad_draws_are_refused(rng):
@@ -352,7 +348,7 @@ def test_one_draw_is_its_own_reference_and_bad_draws_are_refused(rng):
 
 
 def test_the_canonical_gauge_predicts_alike_and_forgets_where_a_draw_was(problem, draws, rng):
-    fixed = canonical(problem.stage, draws)
+    fixed = canonical_form(problem.stage, draws)
     np.testing.assert_allclose(
         centred_logits(problem, fixed), centred_logits(problem, draws), atol=1e-9
     )
@@ -360,7 +356,7 @@ def test_the_canonical_gauge_predicts_alike_and_forgets_where_a_draw_was(problem
     for generator in generators(problem.stage):
         if generator.name in FREE_BASIS:
             continue
-        again = canonical(problem.stage, moved_by(generator, problem, draws, rng))
+        again = canonical_form(problem.stage, moved_by(generator, problem, draws, rng))
         for name, value in fixed.items():
             np.testing.assert_allclose(again[name], value, atol=1e-7, err_msg=generator.name)
 
@@ -369,7 +365,7 @@ def test_the_canonical_gauge_is_what_it_says(rng):
     problem = small_problem("12", priors=Priors(layer_norm=0.2))
     masks = Masks(*(np.ones_like(mask) for mask in problem.stage.masks))
     stage = replace(problem.stage, masks=masks)
-    p = canonical(stage, prior_draws(problem, N, rng))
+    p = canonical_form(stage, prior_draws(problem, N, rng))
     for norm in ("ln1", "ln2", "ln_f"):
         np.testing.assert_allclose(p[f"{norm}_weight"], 1)
     np.testing.assert_allclose(p["lm_head_multiplier"].sum(axis=-2), 0, atol=1e-12)
@@ -389,11 +385,11 @@ def two_chains(draws):
 def test_no_symmetry_moves_an_invariant(problem, draws, rng):
     some = {name: value[:4] for name, value in draws.items()}
     as_chains = {name: value.reshape(2, 2, *value.shape[1:]) for name, value in some.items()}
-    before = invariants(problem, as_chains)
+    before = invariant_scalars(problem, as_chains)
     for generator in generators(problem.stage):
         moved = moved_by(generator, problem, some, rng, 4)
         moved = {name: value.reshape(2, 2, *value.shape[1:]) for name, value in moved.items()}
-        for name, found in invariants(problem, moved).items():
+        for name, found in invariant_scalars(problem, moved).items():
             np.testing.assert_allclose(
                 found, before[name], atol=1e-8, err_msg=f"{generator.name}: {name}"
             )
@@ -406,7 +402,7 @@ def test_invariants_are_singular_values_and_divergences_as_defined(rng):
     """Against the plain definitions: all scores, all logits."""
     problem = small_problem("05")
     draws = two_chains(prior_draws(problem, N, rng))
-    found = invariants(problem, draws)
+    found = invariant_scalars(problem, draws)
     p = {name: value[1, 3] for name, value in draws.items()}
     inputs = (p["token_embedding"][:, None] + p["position_embedding"]).reshape(-1, 6)
     scores = inputs @ p["query"][0] @ np.swapaxes(inputs @ p["key"][0], -1, -2) / np.sqrt(2)
@@ -417,12 +413,12 @@ def test_invariants_are_singular_values_and_divergences_as_defined(rng):
     np.testing.assert_allclose(ours, wanted.ravel())
     assert found["singular values of scores"]["scalar"][1] == "layer 1, largest 1, rank 2"
     dead = {**draws, "query": np.zeros_like(draws["query"])}
-    assert np.abs(invariants(problem, dead)["effect of where heads look"]).max() < 1e-12
-    assert found["effect of where heads look"].min() > 0
+    assert np.abs(invariant_scalars(problem, dead)["effect of attention weights"]).max() < 1e-12
+    assert found["effect of attention weights"].min() > 0
 
 
 def test_invariants_need_chains():
     problem = small_problem("04")
     draws = prior_draws(problem, 2, np.random.default_rng(0))
     with pytest.raises(ValueError, match="chain and draw in front"):
-        invariants(problem, draws)
+        invariant_scalars(problem, draws)

@@ -15,20 +15,18 @@ import xarray as xr
 from scipy.special import log_softmax
 from scipy.stats import rankdata
 
-from gptbayes.attention.matching import Matching, head_order, matched
-from gptbayes.attention.rollout import rollout
-from gptbayes.attention.streams import (
+from gptbayes.attention.contexts import (
     SOURCES,
     checked_contexts,
     draws_of,
     labelled,
-    probability,
-    probability_of_more,
     problem_with_attention,
-    side_by_side,
-    summarise_scalars,
 )
+from gptbayes.attention.matching import Matching, head_order, matched
+from gptbayes.attention.rollout import rollout
 from gptbayes.model.forward import MAX_BYTES, forward, last_logits, over_draws
+from gptbayes.stats.probability import prob_greater, probability
+from gptbayes.stats.summary import side_by_side, summarise
 
 NO_COST = 1e-12
 """In nats: a smaller cost is none, up to rounding."""
@@ -41,14 +39,14 @@ class HeadAblation(NamedTuple):
     ----------
     average : Dataset (source, layer, head)
         Mean over contexts and positions, for the sources "posterior" and "prior": the statistics
-        of `gptbayes.stats.summary.summarise`; ``prob_positive``, the probability that removal costs anything,
-        with ``prob_positive_mcse``; ``se_contexts``, the standard error of the mean from the choice of
-        contexts, which the interval, given these contexts, does not have. Without the dim source
-        ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability that it costs a posterior
-        draw more than a prior draw.
+        of `gptbayes.stats.summary.summarise`; ``prob_positive``, the probability that removal costs
+        anything, with ``prob_positive_mcse``; ``se_contexts``, the standard error of the mean from
+        the choice of contexts, which the interval, given these contexts, does not have. Without
+        the dim source ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability
+        that it costs a posterior draw more than a prior draw.
     contexts : Dataset (source, layer, head, sequence)
-        The statistics of `gptbayes.stats.summary.summarise` for each context, mean over its positions.
-        Coord ``text`` (sequence).
+        The statistics of `gptbayes.stats.summary.summarise` for each context, mean over its
+        positions. Coord ``text`` (sequence).
     ambiguous : DataArray (source, layer)
         Share of draws whose matching is ambiguous, see `gptbayes.attention.Matching`.
     """
@@ -73,7 +71,8 @@ class PositionAblation(NamedTuple):
         attention gives them from the last position and the size, without its sign, of what their
         removal does; the mean over contexts. 0 where attention or effect ranks nothing. For the
         measures "mean over heads" (and layers) and, with several layers, "rollout". Statistics
-        as in ``average``, with ``above_zero`` and ``above_zero_mcse`` in place of ``prob_positive``.
+        as in ``average``, with ``above_zero`` and ``above_zero_mcse`` in place of
+        ``prob_positive``.
     """
 
     average: xr.Dataset
@@ -286,7 +285,7 @@ def _average(draws, prob, sign):
     tables, means = {}, {}
     for source, each in draws.items():
         means[source] = each.mean("sequence")
-        table = summarise_scalars(means[source], prob=prob)
+        table = summarise(means[source], prob=prob, exact_constants=True)
         likely = probability(means[source] > NO_COST, effective=table["ess_bulk"])
         per_context = each.mean(("chain", "draw"))
         n = per_context.sizes["sequence"]
@@ -298,12 +297,14 @@ def _average(draws, prob, sign):
                 "se_contexts": spread / np.sqrt(n),
             }
         )
-    more = probability_of_more(means["posterior"], means["prior"])
+    more = prob_greater(means["posterior"], means["prior"])
     table = side_by_side(tables)
     return table.assign(exceeds_prior=more["probability"], exceeds_prior_mcse=more["mcse"])
 
 
 def _of_contexts(draws, prob, problem, contexts):
-    tables = {source: summarise_scalars(each, prob=prob) for source, each in draws.items()}
+    tables = {
+        source: summarise(each, prob=prob, exact_constants=True) for source, each in draws.items()
+    }
     text = [problem.vocabulary.decode(context) for context in contexts]
     return side_by_side(tables).assign_coords(text=("sequence", text))

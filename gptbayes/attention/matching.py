@@ -16,17 +16,13 @@ import numpy as np
 import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
-from gptbayes.attention.streams import (
-    OVER,
-    checked_contexts,
-    draws_of,
-    labelled,
-    probability,
-    problem_with_attention,
-)
+from gptbayes.attention.contexts import checked_contexts, draws_of, labelled, problem_with_attention
+from gptbayes.findings import Finding
 from gptbayes.model.forward import forward, over_draws
 from gptbayes.model.stages import Stage
 from gptbayes.predict import fixed_contexts
+from gptbayes.stats.probability import probability
+from gptbayes.stats.summary import OVER
 
 AMBIGUOUS = 0.1
 """A matching is ambiguous if another costs less than a tenth more."""
@@ -271,31 +267,36 @@ def head_kinds(stage: Stage, n_layer: int, n_head: int, n_positions: int) -> np.
     return np.stack(kinds)
 
 
-def matching_sentences(matching: Matching) -> Iterator[tuple[bool, str]]:
-    """What there is to say about a matching, layer by layer.
+def matching_findings(matching: Matching) -> Iterator[Finding]:
+    """Whether the heads of each layer can be told apart.
+
+    Parameters
+    ----------
+    matching : Matching
 
     Yields
     ------
-    tuple of bool and str
-        Whether heads can be told apart, and a sentence.
+    gptbayes.findings.Finding
+        One for each layer with several heads.
     """
     n_layer, n_head = matching.kind.shape
     for layer in range(n_layer if n_head > 1 else 0):
         where = f"in layer {layer + 1} " if n_layer > 1 else ""
         if len(np.unique(matching.kind[layer])) == n_head:
-            yield True, f"{where}heads have different dropout masks, which tell them apart"
+            text = f"{where}heads have different dropout masks, which tell them apart"
+            yield Finding(True, text)
             continue
         share = float(matching.ambiguous[layer])
         error = float(matching.ambiguous_mcse[layer])
         size = f"{share:.2f}" + (f" ± {error:.2f}" if np.isfinite(error) else "")
-        text = f"{where}the matching of heads is ambiguous in a share of {size} of the draws"
+        text = f"{where}the matching of heads is ambiguous in {size} of the draws"
         if share > MANY_AMBIGUOUS:
-            text += ": heads overlap, no head has a name, and a mean over draws mixes them"
+            text += ": the heads overlap, and a mean over draws mixes them"
         if not bool(matching.converged[layer]):
-            text += "; it had not come to rest after the last round"
+            text += "; the matching did not converge"
         if len(np.unique(matching.kind[layer])) > 1:
             text += "; only heads with the same dropout mask were matched with each other"
-        yield share <= MANY_AMBIGUOUS and bool(matching.converged[layer]), text
+        yield Finding(share <= MANY_AMBIGUOUS and bool(matching.converged[layer]), text)
 
 
 class _Layer(NamedTuple):

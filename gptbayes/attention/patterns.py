@@ -6,19 +6,18 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.attention.matching import Matching, head_order, past_mask, reordered
-from gptbayes.attention.streams import (
+from gptbayes.attention.contexts import (
     COPIES,
-    STATISTICS,
     checked_contexts,
     context_coords,
     draws_of,
     labelled,
-    probability,
     problem_with_attention,
-    summarise_scalars,
 )
+from gptbayes.attention.matching import Matching, head_order, past_mask, reordered
 from gptbayes.model.forward import forward, over_draws
+from gptbayes.stats.probability import probability
+from gptbayes.stats.summary import STATISTICS, summarise
 
 MAX_BYTES = 512 * 2**20
 """Default bound on weights of all draws and their copies that are held at a time."""
@@ -92,7 +91,7 @@ def summarise_attention(
         ``effective_positions`` (layer, head, sequence, query_position) is the exponential of the
         entropy of a row, between 1 and t, the number of positions that would have it if they
         were looked at alike (Hill 1973, order 1), with ``effective_positions_`` lower, upper,
-        mcse, ess_bulk and r_hat. ``ambiguous`` (layer) and ``ambiguous_mcse`` as in `Matching`;
+        mcse, ess_bulk, ess_tail and r_hat. ``ambiguous`` (layer) and ``ambiguous_mcse`` as in `Matching`;
         coord ``text`` (sequence) holds the contexts.
 
         What is certain by construction, weights on the future, the first position's on itself
@@ -120,7 +119,7 @@ def summarise_attention(
         weights = labelled(
             idata, group, reordered(weights, order), "layer", "head", "sequence", "weight"
         )
-        parts.append(_summarised(weights, past, prob, max_bytes))
+        parts.append(_summarised(weights, past, prob))
     summary = xr.concat(parts, "sequence", data_vars="all", combine_attrs="override")
     summary = summary.transpose("layer", "head", "sequence", ...)
     summary = summary.assign(ambiguous=matching.ambiguous, ambiguous_mcse=matching.ambiguous_mcse)
@@ -140,15 +139,15 @@ def _past_weights(stage, parameters, contexts, past):
     return over_draws(stage, parameters, contexts, of_chunk)
 
 
-def _summarised(weights, past, prob, max_bytes):
+def _summarised(weights, past, prob):
     """Summaries of some contexts, their weights back in rows and columns."""
-    found = summarise_scalars(weights, prob=prob, max_bytes=max_bytes)
+    found = summarise(weights, prob=prob, exact_constants=True)
     query = np.append(np.nonzero(past)[0], 0)
     uniform = xr.DataArray(1 / (query + 1), dims="weight")
     likely = probability(weights > uniform, effective=found["ess_bulk"])
     found["above_uniform"], found["above_uniform_mcse"] = likely["probability"], likely["mcse"]
     rows = _effective_positions(weights, query, len(past))
-    about = summarise_scalars(rows, prob=prob, max_bytes=max_bytes)
+    about = summarise(rows, prob=prob, exact_constants=True)
     square = xr.Dataset({name: _in_square(each, past) for name, each in found.items()})
     names = {name: f"effective_positions_{name.removesuffix('_mean')}" for name in STATISTICS}
     about = about.rename({**names, "mean": "effective_positions", "sd": "effective_positions_sd"})
@@ -175,7 +174,7 @@ def _in_square(values, past):
 
     What says how well a weight is known is nan there.
     """
-    nothing = values.name in ("ess_bulk", "r_hat") or bool(np.isnan(values).all())
+    nothing = values.name in ("ess_bulk", "ess_tail", "r_hat") or bool(np.isnan(values).all())
     square = np.full((*values.shape[:-1], *past.shape), np.nan if nothing else 0.0)
     square[..., past] = values.values[..., :-1]
     square[..., 0, 0] = values.values[..., -1]

@@ -9,21 +9,13 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
+from gptbayes.attention.contexts import checked_contexts, draws_of, labelled, problem_with_attention
 from gptbayes.attention.detection_patterns import DETECTION_PATTERNS
 from gptbayes.attention.matching import MANY_AMBIGUOUS, Matching, head_order, matched
-from gptbayes.attention.streams import (
-    OVER,
-    checked_contexts,
-    draws_of,
-    labelled,
-    probability,
-    probability_of_more,
-    problem_with_attention,
-    side_by_side,
-    summarise_scalars,
-)
 from gptbayes.findings import convergence_warnings
 from gptbayes.model.forward import MAX_BYTES, forward, over_draws
+from gptbayes.stats.probability import prob_greater, probability
+from gptbayes.stats.summary import OVER, side_by_side, summarise
 
 N_CONTEXTS = 50
 TOLD_APART = 0.95
@@ -42,8 +34,8 @@ class Roles(NamedTuple):
     Attributes
     ----------
     heads : Dataset (source, role, layer, head)
-        Of matched heads: the statistics of `gptbayes.stats.summary.summarise`; ``probability`` that the
-        head is *the* head of the role, that of all heads and layers which looks there most, and
+        Of matched heads: the statistics of `gptbayes.stats.summary.summarise`; ``probability`` that
+        the head is *the* head of the role, that of all heads and layers which looks there most, and
         more than uniform, with ``probability_mcse``; ``above_uniform``, the probability that it
         looks there more than uniform, with ``above_uniform_mcse``. Without the dim source,
         ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability that a posterior draw looks
@@ -307,13 +299,13 @@ def _beside_prior(draws, prob):
     """Statistics by source, and how the posterior compares with the prior."""
     tables = {}
     for source, each in draws.items():
-        table = summarise_scalars(each, prob=prob)
+        table = summarise(each, prob=prob, exact_constants=True)
         more = probability(each > TIE, effective=table["ess_bulk"]).where(each.notnull().all(OVER))
         tables[source] = table.assign(
             above_uniform=more["probability"], above_uniform_mcse=more["mcse"]
         )
     table = side_by_side(tables)
-    more = probability_of_more(draws["posterior"], draws["prior"])
+    more = prob_greater(draws["posterior"], draws["prior"])
     table = table.assign(exceeds_prior=more["probability"], exceeds_prior_mcse=more["mcse"])
     return table.transpose("source", "role", ...)
 

@@ -6,20 +6,19 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.attention.patterns import MAX_BYTES
-from gptbayes.attention.streams import (
+from gptbayes.attention.contexts import (
     COPIES,
     SOURCES,
     checked_contexts,
     context_coords,
     draws_of,
     labelled,
-    probability_of_more,
     problem_with_attention,
-    side_by_side,
-    summarise_scalars,
 )
+from gptbayes.attention.patterns import MAX_BYTES
 from gptbayes.model.forward import forward, over_draws
+from gptbayes.stats.probability import prob_greater
+from gptbayes.stats.summary import side_by_side, summarise
 
 
 def rollout(attention: np.ndarray, *, residual: bool) -> np.ndarray:
@@ -76,10 +75,10 @@ def attention_rollout(
     Returns
     -------
     Dataset (source, sequence, query_position, key_position)
-        The statistics of `gptbayes.stats.summary.summarise` of `rollout`, for the sources "posterior"
-        and "prior"; ``exceeds_prior``, without that dim, the probability that a posterior draw is
-        larger than a prior draw, with ``exceeds_prior_mcse``. Coord ``text`` (sequence). The
-        residual connection, there from stage 07 on, counts half.
+        The statistics of `gptbayes.stats.summary.summarise` of `rollout`, for the sources
+        "posterior" and "prior"; ``exceeds_prior``, without that dim, the probability
+        that a posterior draw is larger than a prior draw, with ``exceeds_prior_mcse``. Coord
+        ``text`` (sequence). The residual connection, there from stage 07 on, counts half.
 
     Raises
     ------
@@ -95,10 +94,10 @@ def attention_rollout(
         some = contexts[start : start + step]
         draws = {source: _rollout_draws(idata, source, some) for source in SOURCES}
         tables = {
-            source: summarise_scalars(each, prob=prob, max_bytes=max_bytes)
+            source: summarise(each, prob=prob, exact_constants=True)
             for source, each in draws.items()
         }
-        more = probability_of_more(draws["posterior"], draws["prior"])
+        more = prob_greater(draws["posterior"], draws["prior"])
         part = side_by_side(tables)
         parts.append(
             part.assign(exceeds_prior=more["probability"], exceeds_prior_mcse=more["mcse"])

@@ -1,30 +1,33 @@
-"""The gptbayes command: a thin layer over the library, one room for each command.
+"""The gptbayes command: a thin layer over the library, one file for each command.
 
-Exit status: 0 done, 1 failed, 2 bad input. Bad input is answered in one line.
+Exit status: 0 done, 1 failed, 2 bad input. Bad input is answered in one line. A command is imported
+when it is run, so that help answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
 
-# ArviZ 0.2x announces its 1.0 once a day to every program that imports it.
-warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
+import gptbayes
+from gptbayes.cli.terminal import ERR, add_examples
 
-import gptbayes  # noqa: E402
-from gptbayes.cli.attention import add_attention  # noqa: E402
-from gptbayes.cli.compare import add_compare  # noqa: E402
-from gptbayes.cli.evidence import add_evidence  # noqa: E402
-from gptbayes.cli.fit import add_fit, add_setup, add_stages  # noqa: E402
-from gptbayes.cli.report import add_report  # noqa: E402
-from gptbayes.cli.symmetry import add_symmetry  # noqa: E402
-from gptbayes.cli.terminal import ERR, command, progress_bars  # noqa: E402
-from gptbayes.cli.text import add_text  # noqa: E402
-
-__all__ = ["main", "progress_bars"]
+COMMANDS = {
+    "setup": "find, download or build CmdStan",
+    "stages": "list the stages of the ladder",
+    "fit": "fit a stage to a text",
+    "text": "generate text, with the uncertainty of each character",
+    "attention": "attention weights, detection patterns and ablations",
+    "symmetry": "tell symmetries of the weights from disagreement of the chains",
+    "evidence": "compare the evidence of fits by sequential Monte Carlo",
+    "compare": "compare fits of the same text",
+    "report": "write the report of a fit",
+}
+"""Each is a module of this package with a function ``add_arguments(parser)``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit status.
     """
-    arguments = _parser().parse_args(argv)
+    # ArviZ 0.2x announces its 1.0 once a day to every program that imports it.
+    warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser(argv[0] if argv else None).parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("gptbayes").setLevel(logging.INFO)
     try:
@@ -50,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RuntimeError, OSError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; what was finished is kept, the same command goes on from there", 1
-        )
+        return _fail("interrupted; finished units are saved, the same command resumes the run", 1)
     return 0
 
 
@@ -62,26 +66,23 @@ def _fail(error, status):
     return status
 
 
-def _parser():
-    parser = command(
-        argparse.ArgumentParser,
-        None,
+def _parser(wanted):
+    """The parser, with the arguments of one command: the others are not imported."""
+    parser = argparse.ArgumentParser(
         prog="gptbayes",
-        description="Bayesian analysis of small GPTs: fit them with NUTS or Pathfinder and report.",
-        epilog="""
-            gptbayes fit --stage 05 --method nuts --out runs/05
-            gptbayes report runs/05
+        description="Bayesian analysis of small GPTs: fit them with NUTS or Pathfinder, and report.",
+    )
+    add_examples(
+        parser,
+        """
+        gptbayes fit --stage 05 --method nuts --out runs/05
+        gptbayes report runs/05
         """,
     )
     parser.add_argument("--version", action="version", version=gptbayes.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_setup(commands)
-    add_stages(commands)
-    add_fit(commands)
-    add_text(commands)
-    add_attention(commands)
-    add_symmetry(commands)
-    add_evidence(commands)
-    add_compare(commands)
-    add_report(commands)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if name == wanted:
+            importlib.import_module(f"gptbayes.cli.{name}").add_arguments(command)
     return parser

@@ -8,26 +8,24 @@ from rich.table import Table
 from rich.text import Text
 
 from gptbayes import compare, fit
-from gptbayes.cli.terminal import ERR, OUT, command, print_findings, progress_bars
+from gptbayes.cli.terminal import ERR, OUT, describe, print_findings, print_path
+from gptbayes.progress import progress_bars
 
 
-def add_compare(commands) -> None:
-    parser = command(
-        commands.add_parser,
+def add_arguments(parser) -> None:
+    add = describe(
+        parser,
         _compare,
-        "compare",
-        help="compare fits of the same text",
         description="Compare NUTS fits of the same text by leave-one-sequence-out, with exact "
-        "refits where importance sampling fails, and by held-out text; fits by Pathfinder and "
-        "modes by held-out text alone. Refits are kept in RUN/refits, the tempered fit of WBIC "
-        "in RUN/wbic: what was interrupted goes on where it was.",
-        epilog="""
+        "refits where importance sampling fails, and by held-out text; Pathfinder fits and "
+        "modes by held-out text alone. Refits are saved in RUN/refits, the tempered fit of WBIC "
+        "in RUN/wbic; interrupted refits resume.",
+        examples="""
             gptbayes compare runs/01-nuts runs/05-nuts
             gptbayes compare runs/05-nuts runs/05-pathfinder runs/05-optimize --refits none
             gptbayes compare runs/04-nuts runs/05-nuts --refits 5 --wbic --out stages.csv
         """,
     )
-    add = parser.add_argument
     add("runs", type=Path, nargs="*", metavar="RUN", help="run directories, at least one of NUTS")
     add("--refits", default="all", metavar="all|none|N", help="of each run, worst first (all)")
     add("--wbic", action="store_true", help="fit the tempered posterior of each NUTS run too")
@@ -56,7 +54,7 @@ def _compare(arguments):
     print_findings(compared.findings)
     if arguments.out:
         compared.table.to_dataframe().to_csv(arguments.out)
-        OUT.print(str(arguments.out), markup=False, soft_wrap=True)
+        print_path(arguments.out)
 
 
 def _refits(text):

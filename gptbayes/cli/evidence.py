@@ -5,29 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rich.text import Text
 
-from gptbayes.cli.terminal import OUT, columns, command, print_findings, print_table
+from gptbayes.cli.terminal import (
+    OUT,
+    columns,
+    describe,
+    print_findings,
+    print_lines,
+    print_path,
+    print_table,
+)
 from gptbayes.compare.evidence import WHY_THEY_MAY_DISAGREE, compare_evidence_of_runs
 from gptbayes.compare.evidence_sensitivity import scale_sensitivity, scale_sentences
 
 
-def add_evidence(commands) -> None:
-    parser = command(
-        commands.add_parser,
+def add_arguments(parser) -> None:
+    add = describe(
+        parser,
         _evidence,
-        "evidence",
-        help="compare model evidence of fits by smc",
         description="Log evidence of fits of the same text by sequential Monte Carlo (gptbayes fit "
         "--method smc), with standard errors over replicates, by SMC and by thermodynamic "
         "integration; Bayes factors, posterior probabilities, WBIC and learning coefficient; LOO "
         "and held-out density beside them; and how the evidence depends on the prior scales.",
-        epilog="""
+        examples="""
             gptbayes evidence runs/05-smc
             gptbayes evidence runs/01-smc runs/05-smc runs/12-smc --out evidence.csv
         """,
     )
-    add = parser.add_argument
     add("runs", type=Path, nargs="+", metavar="RUN", help="run directories, fits by smc")
     add("--no-scales", action="store_true", help="do not look at the scales of the priors")
     add("--out", type=Path, metavar="FILE.csv", help="write the numbers, one row per run")
@@ -41,13 +45,12 @@ def _evidence(arguments):
     if not arguments.no_scales:
         for run in fits:
             title = f"Sensitivity of the log evidence of {run.name} to its prior scales"
-            lines = [f"  {text}" for text in scale_sentences(scale_sensitivity(run.idata))]
-            OUT.print(Text(title, "bold"), *lines, "", sep="\n", markup=False, soft_wrap=True)
+            print_lines(title, scale_sentences(scale_sensitivity(run.idata)))
     OUT.print(WHY_THEY_MAY_DISAGREE, "", sep="\n", soft_wrap=True)
     print_findings(compared.findings)
     if arguments.out:
         compared.table.to_dataframe().to_csv(arguments.out)
-        OUT.print(str(arguments.out), markup=False, soft_wrap=True)
+        print_path(arguments.out)
 
 
 _TABLES = {

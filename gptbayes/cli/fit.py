@@ -1,52 +1,26 @@
-"""`gptbayes setup`, `stages` and `fit`."""
+"""`gptbayes fit`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rich.table import Table
-
-from gptbayes import corpus, fit, inference, toolchain
-from gptbayes.cli.terminal import OUT, command, print_findings, progress_bars
-from gptbayes.diagnostics.sampler import diagnose
-from gptbayes.model import problem as standata
-from gptbayes.model import stages
+from gptbayes import corpus, fit
+from gptbayes.cli.terminal import OUT, describe, print_findings
+from gptbayes.model.problem import make_problem
+from gptbayes.model.stages import stage
+from gptbayes.progress import progress_bars
+from gptbayes.report.analysis import Analysis
 
 METHODS = ("nuts", "pathfinder", "optimize", "prior", "smc")
 
 
-def add_setup(commands) -> None:
-    parser = command(
-        commands.add_parser,
-        _setup,
-        "setup",
-        help="find, download or build CmdStan",
-        description="Make sure that there is a CmdStan, and say which. Compile the C++ kernels of "
-        "the likelihood, for all instructions of this machine unless GPTBAYES_NATIVE is 0.",
-        epilog="gptbayes setup --check",
-    )
-    parser.add_argument("--check", action="store_true", help="compile and sample a small model")
-
-
-def add_stages(commands) -> None:
-    command(
-        commands.add_parser,
-        _stages,
-        "stages",
-        help="list the stages of the ladder",
-        description="The twelve stages and the variants beside them, with their parameters.",
-        epilog="gptbayes stages",
-    )
-
-
-def add_fit(commands) -> None:
-    parser = command(
-        commands.add_parser,
+def add_arguments(parser) -> None:
+    add = describe(
+        parser,
         _fit,
-        "fit",
-        help="fit a stage to a text",
-        description="Fit a stage to a text. A fit that was interrupted goes on where it was.",
-        epilog="""
+        description="Fit a stage to a text. An interrupted fit resumes when the same command is "
+        "given again.",
+        examples="""
             gptbayes fit --stage 05 --method nuts --out runs/05
             gptbayes fit --stage 03 --text hamlet.txt --lower --batch-size 64 --method pathfinder
             gptbayes fit --stage 04 --n-embed 4 --prior attention=0.3 --init random
@@ -55,7 +29,6 @@ def add_fit(commands) -> None:
             gptbayes fit --stage 12 --method prior --prior lm_head=2 --out runs/12-prior
         """,
     )
-    add = parser.add_argument
     add("--stage", required=True, help="01 to 12 or 01-log-gamma, see: gptbayes stages")
     add("--method", choices=METHODS, default="nuts")
     add("--out", type=Path, help="run directory (runs/STAGE-METHOD)")
@@ -63,47 +36,6 @@ def add_fit(commands) -> None:
     _add_text_options(parser.add_argument_group("text"))
     _add_model_options(parser.add_argument_group("model"))
     _add_method_options(parser.add_argument_group("method"))
-
-
-def _setup(arguments):
-    toolchain.ensure_cmdstan()
-    for name, value in toolchain.describe()._asdict().items():
-        if value:
-            OUT.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
-    OUT.print(f"{'kernels':<9} {_kernels()}", markup=False, soft_wrap=True)
-    if arguments.check:
-        check = toolchain.check()
-        OUT.print(
-            f"check     a normal distribution, compiled and sampled in {check.seconds:.1f} s: mean "
-            f"{check.mean:.3f} (exactly 0), sd {check.sd:.3f} (exactly 1)",
-            soft_wrap=True,
-        )
-
-
-def _kernels():
-    try:
-        toolchain.build_kernels(stages.stan_folder() / "kernels")
-    except toolchain.ToolchainError as error:
-        return f"none, fits use plain Stan: {error}"
-    flags = " ".join(toolchain.machine_flags())
-    if flags:
-        return f"compiled with {flags}; GPTBAYES_NATIVE=0 for code that runs on any machine"
-    return "compiled for any machine of this kind"
-
-
-def _stages(_arguments):
-    table = Table("stage", "title", "parameters", box=None, padding=(0, 2, 0, 0))
-    for stage in stages.STAGES.values():
-        table.add_row(*_row(stage))
-    table.add_section()
-    table.add_row("variants", end_section=True)
-    for stage in stages.VARIANTS.values():
-        table.add_row(*_row(stage))
-    OUT.print(table)
-
-
-def _row(stage):
-    return stage.number, stage.title, ", ".join(parameter.name for parameter in stage.parameters)
 
 
 def _fit(arguments):
@@ -137,13 +69,11 @@ def _fit(arguments):
         with progress_bars() as on_progress:
             options |= {"kernels": arguments.kernels, "seed": arguments.seed}
             folder = method(problem, out, on_progress=on_progress, **options)
-    idata = inference.open_run(folder)
-    print_findings(diagnose(idata).findings)
-    OUT.print(f"{folder}: done, now: gptbayes report {folder}", markup=False, soft_wrap=True)
+    print_findings(Analysis.of_run(folder).findings)
+    OUT.print(f"{folder}: done; next: gptbayes report {folder}", markup=False, soft_wrap=True)
 
 
 def _problem(arguments):
-    stage = stages.stage(arguments.stage)
     if arguments.text is None:
         text, source = corpus.zen_of_python(), "the Zen of Python"
     else:
@@ -153,8 +83,8 @@ def _problem(arguments):
     if arguments.characters is not None:
         text = corpus.keep_frequent(text, arguments.characters)
         source = f"{source}, its {arguments.characters} most frequent characters"
-    return standata.make_problem(
-        stage,
+    return make_problem(
+        stage(arguments.stage),
         text,
         source=source,
         block_size=arguments.block_size,

@@ -224,7 +224,7 @@ def weigh_by_mass(
     masses : ModeMasses
         Of `masses_of_modes`.
     stacking : ndarray, (chain,)
-        Weights of `gptbayes.diagnostics.modes.stack_chains`.
+        Weights of `gptbayes.predict.stack_chains`.
 
     Returns
     -------

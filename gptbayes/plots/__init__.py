@@ -1,6 +1,7 @@
-"""Figures. Each function draws a summary that was computed elsewhere and returns the axes.
+"""Figures: each function draws a summary that was computed elsewhere, and returns the axes.
 
-Colours are told apart by the colour-blind and in grey; what they say is also in words.
+One module for each section of the report. Imports nothing that computes; the only importer of
+matplotlib and seaborn.
 """
 
 from gptbayes.plots.attention import (
@@ -13,35 +14,35 @@ from gptbayes.plots.attention import (
     plot_roles,
     plot_weights,
 )
+from gptbayes.plots.calibration import plot_by_position, plot_pit, plot_reliability
 from gptbayes.plots.chains import (
+    plot_beside_prior,
+    plot_contraction,
     plot_dendrogram,
     plot_mixing,
     plot_mode_map,
     plot_path,
-    plot_r_hat,
-    plot_trace,
 )
-from gptbayes.plots.learned import plot_beside_prior, plot_contraction, plot_rank_ecdf
-from gptbayes.plots.predictions import (
-    plot_held_out,
-    plot_ladder,
-    plot_next_character,
-    plot_pareto_k,
+from gptbayes.plots.comparison import plot_gain, plot_ladder
+from gptbayes.plots.diagnostics import plot_r_hat, plot_trace
+from gptbayes.plots.evidence import (
+    plot_evidence,
+    plot_evidence_by_size,
+    plot_level_health,
+    plot_mode_masses,
+    plot_tempering,
 )
-from gptbayes.plots.reliability import (
-    plot_by_position,
-    plot_gain,
-    plot_pit,
-    plot_reliability,
-)
-from gptbayes.plots.style import COLOURS, close, drawable, figure, visible
-from gptbayes.plots.texts import plot_frequencies, plot_text_checks
+from gptbayes.plots.predictions import plot_held_out, plot_next_character
+from gptbayes.plots.style import COLOURS, close, drawable, figure, show, visible
+from gptbayes.plots.text_checks import plot_frequencies, plot_text_checks
+from gptbayes.plots.validation import plot_pareto_k, plot_rank_ecdf
 
 __all__ = [
     "COLOURS",
     "close",
     "drawable",
     "figure",
+    "plot_ablation",
     "plot_agreement",
     "plot_attention",
     "plot_attention_contexts",
@@ -50,12 +51,16 @@ __all__ = [
     "plot_by_position",
     "plot_contraction",
     "plot_dendrogram",
+    "plot_evidence",
+    "plot_evidence_by_size",
     "plot_frequencies",
     "plot_gain",
     "plot_held_out",
     "plot_ladder",
+    "plot_level_health",
     "plot_mixing",
     "plot_mode_map",
+    "plot_mode_masses",
     "plot_next_character",
     "plot_pareto_k",
     "plot_path",
@@ -63,11 +68,12 @@ __all__ = [
     "plot_r_hat",
     "plot_rank_ecdf",
     "plot_reliability",
-    "plot_ablation",
     "plot_role_excess",
     "plot_roles",
+    "plot_tempering",
     "plot_text_checks",
     "plot_trace",
     "plot_weights",
+    "show",
     "visible",
 ]

@@ -10,60 +10,8 @@ from matplotlib.axes import Axes
 from scipy.cluster.hierarchy import dendrogram
 
 from gptbayes.diagnostics.modes import Space
-from gptbayes.plots.style import COLOURS, MARKERS, percent
-
-
-def plot_r_hat(r_hats: dict[str, xr.DataArray], *, limit: float, ax: Axes | None = None) -> Axes:
-    """R-hats of several kinds of quantity, one row each.
-
-    Parameters
-    ----------
-    r_hats : dict of str to DataArray (scalar)
-    limit : float
-        Where a line says what is too large.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
-    """
-    ax = plt.gca() if ax is None else ax
-    rng = np.random.default_rng(0)
-    for row, values in enumerate(r_hats.values()):
-        finite = values.values[np.isfinite(values.values)]
-        jitter = rng.uniform(-0.3, 0.3, size=finite.size) if finite.size > 1 else np.zeros(1)
-        ax.plot(finite, row + jitter, "o", ms=3, alpha=0.35, mew=0, color=COLOURS[row % 10])
-        ax.plot(np.median(finite), row, "|", ms=22, mew=2, color="black")
-    ax.axvline(limit, color="black", lw=1, ls="--")
-    ax.text(limit, -0.55, f" {limit}", va="bottom", ha="left", fontsize="small")
-    ax.set_yticks(range(len(r_hats)), [f"{name}\n({v.size})" for name, v in r_hats.items()])
-    ax.set(ylim=(len(r_hats) - 0.4, -0.6), xlabel="R-hat (dot: one scalar, bar: median)")
-    sns.despine(ax=ax)
-    return ax
-
-
-def plot_trace(draws: xr.DataArray, *, label: str, ax: Axes | None = None) -> Axes:
-    """A scalar over the draws of each chain.
-
-    Parameters
-    ----------
-    draws : DataArray (chain, draw)
-    label : str
-        What it is, with its unit.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
-    """
-    ax = plt.gca() if ax is None else ax
-    for k, chain in enumerate(draws.values):
-        ax.plot(chain, lw=0.7, alpha=0.85, color=COLOURS[k % 10], label=f"chain {k + 1}")
-    ax.set(xlabel="draw", ylabel=label, xlim=(0, draws.sizes["draw"]))
-    if draws.sizes["chain"] <= 8:
-        ax.legend(ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    sns.despine(ax=ax)
-    return ax
+from gptbayes.plots.diagnostics import plot_r_hat
+from gptbayes.plots.style import COLOURS, MARKERS, intervals, percent
 
 
 def plot_mixing(
@@ -176,7 +124,7 @@ def plot_mode_map(
     if len(np.unique(label)) > 1:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     ax.set_aspect("equal", adjustable="datalim")
-    shown = f"{percent(space.shown)} % of squared distances shown"
+    shown = f"{percent(space.explained)} % of squared distances shown"
     ax.set(xlabel=f"first axis ({space.unit})\n{shown}", ylabel="second axis")
     sns.despine(ax=ax)
     return ax
@@ -188,7 +136,7 @@ def plot_path(found: xr.Dataset, *, alignment: str = "aligned", ax: Axes | None 
     Parameters
     ----------
     found : Dataset (alignment, path, pair, point)
-        As `gptbayes.diagnostics.mode_connectivity.connections` returns it.
+        As `gptbayes.diagnostics.mode_connectivity.connect_chains` returns it.
     alignment : {"aligned", "as drawn"}
     ax : Axes, optional
 
@@ -218,6 +166,75 @@ def plot_path(found: xr.Dataset, *, alignment: str = "aligned", ax: Axes | None 
     ax.set(xlim=(0, 1), xlabel=f"from {ends} of one chain to {ends} of another, {words}")
     ax.set(ylabel="log posterior, nats")
     ax.legend(frameon=False, fontsize="x-small")
+    sns.despine(ax=ax)
+    return ax
+
+
+def plot_contraction(local: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """What the text taught about each kind of parameter, as shares of its weights.
+
+    Parameters
+    ----------
+    local : Dataset (block)
+        As `gptbayes.diagnostics.contraction.local_contraction` returns it.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        One bar for each block, in three parts: learned from the text, left to the prior, and
+        redundant, on which no prediction depends.
+    """
+    ax = plt.gca() if ax is None else ax
+    y, n = np.arange(local.sizes["block"]), local["n"].values
+    learned, gauge = local["learned"].values / n, local["gauge"].values / n
+    parts = (
+        ("learned from the text", learned, {"color": COLOURS[0]}),
+        ("left to the prior", 1 - learned - gauge, {"color": "0.85"}),
+        ("redundant", gauge, {"color": "white", "hatch": "////", "edgecolor": "0.6", "lw": 0}),
+    )
+    left = np.zeros(len(y))
+    for label, width, style in parts:
+        ax.barh(y, np.maximum(width, 0), left=left, label=label, **style)
+        left = left + width
+    names = [f"{block} ({size})" for block, size in zip(local["block"].values, n, strict=True)]
+    ax.set_yticks(y, names)
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlim=(0, 1), xlabel="share of the weights")
+    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    sns.despine(ax=ax)
+    return ax
+
+
+def plot_beside_prior(table: xr.Dataset, *, label: str, ax: Axes | None = None) -> Axes:
+    """Sorted summaries of heads or hidden units, posterior and prior, with 90 % intervals.
+
+    Parameters
+    ----------
+    table : Dataset (layer, rank)
+        As `gptbayes.diagnostics.contraction.compare_with_prior` returns it.
+    label : str
+        What is summarised.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        Open circles do not differ from the prior.
+    """
+    ax = plt.gca() if ax is None else ax
+    n_layer, n_rank = table.sizes["layer"], table.sizes["rank"]
+    flat = table.stack(row=("layer", "rank"))
+    y = np.concatenate([np.arange(n_rank) + k * (n_rank + 1) for k in range(n_layer)])
+    prior = xr.Dataset({name: flat[f"prior_{name}"] for name in ("mean", "lower", "upper")})
+    intervals(ax, y + 0.25, prior, "0.6", "prior", marker="s")
+    intervals(ax, y, flat, COLOURS[0], "posterior", marker="o")
+    same = ~flat["differs"].values
+    ax.plot(flat["mean"].values[same], y[same], "o", ms=5, mfc="white", color=COLOURS[0])
+    middle = [k * (n_rank + 1) + (n_rank - 1) / 2 for k in range(n_layer)]
+    names = [f"layer {k + 1}, " if n_layer > 1 else "" for k in range(n_layer)]
+    ax.set_yticks(middle, [f"{name}largest\nto smallest" for name in names])
+    ax.set(ylim=(y.max() + 0.8, -0.8), xlabel=label)
+    ax.legend(frameon=False)
     sns.despine(ax=ax)
     return ax
 

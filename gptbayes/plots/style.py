@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
+from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg", force=False)
+# Without a choice of the user's, no window is opened. A notebook's kernel has chosen.
+if not os.environ.get("MPLBACKEND") and "matplotlib.pyplot" not in sys.modules:
+    matplotlib.use("Agg", force=False)
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -48,6 +53,24 @@ def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns:
     for unused in axes.ravel()[n_axes:]:
         unused.set_visible(False)
     return fig, axes.ravel()[:n_axes]
+
+
+def show(fig: Figure, *, save: str | Path | None = None, dpi: int = 150) -> None:
+    """Show a figure where figures can be shown, such as in a notebook, and free its memory.
+
+    Parameters
+    ----------
+    fig : Figure
+    save : path, optional
+        A file to which it is written as well.
+    dpi : int
+        Of the file.
+    """
+    if save is not None:
+        fig.savefig(save, dpi=dpi)
+    if matplotlib.get_backend().lower() != "agg":
+        plt.show()
+    plt.close(fig)
 
 
 def close(fig: Figure) -> None:

@@ -8,6 +8,7 @@ from gptbayes.predict.calibration import (
     ordered_pit,
     proper_scores,
 )
+from gptbayes.predict.chain_stacking import ChainStacking, stack_chains
 from gptbayes.predict.draw_weights import (
     chain_weights,
     effective_draws,
@@ -23,14 +24,27 @@ from gptbayes.predict.held_out import (
     held_out_predictive,
     unigram_log_density,
 )
-from gptbayes.predict.leave_one_out import loo, n_bad_pareto_k, stacked
+from gptbayes.predict.leave_one_out import loo, loo_finding, n_bad_pareto_k, stacked
 from gptbayes.predict.next_token import encode_prompt, entropy_split, next_character
+from gptbayes.predict.scored_text import (
+    PROBABILITY_LEVELS,
+    WIDE_INTERVAL,
+    has_wide_interval,
+    probability_level,
+    text_sentence,
+)
 from gptbayes.predict.text_checks import CHECKS, TextChecks, check, check_text, frequencies
 
 __all__ = [
     "CHECKS",
+    "PROBABILITY_LEVELS",
+    "WIDE_INTERVAL",
+    "has_wide_interval",
+    "probability_level",
+    "text_sentence",
     "EDGES",
     "KINDS",
+    "ChainStacking",
     "Comparison",
     "Reliability",
     "TextChecks",
@@ -40,17 +54,18 @@ __all__ = [
     "check_text",
     "coherent",
     "compare_held_out",
-    "weights_warning",
     "effective_draws",
     "encode_prompt",
     "entropy_split",
     "fixed_contexts",
     "forecast_reliability",
     "frequencies",
+    "generate",
     "held_out_log_prob",
     "held_out_predictive",
     "held_out_reliability",
     "loo",
+    "loo_finding",
     "marginal",
     "n_bad_pareto_k",
     "next_character",
@@ -58,7 +73,8 @@ __all__ = [
     "proper_scores",
     "psis_weights",
     "score_text",
+    "stack_chains",
     "stacked",
     "unigram_log_density",
-    "generate",
+    "weights_warning",
 ]

@@ -22,8 +22,9 @@ import numpy as np
 import xarray as xr
 from scipy.stats import kstest, kstwo
 
+from gptbayes.findings import Finding
 from gptbayes.inference import problem_of
-from gptbayes.predict.calibration_sentences import doubts_of_draws, sentences
+from gptbayes.predict.calibration_findings import calibration_findings, draws_findings
 from gptbayes.predict.held_out import held_out_predictive
 
 EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -60,8 +61,8 @@ class Reliability(NamedTuple):
     by_position : Dataset (fit, position)
         ``log_score`` and ``log_score_se``; ``gain`` over the first position, paired within
         sequences, and ``gain_se``; in nats per character.
-    sentences : dict of str to list of str
-        What a statistician would say of each fit, doubts included.
+    findings : dict of str to list of gptbayes.findings.Finding
+        What is to be said of each fit, warnings included.
     """
 
     curve: xr.Dataset
@@ -69,7 +70,7 @@ class Reliability(NamedTuple):
     scores: xr.Dataset
     pit: xr.Dataset
     by_position: xr.Dataset
-    sentences: dict[str, list[str]]
+    findings: dict[str, list[Finding]]
 
 
 def held_out_reliability(
@@ -116,7 +117,7 @@ def held_out_reliability(
     forecasts = {n: held_out_predictive(idata, weights.get(n)) for n, idata in fits.items()}
     found = forecast_reliability(forecasts, tokens[0], rng, prob=prob, n_simulations=n_simulations)
     for name, idata in fits.items():
-        found.sentences[name] += doubts_of_draws(idata, weights.get(name))
+        found.findings[name] += draws_findings(idata, weights.get(name))
     return found
 
 
@@ -186,7 +187,9 @@ def forecast_reliability(
         xr.concat([_by_position(p, tokens) for p in arrays.values()], names),
         {},
     )
-    found.sentences.update({name: sentences(found, name, len(tokens)) for name in forecasts})
+    found.findings.update(
+        {name: calibration_findings(found, name, len(tokens)) for name in forecasts}
+    )
     return found
 
 

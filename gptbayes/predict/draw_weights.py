@@ -54,7 +54,7 @@ def psis_weights(idata: az.InferenceData) -> xr.DataArray:
 def chain_weights(
     idata: az.InferenceData, per_chain: Sequence[float] | np.ndarray | xr.DataArray
 ) -> xr.DataArray:
-    """Weights of draws from weights of chains, such as those of `gptbayes.diagnostics.modes.stack_chains`.
+    """Weights of draws from weights of chains, such as those of `gptbayes.predict.stack_chains`.
 
     Parameters
     ----------

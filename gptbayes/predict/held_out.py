@@ -127,7 +127,10 @@ def held_out_predictive(
 
 
 def compare_held_out(
-    fits: Mapping[str, az.InferenceData], weights: Mapping[str, xr.DataArray] | None = None
+    fits: Mapping[str, az.InferenceData],
+    weights: Mapping[str, xr.DataArray] | None = None,
+    *,
+    log_density: Mapping[str, xr.DataArray] | None = None,
 ) -> Comparison:
     """Compare fits by the log predictive density of the same held-out sequences.
 
@@ -140,6 +143,8 @@ def compare_held_out(
     weights : mapping of str to DataArray (chain, draw), optional
         Of the draws of some of the fits, each summing to one, as `psis_weights` and
         `chain_weights` give them. The same fit may be there twice, with and without.
+    log_density : mapping of str to DataArray (chain, draw, held_out_sequence), optional
+        `held_out_log_prob` of each fit, summed over positions, where it is known already.
 
     Returns
     -------
@@ -167,10 +172,7 @@ def compare_held_out(
     if not all(np.array_equal(windows[0].y, each.y) for each in windows):
         raise ValueError(f"fits must have the same held-out text: {', '.join(fits)}")
     weights = _checked_weights(fits, weights)
-    # The same fit may be there with several weights; the forward pass over all draws is what costs.
-    of_fit = {id(idata): idata for idata in fits.values()}
-    of_fit = {key: held_out_log_prob(idata).sum("position") for key, idata in of_fit.items()}
-    densities = {name: of_fit[id(idata)] for name, idata in fits.items()}
+    densities = dict(log_density or _log_densities(fits))
     names = xr.DataArray(list(fits), dims="fit", name="fit")
     terms = [weighted_log_mean_exp(each, weights.get(name)) for name, each in densities.items()]
     pointwise = xr.concat(terms, names)
@@ -192,6 +194,13 @@ def compare_held_out(
         attrs={"n_sequence": n_sequence, "n_character": n_characters},
     )
     return Comparison(table.assign(_of_weights(fits, weights)), pointwise)
+
+
+def _log_densities(fits):
+    """One forward pass over all draws for each fit, with however many weights it is there."""
+    of_fit = {id(idata): idata for idata in fits.values()}
+    of_fit = {key: held_out_log_prob(idata).sum("position") for key, idata in of_fit.items()}
+    return {name: of_fit[id(idata)] for name, idata in fits.items()}
 
 
 def unigram_log_density(idata: az.InferenceData) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import arviz as az
 import xarray as xr
 
-from gptbayes.findings import PARETO_K_LIMIT
+from gptbayes.findings import PARETO_K_LIMIT, Finding
 from gptbayes.stats.summary import ess
 
 
@@ -76,3 +76,30 @@ def stacked(elpds: Mapping[str, az.ELPDData]) -> xr.Dataset:
 def n_bad_pareto_k(result: az.ELPDData) -> int:
     """How many sequences have a Pareto k above 0.7 in a `loo`."""
     return int((result.pareto_k > PARETO_K_LIMIT).sum())
+
+
+def loo_finding(result: az.ELPDData) -> Finding:
+    """State the elpd of a `loo`, and whether it can be relied on.
+
+    Parameters
+    ----------
+    result : arviz.ELPDData
+        As of `loo`.
+
+    Returns
+    -------
+    gptbayes.findings.Finding
+        A warning if Pareto k is above 0.7 for any sequence.
+    """
+    bad, n = n_bad_pareto_k(result), len(result.pareto_k)
+    text = (
+        f"leave-one-sequence-out by PSIS: elpd {result.elpd_loo:.1f}, standard error "
+        f"{result.se:.1f} nats, effective parameters {result.p_loo:.1f}; Pareto k is "
+    )
+    if not bad:
+        return Finding(True, f"{text}at most {PARETO_K_LIMIT} for all {n} sequences")
+    return Finding(
+        False,
+        f"{text}above {PARETO_K_LIMIT} for {bad} of {n} sequences, so the elpd is not reliable: use "
+        "the held-out density, or gptbayes compare, which refits without these sequences",
+    )

@@ -16,7 +16,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.findings import FEW_CHARACTERS
+from gptbayes.findings import FEW_CHARACTERS, Finding
 from gptbayes.inference import problem_of
 from gptbayes.predict import text_statistics
 from gptbayes.predict.generated_text import Written, coherent
@@ -57,6 +57,13 @@ class TextChecks(NamedTuple):
     observed: str
     written: Written
     reference: str
+
+    @property
+    def findings(self) -> list[Finding]:
+        """One sentence for each check, failures as warnings, and what limits their power."""
+        ok, sentences = (self.checks[name].values for name in ("ok", "sentence"))
+        found = [Finding(bool(o), str(s)) for o, s in zip(ok, sentences, strict=True)]
+        return [*found, *(Finding(False, note) for note in self.checks.attrs["notes"])]
 
 
 def check_text(

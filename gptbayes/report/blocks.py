@@ -1,10 +1,11 @@
-"""What a report is made of: paragraphs, findings, tables, pictures and texts."""
+"""The blocks of a report: paragraphs, findings, tables, pictures and texts."""
 
 from __future__ import annotations
 
 import base64
 import io
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from gptbayes import plots
 from gptbayes.findings import Finding
@@ -49,7 +50,7 @@ class Character(NamedTuple):
     character: str
     numbers: list[str]
     level: int
-    unsure: bool
+    wide: bool
 
 
 class Text(NamedTuple):
@@ -61,11 +62,35 @@ class Text(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One question of the report and the blocks that answer it."""
+    """One section of the report.
+
+    Attributes
+    ----------
+    id : str
+        The anchor of the section, also the stem of its warnings' anchors.
+    title : str
+    question : str
+        The question that the section answers, shown below the title.
+    blocks : list
+    """
 
     id: str
     title: str
-    blocks: list
+    question: str
+    blocks: list[Any]
+
+    @property
+    def warnings(self) -> Iterator[Finding]:
+        """The warnings of the section, in the order of the page."""
+        for block in self.blocks:
+            if isinstance(block, Findings):
+                yield from (finding for finding in block.items if not finding.ok)
+
+
+def findings(*items: Finding | None) -> list[Findings]:
+    """A block of those findings that there are; nothing if there is none."""
+    found = [item for item in items if item is not None]
+    return [Findings(found)] if found else []
 
 
 def picture(fig, *, alt: str, caption: str) -> Picture:

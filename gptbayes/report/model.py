@@ -1,97 +1,122 @@
-"""What was fitted to what?"""
+"""Section "Model and data"."""
 
 from __future__ import annotations
 
 import json
 
-import arviz as az
 import numpy as np
 
-from gptbayes.inference import problem_of
+from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table
-from gptbayes.report.format import METHOD_NAMES
 
 
-def fitted(idata: az.InferenceData) -> Section:
-    """What was fitted to what?"""
-    problem = problem_of(idata)
-    sizes = problem.design
-    n_parameters = problem.stage.n_parameters(sizes)
-    settings = json.loads(idata.attrs["settings"])
-    versions = json.loads(idata.attrs["versions"])
-    seconds = json.loads(idata.attrs["seconds"])
-    rows = [
-        ["text", problem.source],
-        ["vocabulary", f"{sizes.vocab_size} characters"],
-        [
-            "fitted to",
-            f"{sizes.batch_size} sequences of {sizes.block_size} characters, "
-            f"{problem.n_targets} next characters in all, from the beginning of the text",
-        ],
-        ["held out", f"{len(problem.held_out.x)} sequences from the end of the text"],
-        ["model", f"stage {problem.stage.number}, {problem.stage.title.lower()}"],
-        [
-            "parameters",
-            f"{n_parameters} in {len(problem.stage.parameters)} arrays: {_arrays(problem)}",
-        ],
-        ["prior", _prior(problem)],
-        ["target", idata.attrs["target"]],
-        ["method", f"{METHOD_NAMES[idata.attrs['method']]}, {_settings(settings)}"],
-        ["started from", _start(idata, settings)],
-        ["likelihood", _KERNELS[idata.attrs["kernels"]]],
-        ["seed", str(idata.attrs["seed"])],
-        ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
-    ]
-    if seconds and np.isfinite(seconds).all():
-        each = ", ".join(f"{second:.0f}" for second in seconds)
-        rows.insert(-2, ["time in CmdStan", f"{each} s, of each chain or path"])
+def model_section(analysis: Analysis) -> Section:
+    """The model, its text, its prior, and how it was fitted."""
+    problem, attrs = analysis.problem, analysis.idata.attrs
+    n_parameters = analysis.n_parameters
     blocks = [
         Paragraph(
-            "The model reads the characters of a context and gives, at every position, a "
-            "probability to each character that could come next. What it is made of are the "
-            "weights below; they have a prior, the text has a likelihood, and this report is "
-            "about the posterior."
+            "The model reads the characters of a context and assigns, at every position, a "
+            "probability to each character that could come next. Its parameters are the weights "
+            "listed below. The weights have a prior, the text gives the likelihood, and this "
+            "report describes their posterior."
         ),
-        Table("The fit.", ["what", "value"], rows, words=True),
+        Table("The fit.", ["what", "value"], _rows(analysis, problem, attrs), words=True),
     ]
     if problem.n_targets < n_parameters:
         blocks.append(
             Paragraph(
                 f"There are more parameters ({n_parameters}) than characters to learn from "
-                f"({problem.n_targets}): much of what follows is the prior speaking."
+                f"({problem.n_targets}): the prior has a strong influence on much of what follows."
             )
         )
-    return Section("fit", "What was fitted to what?", blocks)
+    return Section("model", "Model and data", "What was fitted to what?", blocks)
+
+
+def _rows(analysis, problem, attrs):
+    sizes = problem.design
+    settings, versions, seconds = (
+        json.loads(attrs[name]) for name in ("settings", "versions", "seconds")
+    )
+    rows = [
+        ["text", problem.source],
+        ["vocabulary", f"{sizes.vocab_size} characters"],
+        [
+            "training data",
+            f"{sizes.batch_size} sequences of {sizes.block_size} characters from the beginning of "
+            f"the text, {problem.n_targets} next characters in all",
+        ],
+        ["held-out data", f"{len(problem.held_out.x)} sequences from the end of the text"],
+        ["model", f"stage {problem.stage.number}, {problem.stage.title.lower()}"],
+        [
+            "parameters",
+            f"{analysis.n_parameters} in {len(problem.stage.parameters)} arrays: "
+            f"{_arrays(problem)}",
+        ],
+        ["prior", _prior(problem)],
+        ["target", attrs["target"]],
+        ["method", f"{METHOD_NAMES[analysis.method]}, {_settings(settings)}"],
+        ["starting points", starting_points(analysis.method, settings)],
+        ["likelihood", _KERNELS[attrs["kernels"]]],
+        ["seed", str(attrs["seed"])],
+        ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
+    ]
+    if seconds and np.isfinite(seconds).all():
+        each = ", ".join(f"{second:.0f}" for second in seconds)
+        rows.insert(-2, ["time in CmdStan", f"{each} s, for each chain or path"])
+    return rows
 
 
 _KERNELS = {
     "stan": "computed by the Stan program",
-    "c++": "computed by a C++ function in the Stan program's place, with an analytic gradient",
+    "c++": "computed by a C++ function with an analytic gradient, called from the Stan program",
     "numpy": "computed by numpy",
 }
+_OVER_DISPERSED = "random points with twice the standard deviation of the prior"
 
 
-def _start(idata, settings):
-    if idata.attrs["method"] == "prior":
-        return "nowhere, draws are independent"
-    if idata.attrs["method"] == "smc":
+def starting_points(method: str, settings: dict) -> str:
+    """Where the chains, paths or optimisers of a fit started.
+
+    Parameters
+    ----------
+    method : str
+    settings : dict
+        Of the fit, as its run directory keeps them.
+
+    Returns
+    -------
+    str
+    """
+    if method == "prior":
+        return "none, the draws are independent"
+    if method == "smc":
         return "independent draws from the prior"
-    if idata.attrs["method"] != "nuts":
-        return "random points with twice the prior's standard deviation"
+    if method != "nuts":
+        return _OVER_DISPERSED
+    n_chain, n_start = settings["chains"], settings.get("superchains") or settings["chains"]
     if settings["init"] == "random":
-        return "random points with twice the prior's standard deviation: over-dispersed"
-    return (
-        f"one draw each of {settings['chains']} different Pathfinder paths: not over-dispersed, "
-        "agreement of the chains is weaker evidence than from random points"
-    )
+        points = f"{_OVER_DISPERSED}, over-dispersed"
+    else:
+        source = {
+            "pathfinder": "one draw from each of {n} Pathfinder paths",
+            "optimize": "{n} posterior modes found from random points",
+        }[settings["init"]].format(n=n_start)
+        points = (
+            f"{source}; they are not over-dispersed, so agreement of the chains is weaker evidence "
+            "than from random points"
+        )
+    if n_start < n_chain:
+        return f"{points}; {n_chain // n_start} chains share each of {n_start} starting points"
+    return points
 
 
 def _arrays(problem):
     sizes = problem.stage.sizes(problem.design)
-    shown = []
-    for p in problem.stage.parameters:
-        shown.append(f"{p.name} ({' × '.join(str(sizes[dim]) for dim in p.stan_dims)})")
-    return ", ".join(shown)
+    return ", ".join(
+        f"{p.name} ({' × '.join(str(sizes[dim]) for dim in p.stan_dims)})"
+        for p in problem.stage.parameters
+    )
 
 
 def _prior(problem):
@@ -103,7 +128,7 @@ def _prior(problem):
         )
     families = dict.fromkeys(p.family for p in problem.stage.parameters)
     scales = ", ".join(f"{name} {getattr(problem.priors, name):.3g}" for name in families)
-    return f"independent normals; standard deviations {scales}"
+    return f"independent normal; standard deviations {scales}"
 
 
 def _settings(settings):

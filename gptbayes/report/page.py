@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jinja2
 
-from gptbayes.findings import Finding
 from gptbayes.report.blocks import Section
 
 
-def page(
-    title: str, subtitle: str, headline: list[Finding], sections: list[Section], footer: str
-) -> str:
-    """Sections as a page, what is to be said first at its top."""
+class Warned(NamedTuple):
+    """The warnings of one section, as the headline links them.
+
+    Attributes
+    ----------
+    title : str
+    links : list of (str, str)
+        Anchor and text of each warning.
+    """
+
+    title: str
+    links: list[tuple[str, str]]
+
+
+def page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
+    """Format sections as a page that begins with a list of all their warnings.
+
+    Parameters
+    ----------
+    title, subtitle : str
+    sections : sequence of Section
+    footer : str
+
+    Returns
+    -------
+    str
+        HTML.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gptbayes.report", "."),
         autoescape=True,
@@ -19,5 +45,32 @@ def page(
         trim_blocks=True,
     )
     return environment.get_template("template.html").render(
-        title=title, subtitle=subtitle, headline=headline, sections=sections, footer=footer
+        title=title,
+        subtitle=subtitle,
+        headline=headline(sections),
+        sections=sections,
+        footer=footer,
     )
+
+
+def headline(sections: Sequence[Section]) -> list[Warned]:
+    """Every warning of the sections, by section, with the anchor where it stands.
+
+    Parameters
+    ----------
+    sections : sequence of Section
+
+    Returns
+    -------
+    list of Warned
+        Sections without warnings are left out.
+    """
+    found = []
+    for section in sections:
+        links = [
+            (f"{section.id}-warning-{k}", finding.text)
+            for k, finding in enumerate(section.warnings, start=1)
+        ]
+        if links:
+            found.append(Warned(section.title, links))
+    return found

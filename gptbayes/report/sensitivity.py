@@ -1,34 +1,37 @@
-"""Does the prior matter?"""
+"""Section "Prior sensitivity"."""
 
 from __future__ import annotations
 
 import re
 
-import arviz as az
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.diagnostics.sensitivity import prior_sensitivity
 from gptbayes.findings import PARETO_K_LIMIT, Finding
-from gptbayes.report.blocks import Findings, Paragraph, Section, Table
+from gptbayes.report.analysis import Analysis
+from gptbayes.report.blocks import Paragraph, Section, Table, findings
 
-TITLE = "Does the prior matter?"
 CLEAR = 2.0
-"""Monte Carlo standard errors beyond which a shift is called one."""
+"""Monte Carlo standard errors beyond which a shift is starred."""
+_NOTES = {
+    "prior": "This is the prior.",
+    "optimize": "A mode is a single point: its sensitivity takes another fit.",
+    "pathfinder": "Power-scaling reweights draws from the posterior. Pathfinder's draws are from "
+    "an approximation: fit with NUTS for an answer.",
+    "nuts": "Power-scaling needs at least four draws in each chain.",
+    "smc": "Power-scaling needs at least four draws in each replicate.",
+}
 
 
-def sensitive(idata: az.InferenceData) -> Section:
-    """Does the prior matter?"""
-    method = idata.attrs["method"]
-    if method not in ("nuts", "smc"):
-        note = {
-            "prior": "This is the prior.",
-            "optimize": "A mode is one point: its sensitivity takes another fit.",
-            "pathfinder": "Power-scaling reweights draws of the posterior, which Pathfinder's are "
-            "only approximately: fit with NUTS for an answer.",
-        }[method]
-        return Section("sensitive", TITLE, [Paragraph(note)])
-    table = prior_sensitivity(idata)
+def sensitivity_section(analysis: Analysis) -> Section:
+    """How much conclusions depend on the prior."""
+    table = analysis.sensitivity
+    blocks = [Paragraph(_NOTES[analysis.method])] if table is None else _blocks(table)
+    question = "Do the conclusions depend on the prior?"
+    return Section("sensitivity", "Prior sensitivity", question, blocks)
+
+
+def _blocks(table):
     rows = []
     for name in table["quantity"].values:
         row = table.sel(quantity=name)
@@ -39,30 +42,34 @@ def sensitive(idata: az.InferenceData) -> Section:
         spread = f"{float(row['mean']):.3f} ({float(row['sd']):.3f})"
         rows.append([_named(str(name)), spread, *cells])
     caption = (
-        "Power-scaling: by how many posterior standard deviations the posterior mean would move if "
-        "the power of prior or likelihood doubled, to first order, ± Monte Carlo standard error; a "
-        f"star marks what is beyond {CLEAR:.0f} of these errors. psens is the published diagnostic "
-        "of the same, from importance weights; above 0.05 it usually counts as sensitive, but with "
-        "this many weights its noise alone can be above that: read the column with the error."
+        "Power-scaling: the shift of the posterior mean, in posterior standard deviations, if the "
+        "power of the prior or of the likelihood doubled, to first order, ± Monte Carlo standard "
+        f"error; a star marks shifts of more than {CLEAR:.0f} standard errors. psense is the "
+        "diagnostic of Kallioinen et al. (2024), from importance weights; values above 0.05 "
+        "usually count as sensitive, but with this many weights noise alone can exceed that, so "
+        "the column with the error is the one to read."
     )
     columns = ["quantity", "mean (sd)", "prior", "psense", "likelihood", "psense"]
-    blocks = [
+    worst = float(table["pareto_k"].max())
+    warning = None
+    if worst > PARETO_K_LIMIT:
+        warning = Finding(
+            False,
+            f"Pareto k {worst:.2f} of the power-scaling weights, above {PARETO_K_LIMIT}: psense is "
+            "not reliable",
+        )
+    return [
         Paragraph(
-            "What moves with the likelihood and not with the prior has been learned from the "
-            "text. What moves with the prior as much as with the likelihood is a compromise of "
-            "the two."
+            "A quantity that moves with the likelihood but not with the prior was learned from "
+            "the text. A quantity that moves with both is a compromise between them."
         ),
         Table(caption, columns, rows),
+        *findings(warning),
     ]
-    worst = float(table["pareto_k"].max())
-    if worst > PARETO_K_LIMIT:
-        words = f"Pareto k {worst:.2f} of the importance weights: psens is not reliable here"
-        blocks.append(Findings([Finding(False, words)]))
-    return Section("sensitive", TITLE, blocks)
 
 
 def _named(quantity):
-    """White space is to be seen where characters are quoted, and only there."""
+    """Make white space visible where characters are quoted, and only there."""
     return re.sub("“[^”]*”", lambda quoted: plots.visible(quoted[0]), quantity)
 
 

@@ -1,4 +1,4 @@
-"""Are ranks uniform? Two tests, a band to draw, and a correction for many of them."""
+"""Tests that ranks are uniform, a band for their ECDF, and adjusted p-values."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import functools
 
 import numpy as np
 import xarray as xr
-from arviz.stats.ecdf_utils import ecdf_confidence_band
+from scipy.optimize import minimize_scalar
 from scipy.stats import binom, chisquare
 
 MIN_EXPECTED = 5
-"""Of a bin of the chi-square test (Cochran 1954)."""
+"""Smallest expected count of a bin of the chi-square test (Cochran 1954)."""
 MAX_BINS = 16
 SMALLEST_P = 1e-13
-"""Where one minus a probability ends in rounding."""
+"""Smaller p-values are lost in the rounding of one minus a probability."""
 
 
 def uniformity_test(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
@@ -29,11 +29,11 @@ def uniformity_test(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
     Returns
     -------
     Dataset (quantity)
-        ``band_p``, of the largest departure of the ranks' ECDF (Säilynoja, Bürkner & Vehtari 2022,
-        section 2): that such a departure comes from uniform ranks, computed exactly
-        but never below 1e-13.
-        ``chi_square_p``, of as many equal bins as 5 expected ranks in each allow, at most 16; nan
-        where that is fewer than two. ``mean_rank``, from 0 to 1 and 0.5 when uniform.
+        ``band_p``, the exact p-value of the largest departure of the ranks' ECDF from that of
+        uniform ranks (Säilynoja, Bürkner & Vehtari 2022, section 2), at least 1e-13.
+        ``chi_square_p``, the p-value of a chi-square test with as many equal bins as 5 expected
+        ranks in each allow, at most 16; nan where these are fewer than two. ``mean_rank``, from 0
+        to 1, 0.5 for uniform ranks.
 
     Raises
     ------
@@ -56,15 +56,16 @@ def uniformity_test(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
 
 
 def rank_ecdf(ranks: xr.DataArray, n_ranked: int, *, prob: float = 0.95) -> xr.Dataset:
-    """The ECDF of ranks less that of uniform ones, with a band that holds at all ranks at once.
+    """Difference between the ECDF of ranks and that of uniform ranks, with a simultaneous band.
 
     Parameters
     ----------
     ranks : DataArray of int (replicate, quantity)
     n_ranked : int
     prob : float
-        That uniform ranks of one quantity stay within the band everywhere (ArviZ's band, after
-        Säilynoja, Bürkner & Vehtari 2022).
+        Probability that uniform ranks of one quantity stay within the band everywhere
+        (Säilynoja, Bürkner & Vehtari 2022, algorithm 2; ranks are discrete, and the band is that
+        whose probability is nearest).
 
     Returns
     -------
@@ -83,7 +84,7 @@ def rank_ecdf(ranks: xr.DataArray, n_ranked: int, *, prob: float = 0.95) -> xr.D
     n = ranks.sizes["replicate"]
     uniform = _uniform_cdf(n_ranked)
     ecdf = _histogram(ranks, n_ranked).cumsum(axis=1)[:, :-1] / n
-    lower, upper = ecdf_confidence_band(n, np.arange(n_ranked), uniform, prob=prob)
+    lower, upper = _band(n, n_ranked, prob)
     return xr.Dataset(
         {
             "difference": (("quantity", "rank"), ecdf - uniform),
@@ -96,17 +97,17 @@ def rank_ecdf(ranks: xr.DataArray, n_ranked: int, *, prob: float = 0.95) -> xr.D
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """p-values adjusted for their number, under any dependence (Holm 1979).
+    """Adjust p-values for their number, under any dependence (Holm 1979).
 
     Parameters
     ----------
     p_values : ndarray, any shape
-        Those that are nan are no tests and stay nan.
+        nan stands for no test and stays nan.
 
     Returns
     -------
     ndarray, same shape
-        Rejecting those that are below alpha errs once or more with probability at most alpha.
+        Rejecting where these are below alpha has a family-wise error of at most alpha.
     """
     p_values = np.asarray(p_values, dtype=float)
     adjusted = np.full(p_values.shape, np.nan)
@@ -153,16 +154,49 @@ def _band_p_value(count, n):
     """The probability that uniform ranks leave the narrowest band that ``count`` stays within.
 
     At each rank the ECDF's count is binomial; the statistic is the smallest of all two-sided
-    tail probabilities (their equation 6). Counts at successive ranks are a Markov chain, so that
-    the probability of staying inside is a product of matrices.
+    tail probabilities (Säilynoja et al. 2022, equation 6).
     """
     tails = _tails(n, count.size - 1)  # (rank, number of replicates at or below it)
     at = np.cumsum(count)[:-1]
     inside = tails > tails[np.arange(len(at)), at].min() * (1 + 1e-9)  # as extreme is outside
+    return float(min(1.0, max(SMALLEST_P, 1 - _prob_inside(inside))))
+
+
+def _band(n, n_ranked, prob):
+    """Limits (rank,) of the ECDF that uniform ranks keep to with a probability near ``prob``.
+
+    At each rank the limits are those of a central binomial interval; of all masses of these
+    intervals, the search finds the one whose band has the wanted probability.
+    """
+
+    def limits(mass):
+        return binom.interval(mass, n, _uniform_cdf(n_ranked))
+
+    def error(mass):
+        lower, upper = limits(mass)
+        counts = np.arange(n + 1)
+        inside = (counts >= lower[:, None]) & (counts <= upper[:, None])
+        return abs(_prob_inside(inside) - prob)
+
+    lower, upper = limits(minimize_scalar(error, bounds=(prob, 1), method="bounded").x)
+    return lower / n, upper / n
+
+
+def _prob_inside(inside):
+    """Probability that the ECDF of uniform ranks has allowed counts only.
+
+    Counts at successive ranks are a Markov chain: it is a product of matrices.
+
+    Parameters
+    ----------
+    inside : ndarray of bool, (rank, count)
+        Which numbers of replicates at or below each rank are allowed.
+    """
+    n_ranked, n = len(inside), inside.shape[1] - 1
     staying = np.eye(n + 1)[0]
-    for step, allowed in zip(_steps(n, count.size - 1), inside, strict=True):
+    for step, allowed in zip(_steps(n, n_ranked), inside, strict=True):
         staying = (staying @ step) * allowed
-    return float(min(1.0, max(SMALLEST_P, 1 - staying.sum())))
+    return staying.sum()
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,9 +1,10 @@
-"""Scalars of the weights that no symmetry moves.
+"""Scalar functions of the weights that are invariant under every symmetry.
 
-What a layer, a head or a hidden unit does can be seen in the weights without saying where on an
-orbit they lie: in singular values of products that every change of basis leaves alone, and in the
-effect on predictions of taking a part away. Heads and hidden units have no names, so that every
-scalar is the largest, second largest, … over them. R-hat of these scalars means something.
+They describe what a layer, a head or a hidden unit computes, whatever the gauge: singular values
+of products of weights that no change of basis alters, and the effect on predictions of ablating a
+part. Heads and hidden units can be permuted, so that every scalar is sorted over them: largest,
+second largest, and so on. R-hat and ESS of these scalars are meaningful, those of raw weights are
+not.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from scipy.special import entr, log_softmax
 
 from gptbayes.model.forward import MAX_BYTES, Parameters, forward, over_draws
 from gptbayes.model.problem import Problem
-from gptbayes.symmetry import actions
+from gptbayes.symmetry.group.axes import split_heads
+from gptbayes.symmetry.group.heads import head_readers
 
 N_CONTEXTS = 8
-"""Training sequences that are looked at if no contexts are given."""
+"""Number of training sequences used if no contexts are given."""
 
 
-def invariants(
+def invariant_scalars(
     problem: Problem,
     parameters: Parameters,
     *,
@@ -29,10 +31,10 @@ def invariants(
 ) -> dict[str, xr.DataArray]:
     """Scalars of every draw that depend on what the model computes, not on its gauge.
 
-    Scores and values are those for all pairs of tokens and positions, root mean square, up to
-    stage 08; from 09 on, where each layer reads unit vectors, for all unit vectors. What heads and
-    units send is followed on its direct path to the logits, in units of the embedding where a
-    final layer norm takes the scale away.
+    Up to stage 08 scores and values are those of all pairs of tokens and positions, root mean
+    square; from 09 on, where each layer reads normalised vectors, those of all unit vectors.
+    Outputs of heads and hidden units are taken along the direct path to the logits, relative to
+    the size of the embeddings where a final layer norm removes the scale.
 
     Parameters
     ----------
@@ -47,18 +49,18 @@ def invariants(
     Returns
     -------
     dict of str to DataArray (chain, draw, scalar)
-        Coordinate ``scalar`` says which. Stages 01 to 03: "singular values of the logits".
-        From 04 on: "singular values of scores" and "singular values of values" of each layer,
-        the k-th each sorted over heads; "attention" (entropy in nats, weight on the position
-        itself and on the one before) and, in nats, "effect of where heads look" and "effect of
-        what heads pass on": the mean Kullback-Leibler divergence of predictions at the contexts
-        if a head looks everywhere alike, or passes on the same whatever it reads. From 06 on:
-        "strength of hidden units", what each receives times what it sends.
+        Coordinate ``scalar`` is a label. Stages 01 to 03: "singular values of the logits". From 04
+        on: "singular values of scores" and "singular values of values" of each layer, the k-th
+        sorted over heads; "attention", the entropy of attention weights in nats and the weights on
+        the current and on the previous token; "effect of attention weights" and "effect of values",
+        the mean Kullback-Leibler divergence in nats of the predictions at the contexts from those
+        with uniform attention, or with constant values, in one head. From 06 on: "strength of
+        hidden units", the norm of the input times the norm of the output weights.
 
     Raises
     ------
     ValueError
-        If the parameters have other batch dims than chain and draw.
+        If the batch dims of the parameters are not chain and draw.
     """
     stage = problem.stage
     batch = parameters["token_embedding"].shape[:-2]
@@ -68,13 +70,13 @@ def invariants(
     has = stage.features.__contains__
     found = {}
     if not has("attention"):
-        found["singular values of the logits"] = _logit_values
+        found["singular values of the logits"] = _logit_singular_values
     else:
-        found["singular values of scores"] = _score_values
-        found["singular values of values"] = _passed_values
+        found["singular values of scores"] = _score_singular_values
+        found["singular values of values"] = _value_singular_values
         found["attention"] = _attention
-        found["effect of where heads look"] = _effect_of_looking
-        found["effect of what heads pass on"] = _effect_of_passing
+        found["effect of attention weights"] = _effect_of_attention_weights
+        found["effect of values"] = _effect_of_values
     if has("feed_forward"):
         found["strength of hidden units"] = _hidden_strength
     return {
@@ -116,15 +118,15 @@ def _label(dim, i):
 # Singular values. Each function takes draws (draw, ...) and returns (draw, *dims) and the dims.
 
 
-def _logit_values(stage, p, tokens):
-    """Of the matrix of centred logits, all tokens and positions; root mean square over these."""
+def _logit_singular_values(stage, p, tokens):
+    """Of the matrix of centred logits of all tokens and positions, root mean square."""
     embedding = p["token_embedding"]
     if "lm_head" not in stage.features:
         logits = embedding - embedding.mean(axis=-1, keepdims=True)
         values = np.linalg.svd(logits / np.sqrt(logits.shape[-2]), compute_uv=False)
         return values[..., :-1], ("rank",)
     mean, root = _inputs(p)
-    head, offset = _centred_head(p), p["lm_head_offset"]
+    head, offset = _centred_lm_head(p), p["lm_head_offset"]
     offset = (offset - offset.mean(axis=-1, keepdims=True))[..., None, :]
     constant = mean[..., None, :] @ np.swapaxes(head, -1, -2) + offset
     logits = np.concatenate([root @ np.swapaxes(head, -1, -2), constant], axis=-2)
@@ -132,9 +134,9 @@ def _logit_values(stage, p, tokens):
     return np.linalg.svd(logits, compute_uv=False)[..., :n], ("rank",)
 
 
-def _score_values(stage, p, tokens):
-    """Of the scores between inputs, less what is the same for all keys."""
-    query, key = _seen_by_attention(stage, p, "query"), _seen_by_attention(stage, p, "key")
+def _score_singular_values(stage, p, tokens):
+    """Of the scores between inputs, less the component that is the same for all keys."""
+    query, key = _attention_input_root(stage, p, "query"), _attention_input_root(stage, p, "key")
     if "layer_norm" in stage.features:
         bias = p["ln1_bias"][..., None, None, :] @ p["query"]
         query = np.concatenate([query, bias], axis=-2)
@@ -145,13 +147,13 @@ def _score_values(stage, p, tokens):
     return _sorted_product(query / np.sqrt(head_dim), key), ("layer", "largest", "rank")
 
 
-def _passed_values(stage, p, tokens):
-    """Of what heads add to the logits on the direct path, by what they read."""
-    read = _seen_by_attention(stage, p, "value")
+def _value_singular_values(stage, p, tokens):
+    """Of the map from the input of heads to the logits along the direct path."""
+    read = _attention_input_root(stage, p, "value")
     if "layer_norm" not in stage.features:
         mean = _inputs(p)[0][..., None, None, None, :]
         read = np.concatenate([read, mean @ p["value"]], axis=-2)
-    return _sorted_product(read, _head_path(stage, p)), ("layer", "largest", "rank")
+    return _sorted_product(read, _path_from_heads(stage, p)), ("layer", "largest", "rank")
 
 
 def _sorted_product(left, right):
@@ -163,11 +165,11 @@ def _sorted_product(left, right):
     return -np.sort(-values, axis=-2)
 
 
-def _seen_by_attention(stage, p, name):
-    """What keys, queries or values vary by, (draw, layer, head, embed, head_dim)."""
+def _attention_input_root(stage, p, name):
+    """A root of the covariance of keys, queries or values, (draw, L, H, embed, head_dim)."""
     if "layer_norm" in stage.features:
-        seen = p["ln1_weight"][..., None, :, None] * p[name]
-        return seen - seen.mean(axis=-2, keepdims=True)
+        projected = p["ln1_weight"][..., None, :, None] * p[name]
+        return projected - projected.mean(axis=-2, keepdims=True)
     return _inputs(p)[1][..., None, None, :, :] @ p[name]
 
 
@@ -180,33 +182,33 @@ def _inputs(p):
     return mean, np.linalg.qr(np.concatenate(stacked, axis=-2), mode="r")
 
 
-def _centred_head(p):
+def _centred_lm_head(p):
     head = p["lm_head_multiplier"]
     return head - head.mean(axis=-2, keepdims=True)
 
 
-def _head_path(stage, p):
-    """How the logits read each head's output, (draw, layer, head, row, head_dim)."""
+def _path_from_heads(stage, p):
+    """Weights of the direct path from heads to logits, (draw, layer, head, row, head_dim)."""
     if "residual" not in stage.features:
-        readers = actions.head_readers(p)
-        if "feed_forward" in stage.features:  # a unit counts by what it sends
-            sent = np.linalg.norm(_centred_head(p), axis=-2)
-            return readers * sent[..., None, None, :, None]
+        readers = head_readers(p)
+        if "feed_forward" in stage.features:  # weighted by the output weights of each unit
+            output = np.linalg.norm(_centred_lm_head(p), axis=-2)
+            return readers * output[..., None, None, :, None]
         return readers - readers.mean(axis=-2, keepdims=True)
     n_layer, n_head, _, head_dim = p["value"].shape[-4:]
-    path = _stream_path(stage, p)[..., None, :, :]  # (draw, 1, token, embed)
+    path = _path_from_stream(stage, p)[..., None, :, :]  # (draw, 1, token, embed)
     if stage.masks is not None:
         path = path * stage.masks.attention_output[:, None, :]
     if "projection" in stage.features:
         written = np.moveaxis(p["sa_proj_multiplier"], -2, -3)  # (draw, L, H, C, h)
         return path[..., None, :, :] @ written
     path = np.broadcast_to(path, (*path.shape[:-3], n_layer, *path.shape[-2:]))
-    return actions.split_heads(path, n_head, head_dim)
+    return split_heads(path, n_head, head_dim)
 
 
-def _stream_path(stage, p):
-    """How the centred logits read the stream, (draw, token, embed)."""
-    head = _centred_head(p)
+def _path_from_stream(stage, p):
+    """Weights of the path from the residual stream to the centred logits, (draw, token, embed)."""
+    head = _centred_lm_head(p)
     if "blocks" not in stage.features:
         return head
     head = head * p["ln_f_weight"][..., None, :]
@@ -219,61 +221,61 @@ def _stream_path(stage, p):
 
 
 def _hidden_strength(stage, p, tokens):
-    """What each unit receives, as its inputs vary, times what it sends, sorted over units."""
+    """Norm of the input, as it varies over inputs, times norm of the output, sorted over units."""
     weight = p["feed_forward_multiplier"]  # (draw, L, hidden, C)
     if "layer_norm" in stage.features:
-        seen = weight * p["ln2_weight"][..., None, :]
-        received = np.linalg.norm(seen - seen.mean(axis=-1, keepdims=True), axis=-1)
+        projected = weight * p["ln2_weight"][..., None, :]
+        inputs = np.linalg.norm(projected - projected.mean(axis=-1, keepdims=True), axis=-1)
     elif "residual" in stage.features:
-        seen = _inputs(p)[1][..., None, :, :] @ np.swapaxes(weight, -1, -2)
-        received = np.linalg.norm(seen, axis=-2)
+        projected = _inputs(p)[1][..., None, :, :] @ np.swapaxes(weight, -1, -2)
+        inputs = np.linalg.norm(projected, axis=-2)
     else:
-        values = _seen_by_attention(stage, p, "value")
-        seen = values @ np.swapaxes(actions.head_readers(p), -1, -2)
-        received = np.sqrt((seen**2).sum(axis=(-2, -3)))
+        values = _attention_input_root(stage, p, "value")
+        projected = values @ np.swapaxes(head_readers(p), -1, -2)
+        inputs = np.sqrt((projected**2).sum(axis=(-2, -3)))
     if "wide_feed_forward" in stage.features:
-        path = _stream_path(stage, p)[..., None, :, :]
+        path = _path_from_stream(stage, p)[..., None, :, :]
         if stage.masks is not None:
             path = path * stage.masks.feed_forward[:, None, :]
-        sent = np.linalg.norm(path @ p["feed_forward_proj_multiplier"], axis=-2)
+        output = np.linalg.norm(path @ p["feed_forward_proj_multiplier"], axis=-2)
     else:
-        sent = np.linalg.norm(_centred_head(p), axis=-2)[..., None, :]
-    return -np.sort(-received * sent, axis=-1), ("layer", "largest")
+        output = np.linalg.norm(_centred_lm_head(p), axis=-2)[..., None, :]
+    return -np.sort(-inputs * output, axis=-1), ("layer", "largest")
 
 
-# At real contexts.
+# At the contexts.
 
 
 def _attention(stage, p, tokens):
-    """What each head does on average, sorted over heads."""
+    """Mean entropy and weights of attention, each sorted over heads."""
     weights = forward(stage, p, tokens).attention  # (draw, L, H, B, T, T)
     own = np.diagonal(weights, axis1=-2, axis2=-1)[..., 1:].mean(axis=(-1, -2))
     last = np.diagonal(weights, offset=-1, axis1=-2, axis2=-1).mean(axis=(-1, -2))
     entropy = entr(weights).sum(axis=-1)[..., 1:].mean(axis=(-1, -2))
     summaries = np.stack([entropy, own, last], axis=-1)  # (draw, L, H, 3)
-    names = ("entropy", "on itself", "on the one before")
+    names = ("entropy", "on the current token", "on the previous token")
     return -np.sort(-summaries, axis=2), ("layer", "largest", names)
 
 
-def _effect_of_looking(stage, p, tokens):
+def _effect_of_attention_weights(stage, p, tokens):
     return _effect(stage, p, tokens, "query", lambda p, values: np.zeros_like(values))
 
 
-def _effect_of_passing(stage, p, tokens):
+def _effect_of_values(stage, p, tokens):
     return _effect(stage, p, tokens, "value", _constant)
 
 
 def _constant(p, values):
-    """Values (draw, L, H, C, h) that pass on the bias of the layer norm, where there is one."""
+    """Values (draw, L, H, C, h) that respond only to the bias of the layer norm, or zero."""
     if "ln1_bias" not in p:
         return np.zeros_like(values)
     gain, bias = p["ln1_weight"][..., None, :], p["ln1_bias"][..., None, :]
-    passed = bias[..., None, :] @ values  # (draw, L, H, 1, h)
-    return passed / (bias / gain).sum(axis=-1)[..., None, None] / gain[..., None]
+    response = bias[..., None, :] @ values  # (draw, L, H, 1, h)
+    return response / (bias / gain).sum(axis=-1)[..., None, None] / gain[..., None]
 
 
 def _effect(stage, p, tokens, name, replaced):
-    """Mean divergence of predictions if one head's weights are replaced, sorted over heads."""
+    """Mean divergence of predictions if the weights of one head are replaced, sorted over heads."""
     before = log_softmax(forward(stage, p, tokens).logits, axis=-1)
     without = replaced(p, p[name])
     n_layer, n_head = p[name].shape[-4:-2]

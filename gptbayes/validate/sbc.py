@@ -234,7 +234,7 @@ def calibrate(
     Dataset (replicate, quantity)
         ``rank`` and ``ess`` (replicate, quantity); ``n_draws``, ``divergences``,
         ``max_treedepth_hits``, ``seconds`` and ``init`` (replicate), which is "random" where
-        Pathfinder failed to find a start. For `gptbayes.stats.uniformity.uniformity`.
+        Pathfinder failed to find a start. For `gptbayes.stats.uniformity.uniformity_test`.
 
     Raises
     ------

@@ -102,46 +102,6 @@ def plot_by_position(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_gain(table: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """Held-out density of methods against a reference, over sizes of the training text.
-
-    Parameters
-    ----------
-    table : Dataset (fit, size)
-        ``difference`` to the reference and its paired standard error ``difference_se``, in nats
-        per character; ``shaky``, bool, where the number is not to be trusted. In ``attrs`` the
-        ``reference``.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
-        With two standard errors; open points are shaky.
-    """
-    ax = plt.gca() if ax is None else ax
-    x = np.arange(table.sizes["size"])
-    n = table.sizes["fit"]
-    ax.axhline(0, color="0.4", lw=1, ls="--", label=str(table.attrs["reference"]))
-    for k, name in enumerate(table["fit"].values):
-        one, at = table.sel(fit=name), x + 0.5 * (k - (n - 1) / 2) / n
-        y, shaky = one["difference"].values, one["shaky"].values
-        style = {"color": COLOURS[k % 10], "marker": MARKERS[k % 10], "ms": 5}
-        ax.errorbar(
-            at, y, 2 * one["difference_se"], lw=1, capsize=2, label=str(name), zorder=2, **style
-        )
-        ax.plot(at[shaky], y[shaky], ls="none", mfc="white", zorder=3, **style)
-    ax.set_xticks(x, [str(size) for size in table["size"].values])
-    ax.set(
-        xlabel="training sequences",
-        ylabel=f"held-out log density against {table.attrs['reference']},\nnats per character",
-    )
-    ax.legend(
-        frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2
-    )
-    sns.despine(ax=ax)
-    return ax
-
-
 _STYLES = ("-", "--", "-.", ":")
 
 

@@ -1,4 +1,4 @@
-"""What a statistician would say of forecasts, doubts included."""
+"""Calibration of forecasts in words, with warnings about the draws they rest on."""
 
 from __future__ import annotations
 
@@ -6,27 +6,44 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.findings import FEW_CHARACTERS, few_sequences_finding
+from gptbayes.findings import FEW_CHARACTERS, Finding, few_sequences_finding
 from gptbayes.predict.draw_weights import weights_warning
 from gptbayes.stats.summary import convergence_of
 
 
-def sentences(found, name: str, n_sequence: int) -> list[str]:
-    """What a statistician would say of one fit of a `gptbayes.predict.Reliability`."""
+def calibration_findings(found, name: str, n_sequence: int) -> list[Finding]:
+    """What is to be said of one fit of a `gptbayes.predict.Reliability`.
+
+    Parameters
+    ----------
+    found : gptbayes.predict.Reliability
+    name : str
+        The fit.
+    n_sequence : int
+        Held-out sequences.
+
+    Returns
+    -------
+    list of gptbayes.findings.Finding
+        Warnings: miscalibration, and few characters or sequences.
+    """
     curve, row = found.curve.sel(fit=name), found.calibration.sel(fit=name)
     score = found.scores.sel(fit=name)
     said = [
         _verdict(curve, row, found.curve.attrs["prob"]),
-        _ece_words(row),
-        _score_words(score, str(found.curve["fit"].values[0]), n_sequence),
+        Finding(True, _ece_words(row)),
+        Finding(
+            bool(np.isfinite(score["log_score"])),
+            _score_words(score, str(found.curve["fit"].values[0]), n_sequence),
+        ),
     ]
     n = found.curve.attrs["n_character"]
     if n < FEW_CHARACTERS:
-        said.append(f"only {n} held-out characters: much miscalibration would go unseen")
+        said.append(
+            Finding(False, f"only {n} held-out characters: tests of calibration have little power")
+        )
     few = few_sequences_finding(n_sequence)
-    if few:
-        said.append(few.text)
-    return said
+    return [*said, few] if few else said
 
 
 def _verdict(curve, row, prob):
@@ -34,7 +51,7 @@ def _verdict(curve, row, prob):
     # Two tests of one hypothesis: each at half the level.
     p = min(1.0, 2 * min(float(row["band_p"]), float(row["pit_p"])))
     if p >= 1 - prob:
-        return f"no miscalibration seen ({_p_words(p)} of curve and PIT together)"
+        return Finding(True, f"no miscalibration seen ({_p_words(p)} of curve and PIT together)")
     z = (float(row["pit_mean"]) - 0.5) / float(row["pit_mean_se"])
     way = "miscalibrated in no clear direction"
     if abs(z) > 2:
@@ -42,10 +59,10 @@ def _verdict(curve, row, prob):
     outside = np.flatnonzero(~curve["inside"].values & (curve["count"].values > 0))
     words = f"{way} ({_p_words(p)})"
     if not outside.size:
-        return words
+        return Finding(False, words)
     off = abs(curve["observed"] - curve["predicted"]).values[outside]
     worst = curve.isel(bin=int(outside[off.argmax()]))
-    return f"{words}: {_bin_words(worst, prob)}"
+    return Finding(False, f"{words}: {_bin_words(worst, prob)}")
 
 
 def _bin_words(row, prob):
@@ -96,13 +113,23 @@ def _percent(value):
     return f"{value:.0f} %" if value >= 9.95 or value == 0 else f"{value:.2g} %"
 
 
-def doubts_of_draws(idata: az.InferenceData, weights: xr.DataArray | None) -> list[str]:
-    """What is shaky about the draws themselves."""
-    doubt = weights_warning(weights)
-    if doubt:
-        return [f"{doubt}: what is judged here are the predictions of a few draws"]
+def draws_findings(idata: az.InferenceData, weights: xr.DataArray | None) -> list[Finding]:
+    """Warnings about the draws that the forecasts are averages of.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    weights : DataArray (chain, draw), optional
+
+    Returns
+    -------
+    list of gptbayes.findings.Finding
+    """
+    warning = weights_warning(weights)
+    if warning:
+        return [Finding(False, f"{warning}: the forecasts are those of a few draws")]
     if idata.attrs["method"] not in ("nuts", "smc") or idata.posterior.sizes["draw"] < 4:
         return []
     log_lik = idata.log_likelihood["log_lik"].sum("position")
     found = convergence_of("log densities of training sequences", log_lik)
-    return [] if found.ok else [found.text]
+    return [] if found.ok else [found]

@@ -1,0 +1,64 @@
+"""Figures of the section on diagnostics: traces and R-hat."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import xarray as xr
+from matplotlib.axes import Axes
+
+from gptbayes.plots.style import COLOURS
+
+
+def plot_r_hat(r_hats: dict[str, xr.DataArray], *, limit: float, ax: Axes | None = None) -> Axes:
+    """R-hats of several kinds of quantity, one row each.
+
+    Parameters
+    ----------
+    r_hats : dict of str to DataArray (scalar)
+    limit : float
+        Where a line says what is too large.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    rng = np.random.default_rng(0)
+    for row, values in enumerate(r_hats.values()):
+        finite = values.values[np.isfinite(values.values)]
+        jitter = rng.uniform(-0.3, 0.3, size=finite.size) if finite.size > 1 else np.zeros(1)
+        ax.plot(finite, row + jitter, "o", ms=3, alpha=0.35, mew=0, color=COLOURS[row % 10])
+        ax.plot(np.median(finite), row, "|", ms=22, mew=2, color="black")
+    ax.axvline(limit, color="black", lw=1, ls="--")
+    ax.text(limit, -0.55, f" {limit}", va="bottom", ha="left", fontsize="small")
+    ax.set_yticks(range(len(r_hats)), [f"{name}\n({v.size})" for name, v in r_hats.items()])
+    ax.set(ylim=(len(r_hats) - 0.4, -0.6), xlabel="R-hat (dot: one scalar, bar: median)")
+    sns.despine(ax=ax)
+    return ax
+
+
+def plot_trace(draws: xr.DataArray, *, label: str, ax: Axes | None = None) -> Axes:
+    """A scalar over the draws of each chain.
+
+    Parameters
+    ----------
+    draws : DataArray (chain, draw)
+    label : str
+        What it is, with its unit.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    for k, chain in enumerate(draws.values):
+        ax.plot(chain, lw=0.7, alpha=0.85, color=COLOURS[k % 10], label=f"chain {k + 1}")
+    ax.set(xlabel="draw", ylabel=label, xlim=(0, draws.sizes["draw"]))
+    if draws.sizes["chain"] <= 8:
+        ax.legend(ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    sns.despine(ax=ax)
+    return ax

@@ -1,0 +1,105 @@
+"""Stacking of chains: a mixture for prediction where chains do not mix."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import arviz as az
+import numpy as np
+import xarray as xr
+
+from gptbayes.predict.held_out import held_out_log_prob
+from gptbayes.predict.leave_one_out import loo, n_bad_pareto_k, stacked
+from gptbayes.stats.summary import log_mean_exp
+
+_GROUPS = ["posterior", "sample_stats", "log_likelihood"]
+
+
+class ChainStacking(NamedTuple):
+    """Stacking weights of chains, and how the mixture predicts.
+
+    Attributes
+    ----------
+    chains : Dataset (chain)
+        ``weight``, the stacking weight; ``uniform``, equal weights; ``elpd_loo``; and ``n_bad_k``,
+        the number of sequences with a Pareto k above 0.7. Where there are some, elpd and weight
+        are unreliable.
+    held_out : Dataset (mixture)
+        For "stacked" and "uniform": ``elpd`` and ``se`` in nats on held-out text, which the weights
+        do not depend on; ``difference`` from uniform with ``difference_se``.
+    """
+
+    chains: xr.Dataset
+    held_out: xr.Dataset
+
+
+def stack_chains(idata: az.InferenceData) -> ChainStacking:
+    """Stacking weights of chains (Yao, Vehtari & Gelman 2022), compared with equal weights.
+
+    If chains do not move between modes, equal weights give each mode a weight that depends on
+    where chains started. Stacking finds the mixture of chains with the best leave-one-sequence-out
+    predictions. Its weights are for prediction only and do not estimate posterior mass.
+
+    Parameters
+    ----------
+    idata : InferenceData
+        From MCMC.
+
+    Returns
+    -------
+    ChainStacking
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two chains, or one of them never moves, so that it has no
+        leave-one-out density.
+    """
+    lp = idata.sample_stats["lp"]
+    n_chain = lp.sizes["chain"]
+    if n_chain < 2:
+        raise ValueError(f"stack_chains needs at least two chains, got {n_chain}")
+    constant = np.flatnonzero(np.ptp(lp.transpose("chain", "draw").values, axis=1) == 0)
+    if constant.size:
+        raise ValueError(
+            f"stack_chains needs chains that move, got chain {constant[0] + 1}, which never does"
+        )
+    with warnings.catch_warnings():  # n_bad_k counts them
+        warnings.simplefilter("ignore", UserWarning)
+        loos = {str(c): loo(idata.isel(chain=[c], groups=_GROUPS)) for c in range(n_chain)}
+    weight = stacked(loos)["weight"].sel(fit=list(loos)).values
+    chains = xr.Dataset(
+        {
+            "weight": ("chain", weight / weight.sum()),
+            "uniform": ("chain", np.full(n_chain, 1 / n_chain)),
+            "elpd_loo": ("chain", [float(each["elpd_loo"]) for each in loos.values()]),
+            "n_bad_k": ("chain", [n_bad_pareto_k(each) for each in loos.values()]),
+        },
+        {"chain": idata.posterior["chain"]},
+    )
+    return ChainStacking(chains, _mixtures(held_out_log_prob(idata).sum("position"), chains))
+
+
+def _mixtures(log_density, chains):
+    """Held-out elpd of mixtures of chains, from densities (chain, draw, held_out_sequence)."""
+    of_chain = log_mean_exp(log_density, "draw")
+    n_chain, n = of_chain.sizes["chain"], of_chain.sizes["held_out_sequence"]
+    terms = np.stack(
+        [
+            log_mean_exp(of_chain + np.log(np.maximum(chains[w], 1e-300) * n_chain), "chain").values
+            for w in ("weight", "uniform")
+        ]
+    )
+    difference = terms - terms[1]
+    scale = np.sqrt(n) if n > 1 else np.nan
+    ddof = min(1, n - 1)
+    return xr.Dataset(
+        {
+            "elpd": ("mixture", terms.sum(axis=1)),
+            "se": ("mixture", terms.std(axis=1, ddof=ddof) * scale),
+            "difference": ("mixture", difference.sum(axis=1)),
+            "difference_se": ("mixture", difference.std(axis=1, ddof=ddof) * scale),
+        },
+        {"mixture": ["stacked", "uniform"]},
+    )

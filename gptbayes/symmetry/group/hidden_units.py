@@ -1,0 +1,95 @@
+"""Symmetries of the hidden units of the feed-forward layer: their order and their scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gptbayes.model.forward import Parameters
+from gptbayes.model.stages import Stage
+from gptbayes.symmetry.group.architecture import hidden_reader
+from gptbayes.symmetry.group.axes import permute_axis
+from gptbayes.symmetry.group.families import Generator, permutations, scalings
+
+
+def permute_hidden(
+    stage: Stage, parameters: Parameters, permutation: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Permute the hidden units of each layer.
+
+    Parameters
+    ----------
+    stage : Stage
+        06, or from 08 on.
+    parameters : mapping of str to ndarray
+    permutation : ndarray of int, (..., layer, hidden)
+        New unit ``i`` is the old one ``permutation[..., i]``.
+
+    Returns
+    -------
+    dict of str to ndarray
+    """
+    name = hidden_reader(stage)
+    if name == "lm_head_multiplier":
+        columns = permute_axis(parameters[name], permutation[..., 0, :], -1, 2)
+    else:
+        columns = np.take_along_axis(parameters[name], permutation[..., None, :], axis=-1)
+    weight, offset = parameters["feed_forward_multiplier"], parameters["feed_forward_offset"]
+    return {
+        **parameters,
+        name: columns,
+        "feed_forward_multiplier": np.take_along_axis(weight, permutation[..., None], axis=-2),
+        "feed_forward_offset": np.take_along_axis(offset, permutation, axis=-1),
+    }
+
+
+def scale_hidden(stage: Stage, parameters: Parameters, scale: np.ndarray) -> dict[str, np.ndarray]:
+    """Multiply the input weights and offset of each hidden unit, and divide its output weights.
+
+    Parameters
+    ----------
+    stage : Stage
+        06, or from 08 on.
+    parameters : mapping of str to ndarray
+    scale : ndarray, (..., layer, hidden)
+        Positive: the ReLU commutes with positive factors only.
+
+    Returns
+    -------
+    dict of str to ndarray
+    """
+    name = hidden_reader(stage)
+    columns = scale[..., 0, None, :] if name == "lm_head_multiplier" else scale[..., None, :]
+    return {
+        **parameters,
+        name: parameters[name] / columns,
+        "feed_forward_multiplier": parameters["feed_forward_multiplier"] * scale[..., None],
+        "feed_forward_offset": parameters["feed_forward_offset"] * scale,
+    }
+
+
+def hidden_unit_generators(stage: Stage) -> list[Generator]:
+    """The generators of this module that a stage has.
+
+    In stage 07 hidden units are coordinates of the residual stream and have no symmetry of their
+    own.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    list of Generator
+    """
+    has = stage.features.__contains__
+    if not has("wide_feed_forward") and (has("residual") or not has("feed_forward")):
+        return []
+    return [
+        scalings("scale_hidden", scale_hidden, lambda n: (n["layer"], n["hidden"])),
+        permutations("permute_hidden", permute_hidden, _random_permutations),
+    ]
+
+
+def _random_permutations(stage, sizes, batch, rng):
+    lead = (*batch, sizes["layer"])
+    return rng.permuted(np.tile(np.arange(sizes["hidden"]), (*lead, 1)), axis=-1)
