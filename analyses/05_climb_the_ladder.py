@@ -32,7 +32,7 @@ from gptbayes.model.stages import STAGES
 from gptbayes.predict import compare_held_out, generate, unigram_log_density
 from gptbayes.report import write_report
 from gptbayes.stats.summary import log_mean_exp
-from gptbayes.validate.exact_marginals import exact_marginals, family_wise_p
+from gptbayes.validate.exact_marginals import check_exact_marginals, family_wise_p
 
 METHODS = ("mode", "pathfinder", "nuts")
 DENSITIES = ("training", "training_se", "held_out", "held_out_se")
@@ -152,7 +152,7 @@ rows = []
 for number in STAGES:
     row = {}
     for name in ("nuts", "pathfinder"):
-        answers = exact_marginals(fits[number, name])
+        answers = check_exact_marginals(fits[number, name])
         row[f"{name}, p"] = f"{family_wise_p(answers):.2g}"
         row[f"{name}, sd / exact"] = round(float((answers["sd"] / answers["exact_sd"]).min()), 2)
     rows.append({"scalars": int(answers["n"].sum()), **row})

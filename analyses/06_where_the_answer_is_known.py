@@ -90,7 +90,7 @@ for context in shown:
 # One character, or one sequence of eight. For both the exact density is known, and how hard it is:
 # the importance ratios of a bigram that was seen n times have Pareto k = 1 / (a + n).
 
-left_out = {"character": exact.left_out_characters, "sequence": exact.left_out_sequences}
+left_out = {"character": exact.loo_characters, "sequence": exact.loo_sequences}
 for unit, known in left_out.items():
     hard = int((known.pareto_k > PARETO_K_LIMIT).sum())
     print(f"\nLeaving out each {unit}: elpd {known.log_prob.sum():.1f} exactly, nats;")
@@ -111,7 +111,7 @@ for unit, known in left_out.items():
 
 x, y = problem.training
 _, first = np.unique(x * len(characters) + y, return_index=True)  # one of each bigram
-k = exact.left_out_characters.pareto_k.ravel()[first]
+k = exact.loo_characters.pareto_k.ravel()[first]
 fig, axes = plots.figure(2, width=8.4, height=3.6, columns=2)
 for (name, idata), ax in zip(fits.items(), axes, strict=True):
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]

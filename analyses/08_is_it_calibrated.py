@@ -24,7 +24,8 @@ from gptbayes import plots
 from gptbayes.cli import progress_bars
 from gptbayes.model.stages import STAGES
 from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
-from gptbayes.validate.sbc import Experiment, calibrate, change_program, toy_problem
+from gptbayes.validate.experiment import Experiment, change_program, toy_problem
+from gptbayes.validate.sbc import calibrate
 
 ALPHA = 0.01
 TESTS = ["band_p", "chi_square_p"]

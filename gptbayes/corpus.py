@@ -1,6 +1,7 @@
-"""Text in, tokens out: reading, vocabulary, windows.
+"""Read a text, encode it as tokens and split it into windows.
 
-Tokens are 0-based here and everywhere in Python; `gptbayes.model.problem` adds the one for Stan.
+Tokens are 0-based here and everywhere in Python. `gptbayes.model.problem` makes them 1-based for
+Stan. Imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -16,17 +17,27 @@ from typing import NamedTuple
 import numpy as np
 
 UNK = "\N{WHITE SQUARE}"
-"""Stands for every character that was not kept, see `keep_frequent`."""
+"""Character that replaces every infrequent character, see `keep_frequent`."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The characters of a text, sorted; a token is a place in this list.
+    """The distinct characters of a text; a token is the index of a character.
 
     Attributes
     ----------
     characters : tuple of str
-        One character per token.
+        One character per token, sorted.
+
+    Examples
+    --------
+    >>> vocabulary = Vocabulary.of("banana")
+    >>> vocabulary.characters
+    ('a', 'b', 'n')
+    >>> vocabulary.encode("nab").tolist()
+    [2, 0, 1]
+    >>> vocabulary.decode([1, 0, 2])
+    'ban'
     """
 
     characters: tuple[str, ...]
@@ -40,35 +51,54 @@ class Vocabulary:
         return len(self.characters)
 
     def encode(self, text: str) -> np.ndarray:
-        """Characters to tokens, shape ``(len(text),)``.
+        """Convert characters to tokens.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        ndarray of int, (len(text),)
 
         Raises
         ------
         ValueError
-            If a character is not in the vocabulary; the message lists those that are.
+            If a character is not in the vocabulary. The message lists the vocabulary.
         """
         index = {character: token for token, character in enumerate(self.characters)}
         unknown = sorted(set(text) - set(index))
         if unknown:
             raise ValueError(
-                f"{_shown(unknown)} not in the vocabulary, which has: {_shown(self.characters)}"
+                f"text has {_quoted(unknown)} not in the vocabulary, which has: "
+                f"{_quoted(self.characters)}"
             )
         return np.array([index[character] for character in text], dtype=np.int64)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Tokens to characters."""
+        """Convert tokens to characters.
+
+        Parameters
+        ----------
+        tokens : iterable of int
+            0-based; an array of any shape is read in C order.
+
+        Returns
+        -------
+        str
+        """
         return "".join(self.characters[token] for token in np.asarray(tokens).ravel())
 
 
 class Windows(NamedTuple):
-    """Sequences of tokens and, for each, the token that comes next.
+    """Sequences of input tokens and their targets.
 
     Attributes
     ----------
     x : ndarray of int, (sequence, position)
-        What the model reads.
+        Input tokens.
     y : ndarray of int, (sequence, position)
-        ``y[b, t]`` is the character after ``x[b, t]`` in the text.
+        Targets: ``y[b, t]`` is the token that follows ``x[b, t]`` in the text.
     """
 
     x: np.ndarray
@@ -76,14 +106,14 @@ class Windows(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A text cut into what is fitted and what is held out.
+    """Training and held-out windows of one text.
 
     Attributes
     ----------
     training : Windows
-        From the beginning of the text.
+        From the first part of the text.
     held_out : Windows
-        From its last part; no character of it is a target in training.
+        From the last part of the text. None of its targets is a training target.
     """
 
     training: Windows
@@ -91,35 +121,70 @@ class Split(NamedTuple):
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file.
+    """Read a UTF-8 text file, with any kind of line ending as ``\\n``.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    str
 
     Raises
     ------
     ValueError
         If the file is missing, a folder, empty, binary, or not UTF-8.
+
+    See Also
+    --------
+    zen_of_python : A text that needs no file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "poem.txt"
+    ...     _ = path.write_bytes(b"one line\\r\\nanother line")
+    ...     read_text(path)
+    'one line\\nanother line'
     """
     path = Path(path)
     if not path.exists() or path.is_dir():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"text must be a file, {path} {what}")
+        reason = "which is a folder" if path.is_dir() else "which does not exist"
+        raise ValueError(f"text must be a file, got {path}, {reason}")
     raw = path.read_bytes()
     if not raw.strip():
-        raise ValueError(f"text must have characters, {path} is empty")
+        raise ValueError(f"text must have characters, got {path}, which is empty")
     if b"\0" in raw:
-        raise ValueError(f"text must be UTF-8, {path} is a binary file")
+        raise ValueError(f"text must be UTF-8, got {path}, which is a binary file")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"text must be UTF-8, {path} has byte 0x{raw[error.start]:02x} at offset {error.start}"
+            f"text must be UTF-8, got byte 0x{raw[error.start]:02x} at offset {error.start} "
+            f"of {path}"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def zen_of_python() -> str:
-    """The Zen of Python (Tim Peters, 2004), 856 characters that every Python carries.
+    """The Zen of Python (Tim Peters, 2004): 856 characters that come with every Python.
 
-    Read from the source of the module ``this``, which would print it if it were imported.
+    It is decoded from the source of the module ``this``, because importing that module prints it.
+
+    Returns
+    -------
+    str
+
+    See Also
+    --------
+    read_text : Read any other text.
+
+    Examples
+    --------
+    >>> zen_of_python()[:17]
+    'The Zen of Python'
     """
     source = importlib.util.find_spec("this").loader.get_source("this")
     rotated = source.split('"""')[1]
@@ -127,47 +192,83 @@ def zen_of_python() -> str:
 
 
 def keep_frequent(text: str, n_characters: int) -> str:
-    """Keep the most frequent characters and write `UNK` for all the others.
+    """Keep the most frequent characters of a text and replace all others by `UNK`.
 
-    Dropping the others instead would put characters side by side that never were.
+    Deleting the others would make neighbors of characters that are not neighbors in the text.
 
     Parameters
     ----------
     text : str
     n_characters : int
-        How many to keep; ties go to the character that sorts first.
+        Number of distinct characters to keep. Ties go to the character that sorts first.
+
+    Returns
+    -------
+    str
+        As long as ``text``.
+
+    Raises
+    ------
+    ValueError
+        If ``n_characters`` is less than 1.
+
+    Examples
+    --------
+    >>> keep_frequent("banana", 2)
+    '□anana'
     """
     if n_characters < 1:
-        raise ValueError(f"the number of characters to keep must be at least 1, got {n_characters}")
+        raise ValueError(f"n_characters must be at least 1, got {n_characters}")
     by_frequency = sorted(Counter(text).items(), key=lambda item: (-item[1], item[0]))
     kept = {character for character, _ in by_frequency[:n_characters]}
     return "".join(character if character in kept else UNK for character in text)
 
 
 def cut(tokens: np.ndarray, block_size: int, *, stride: int | None = None) -> Windows:
-    """Cut tokens into windows of length ``block_size``.
+    """Cut a sequence of tokens into windows.
 
     Parameters
     ----------
     tokens : ndarray of int, (n,)
     block_size : int
+        Length of each window.
     stride : int, optional
-        Distance between the beginnings of windows. The default, ``block_size``, makes them
-        disjoint: every character is a target once, and the likelihood is one of the text. With
-        a smaller stride characters count several times, and the posterior is too narrow.
+        Distance between the starts of successive windows. The default, ``block_size``, gives
+        disjoint windows: each character is a target at most once, and the product over windows is
+        a likelihood of the text. With a smaller stride, characters are counted several times and
+        the posterior is too narrow.
 
     Returns
     -------
     Windows
-        ``(sequence, position)``; a remainder at the end is left out.
+        Each array ``(sequence, position)``. Tokens after the last full window are left out.
+
+    Raises
+    ------
+    ValueError
+        If ``block_size`` or ``stride`` is less than 1.
+
+    See Also
+    --------
+    split : Training and held-out windows of a text.
+
+    Examples
+    --------
+    >>> x, y = cut(np.arange(7), block_size=3)
+    >>> x
+    array([[0, 1, 2],
+           [3, 4, 5]])
+    >>> y
+    array([[1, 2, 3],
+           [4, 5, 6]])
     """
     stride = block_size if stride is None else stride
     if block_size < 1 or stride < 1:
         raise ValueError(f"block_size and stride must be positive, got {block_size} and {stride}")
     starts = np.arange(0, max(len(tokens) - block_size, 0), stride)
-    at = starts[:, None] + np.arange(block_size)
+    index = starts[:, None] + np.arange(block_size)  # (sequence, position)
     tokens = np.asarray(tokens)
-    return Windows(tokens[at], tokens[at + 1]) if len(starts) else _no_windows(block_size)
+    return Windows(tokens[index], tokens[index + 1]) if len(starts) else _no_windows(block_size)
 
 
 def split(
@@ -179,25 +280,42 @@ def split(
     held_out_size: int = 256,
     stride: int | None = None,
 ) -> Split:
-    """Training windows from the beginning of a text, held-out windows from its end.
+    """Split a text into training windows and, from its last part, held-out windows.
 
     Parameters
     ----------
     tokens : ndarray of int, (n,)
     block_size : int
+        Length of each window.
     batch_size : int, optional
-        How many training windows; all there are by default.
+        Number of training windows, taken from the start of the text. By default all of them.
     held_out_fraction : float
-        Share of the windows, from the end of the text, that is never trained on.
+        Fraction of the windows that is held out, from the end of the text.
     held_out_size : int
-        At most so many held-out windows are kept: the first ones of that last part.
+        Maximum number of held-out windows, taken from the start of the held-out part.
     stride : int, optional
-        As in `cut`, for the training windows; held-out windows are always disjoint.
+        As in `cut`, for the training windows. Held-out windows are always disjoint.
+
+    Returns
+    -------
+    Split
 
     Raises
     ------
     ValueError
-        If the text is shorter than two windows, or has fewer windows than asked for.
+        If a size or fraction is out of range, or if the text is shorter than two windows or
+        has fewer than ``batch_size`` training windows.
+
+    See Also
+    --------
+    cut : Windows of a whole text.
+    gptbayes.model.problem.make_problem : The same split, with a stage and its priors.
+
+    Examples
+    --------
+    >>> training, held_out = split(np.arange(101), block_size=5, held_out_fraction=0.25)
+    >>> training.x.shape, held_out.x.shape
+    ((15, 5), (5, 5))
     """
     if block_size < 1:
         raise ValueError(f"block_size must be a positive integer, got {block_size}")
@@ -207,15 +325,15 @@ def split(
     if n_windows < 2:
         raise ValueError(
             f"text must fill two windows of {block_size} characters, one to fit and one to hold "
-            f"out, that is {2 * block_size + 1} characters, got {len(tokens)}"
+            f"out, which takes {2 * block_size + 1} characters, got {len(tokens)}"
         )
     n_held_out = min(max(1, round(held_out_fraction * n_windows)), n_windows - 1)
     boundary = (n_windows - n_held_out) * block_size
     training = cut(tokens[: boundary + 1], block_size, stride=stride)
     if batch_size is not None and batch_size > len(training.x):
         raise ValueError(
-            f"batch_size must be at most {len(training.x)}, the windows of {block_size} characters "
-            f"in the first part of this text, got {batch_size}"
+            f"batch_size must be at most {len(training.x)}, the number of training windows of "
+            f"{block_size} characters in this text, got {batch_size}"
         )
     held_out = cut(tokens[boundary:], block_size)
     return Split(
@@ -228,5 +346,5 @@ def _no_windows(block_size):
     return Windows(*(np.empty((0, block_size), dtype=np.int64) for _ in range(2)))
 
 
-def _shown(characters):
+def _quoted(characters):
     return " ".join(repr(character) for character in characters)

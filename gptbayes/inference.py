@@ -1,6 +1,7 @@
-"""From a run directory to ArviZ InferenceData with named dims and coords.
+"""Convert run directories to ArviZ InferenceData with named dims and coords.
 
-From here on nobody knows which method ran, except through ``idata.attrs``.
+All later modules work with InferenceData of any method. Only ``idata.attrs`` records which method
+was run. Imports `gptbayes.model` and `gptbayes.fit`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from gptbayes.model.problem import Problem, data_name, from_stan_data, stan_data
 from gptbayes.model.simulate import next_tokens, prior_draws
 
 N_PRIOR_DRAWS = 500
+"""Number of draws in the groups ``prior`` and ``prior_predictive``."""
 
 _NUTS_STATS = {
     "lp": "lp",
@@ -50,27 +52,49 @@ _MASK_DIMS = {
 
 
 def open_run(folder: str | Path) -> az.InferenceData:
-    """The InferenceData of a run directory, made and saved at the first call.
+    """Open a run directory as InferenceData.
+
+    The first call converts the CSV files and saves the result as ``posterior.nc``. Later calls
+    load that file.
 
     Parameters
     ----------
     folder : path
-        A run directory that `gptbayes.fit` wrote.
+        A run directory written by `gptbayes.fit`.
 
     Returns
     -------
     arviz.InferenceData
         Groups ``posterior``, ``sample_stats``, ``log_likelihood`` (chain, draw, sequence,
         position), ``observed_data``, ``constant_data``, ``prior``, ``prior_predictive`` and, if
-        Stan generated text, ``posterior_predictive``. Pathfinder's draws are one chain, with
-        ``lp``, ``lp_approx`` and ``path`` in ``sample_stats``; a mode is one draw. Sequential Monte
-        Carlo has one chain per replicate, the ``segment`` and the ``ancestor`` of each draw in
-        ``sample_stats``, and a group ``path`` (see `tempering_path`). Values in nats.
+        Stan generated text, ``posterior_predictive``. Log densities are in nats. The draws of all
+        Pathfinder paths are one chain, with ``lp``, ``lp_approx`` and ``path`` in
+        ``sample_stats``. A mode is one chain with one draw. Sequential Monte Carlo has one chain
+        per replicate, the ``segment`` and the ``ancestor`` of each draw in ``sample_stats``, and a
+        group ``path``, as of `tempering_path`.
 
     Raises
     ------
     ValueError
-        If the folder is no finished run, or one of its files is corrupted.
+        If the folder is not a finished run, or one of its files is corrupted.
+
+    See Also
+    --------
+    problem_of : The problem that was fitted.
+    parameters_of : The draws as arrays, for `gptbayes.model.forward.forward`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from gptbayes import fit
+    >>> from gptbayes.corpus import zen_of_python
+    >>> from gptbayes.model.problem import make_problem
+    >>> from gptbayes.model.stages import stage
+    >>> problem = make_problem(stage("05"), zen_of_python(), batch_size=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = open_run(fit.prior(problem, folder, draws=20))
+    >>> idata.posterior["key"].dims
+    ('chain', 'draw', 'layer', 'head', 'embed', 'head_dim')
     """
     path = Path(folder) / "posterior.nc"
     if path.exists():
@@ -84,7 +108,7 @@ def open_run(folder: str | Path) -> az.InferenceData:
 
 
 def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.InferenceData:
-    """Build InferenceData from what a run directory holds.
+    """Build InferenceData from the contents of a run directory.
 
     Parameters
     ----------
@@ -92,13 +116,13 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
         As `gptbayes.fit.read_config` returns it.
     problem : Problem
     draws : iterable of Draws
-        One per chain, path or start; each is copied before the next is asked for.
+        One item for each chain, path or start. Each is copied before the next is read.
 
     Returns
     -------
     arviz.InferenceData
     """
-    variables, stats, seconds = _gathered(draws, n_units(config))
+    variables, stats, seconds = _stack_units(draws, n_units(config))
     variables, sample_stats, attrs = _METHODS[config["method"]](variables, stats)
     stage, design = problem.stage, problem.design
     groups = {
@@ -129,15 +153,20 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
 
 
 def problem_of(idata: az.InferenceData) -> Problem:
-    """The problem that was fitted, rebuilt from the attributes of the InferenceData.
+    """Rebuild the problem that was fitted from the attributes of InferenceData.
 
     Parameters
     ----------
     idata : InferenceData
+        As `open_run` returns it.
 
     Returns
     -------
     Problem
+
+    See Also
+    --------
+    gptbayes.fit.read_problem : The same from a run directory.
     """
     return _problem(*(idata.attrs[name] for name in ("stan_data", "stage", "characters", "source")))
 
@@ -154,17 +183,28 @@ def _problem(data, stage_number, characters, source):
 
 
 def parameters_of(idata: az.InferenceData, group: str = "posterior") -> dict[str, np.ndarray]:
-    """The draws of a group as plain arrays ``(chain, draw, dims)``, for `gptbayes.model.forward`."""
+    """Get the draws of a group as arrays for `gptbayes.model.forward.forward`.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    group : {"posterior", "prior"}
+
+    Returns
+    -------
+    dict of str to ndarray
+        Each ``(chain, draw, dims of that parameter)``.
+    """
     return {
         name: variable.transpose("chain", "draw", ...).values
         for name, variable in idata[group].data_vars.items()
     }
 
 
-def _gathered(draws, n_units):
-    """All units in arrays ``(unit, draw, ...)`` in C order, and the seconds of each.
+def _stack_units(draws, n_units):
+    """Stack all units in arrays ``(unit, draw, ...)`` in C order, and list the seconds of each.
 
-    Draws are copied as they come, so that never more than one or two units are there twice.
+    Each unit is copied as it is read, so that at most two units are in memory twice.
     """
     variables, stats, seconds = {}, {}, []
     for k, unit in enumerate(draws):
@@ -178,17 +218,17 @@ def _gathered(draws, n_units):
 
 
 def superchains_of(idata: az.InferenceData) -> list[int] | None:
-    """Which superchain each chain belongs to: chains of one began at the same point.
+    """Get the superchain of each chain: the chains of a superchain have the same starting point.
 
     Parameters
     ----------
     idata : InferenceData
-        Of NUTS; some of its chains may have been left out.
+        Of NUTS, with all of its chains or some of them.
 
     Returns
     -------
     list of int, (chain,), or None
-        None if the fit was not made in superchains.
+        None if the fit has no superchains.
     """
     settings = json.loads(idata.attrs["settings"])
     if settings.get("superchains") is None:
@@ -216,8 +256,8 @@ def _pathfinder(variables, stats):
 def _optimize(variables, stats):
     lps = stats["lp"][:, 0]
     best = int(np.argmax(lps))
-    one = {name: value[best : best + 1] for name, value in variables.items()}
-    return one, {"lp": stats["lp"][best : best + 1]}, {"lp_of_starts": json.dumps(lps.tolist())}
+    mode = {name: value[best : best + 1] for name, value in variables.items()}
+    return mode, {"lp": stats["lp"][best : best + 1]}, {"lp_of_starts": json.dumps(lps.tolist())}
 
 
 def _prior(variables, stats):
@@ -313,10 +353,10 @@ def _data_groups(problem):
         for p in problem.stage.parameters
     }
     masks = problem.stage.masks._asdict() if problem.stage.masks else {}
-    masked = {f"{name}_mask": (_MASK_DIMS[name], mask) for name, mask in masks.items()}
+    mask_data = {f"{name}_mask": (_MASK_DIMS[name], mask) for name, mask in masks.items()}
     return {
         "observed_data": xr.Dataset({"y": (dims, y)}, coords),
-        "constant_data": xr.Dataset({"x": (dims, x), **held_out, **priors, **masked}, coords),
+        "constant_data": xr.Dataset({"x": (dims, x), **held_out, **priors, **mask_data}, coords),
     }
 
 
@@ -335,12 +375,12 @@ def _prior_groups(problem, seed):
 
 def _attrs(config, problem):
     weight = problem.likelihood_weight
-    kind = "posterior" if weight == 1 else f"power posterior, weight {weight:g}"
+    posterior = "posterior" if weight == 1 else f"power posterior, weight {weight:g}"
     return {
         "stage": config["stage"],
         "stage_name": problem.stage.name,
         "method": config["method"],
-        "target": "prior" if weight == 0 else kind,
+        "target": "prior" if weight == 0 else posterior,
         "source": problem.source,
         "likelihood_weight": weight,
         "seed": config["seed"],
@@ -377,7 +417,7 @@ def _dataset(values, dims, coords):
 def _save(idata, path):
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        # Random digits do not get smaller: compressing them takes most of the time, for nothing.
+        # Compression takes most of the time and saves little: digits of draws are random.
         idata.to_netcdf(str(partial), engine="h5netcdf", compress=False)
         os.replace(partial, path)
     finally:
@@ -386,21 +426,21 @@ def _save(idata, path):
 
 def _load(path):
     try:
-        # Read at once and closed: an open file would be taken for what stands there later.
+        # Read eagerly and close the file: ArviZ may cache an open file that is replaced later.
         with az.rc_context({"data.load": "eager"}):
             idata = az.from_netcdf(str(path), engine="h5netcdf")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{path} is truncated or corrupted ({reason}); delete it and it is made again "
+            f"{path} is truncated or corrupted ({reason}); delete it, and it will be made again "
             "from the CSV files"
         ) from None
     if "posterior" not in idata.groups():
-        raise ValueError(f"{path} has no posterior group, got {', '.join(idata.groups())}")
+        raise ValueError(f"{path} must have a posterior group, got {', '.join(idata.groups())}")
     idata.attrs.setdefault("kernels", _without_kernels(idata.attrs.get("method")))
     return idata
 
 
 def _without_kernels(method):
-    """What computed the likelihood of a run that does not say, made before there was a choice."""
+    """The implementation of the likelihood in a run of a version that did not record it."""
     return "numpy" if method == "prior" else "stan"

@@ -30,16 +30,16 @@ from gptbayes.stats.summary import summarise
 from gptbayes.validate import conjugate_bigram as conjugate
 from gptbayes.validate.exact_marginals import (
     ALPHA,
-    exact_directions,
-    exact_marginals,
+    check_exact_marginals,
     family_wise_p,
+    known_marginals,
 )
 
 A = 0.8  # concentration: of no special meaning, unlike 1
 
 
 @pytest.fixture(scope="module")
-def posed():
+def bigram():
     """Four characters and one for all the others: V=5, T=7, B=23."""
     text = keep_frequent(zen_of_python().lower(), 4)
     scales = {"concentration": A}
@@ -47,27 +47,27 @@ def posed():
 
 
 @pytest.fixture(scope="module")
-def exact(posed):
-    return conjugate.closed_forms(posed)
+def exact(bigram):
+    return conjugate.closed_forms(bigram)
 
 
 @pytest.fixture(scope="module")
-def nuts(posed, programs, tmp_path_factory):
+def nuts(bigram, programs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("conjugate") / "nuts"
-    return open_run(fit.nuts(posed, folder, chains=4, iter_sampling=1500, seed=1))
+    return open_run(fit.nuts(bigram, folder, chains=4, iter_sampling=1500, seed=1))
 
 
 @pytest.fixture(scope="module")
-def pathfinder(posed, programs, tmp_path_factory):
+def pathfinder(bigram, programs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("conjugate") / "pathfinder"
-    return open_run(fit.pathfinder(posed, folder, paths=4, draws=1000, seed=1))
+    return open_run(fit.pathfinder(bigram, folder, paths=4, draws=1000, seed=1))
 
 
-def independent(nuts, posed, n_draws, rng):
+def independent(nuts, bigram, n_draws, rng):
     """Exact draws, dressed as a fit of four chains."""
-    draws = conjugate.posterior_draws(posed, n_draws, rng)
+    draws = conjugate.posterior_draws(bigram, n_draws, rng)
     logits = draws["token_embedding"].reshape(4, -1, *draws["token_embedding"].shape[1:])
-    log_lik = token_log_prob(posed.stage, {"token_embedding": logits}, posed.training)
+    log_lik = token_log_prob(bigram.stage, {"token_embedding": logits}, bigram.training)
     dims = ("chain", "draw")
     idata = az.InferenceData(
         posterior=xr.Dataset({"token_embedding": ((*dims, "token", "embed"), logits)}),
@@ -81,10 +81,10 @@ def independent(nuts, posed, n_draws, rng):
 # The closed forms against brute force
 
 
-def test_evidence_is_the_product_of_one_step_predictions(posed, exact):
+def test_evidence_is_the_product_of_one_step_predictions(bigram, exact):
     seen = np.full((5, 5), A)
     total = 0.0
-    for i, k in zip(posed.training.x.ravel(), posed.training.y.ravel(), strict=True):
+    for i, k in zip(bigram.training.x.ravel(), bigram.training.y.ravel(), strict=True):
         total += np.log(seen[i, k] / seen[i].sum())
         seen[i, k] += 1
     assert exact.log_evidence == pytest.approx(total, abs=1e-10)
@@ -92,7 +92,7 @@ def test_evidence_is_the_product_of_one_step_predictions(posed, exact):
     assert conjugate.log_evidence(np.zeros((5, 5)), A) == 0
 
 
-def test_evidence_by_thermodynamic_integration(posed, exact, rng):
+def test_evidence_by_thermodynamic_integration(bigram, exact, rng):
     """d log Z / dw is the posterior mean of the log likelihood at weight w (Neal 1993).
 
     The nodes are w = t³, as the integrand is steep at the prior. At each of them its exact value,
@@ -101,14 +101,14 @@ def test_evidence_by_thermodynamic_integration(posed, exact, rng):
     nodes, weights = np.polynomial.legendre.leggauss(24)
     t = (nodes + 1) / 2
     by_formula, by_draws, variance = 0.0, 0.0, 0.0
-    counts = conjugate.transition_counts(posed.training, 5)
+    counts = conjugate.transition_counts(bigram.training, 5)
     for w, step in zip(t**3, weights / 2 * 3 * t**2, strict=True):
         alpha = A + w * counts
         mean = digamma(alpha) - digamma(alpha.sum(axis=1, keepdims=True))
         by_formula += step * (counts * mean).sum()
-        power = replace(posed, likelihood_weight=w)
+        power = replace(bigram, likelihood_weight=w)
         draws = conjugate.posterior_draws(power, 400, rng)
-        log_lik = token_log_prob(posed.stage, draws, posed.training).sum(axis=(1, 2))
+        log_lik = token_log_prob(bigram.stage, draws, bigram.training).sum(axis=(1, 2))
         by_draws += step * log_lik.mean()
         variance += step**2 * log_lik.var(ddof=1) / len(log_lik)
     assert by_formula == pytest.approx(exact.log_evidence, abs=1e-4)
@@ -126,32 +126,32 @@ def test_entropy_split_against_quadrature():
     assert split.mutual_information == pytest.approx(split.total - expected)
 
 
-def test_entropy_split_against_draws(posed, exact, rng):
-    p = softmax(conjugate.posterior_draws(posed, 20_000, rng)["token_embedding"], axis=-1)
+def test_entropy_split_against_draws(bigram, exact, rng):
+    p = softmax(conjugate.posterior_draws(bigram, 20_000, rng)["token_embedding"], axis=-1)
     entropies = entr(p).sum(axis=-1)
     se = entropies.std(axis=0) / np.sqrt(len(p))
     assert (abs(entropies.mean(axis=0) - exact.entropy.expected) < 4 * se).all()
     assert (exact.entropy.mutual_information > 0).all()
 
 
-def test_left_out_characters_by_counting_again(posed, exact):
-    x, y = (part.ravel() for part in posed.training)
+def test_loo_characters_by_counting_again(bigram, exact):
+    x, y = (part.ravel() for part in bigram.training)
     for at in (0, 40, 160):
         rest = Windows(np.delete(x, at), np.delete(y, at))
         again = conjugate.predictive(A + conjugate.transition_counts(rest, 5))
-        left_out = exact.left_out_characters.log_prob.ravel()[at]
+        left_out = exact.loo_characters.log_prob.ravel()[at]
         assert left_out == pytest.approx(np.log(again[x[at], y[at]]), abs=1e-12)
 
 
-def test_left_out_sequences_are_two_evidences(posed, exact):
-    counts = conjugate.transition_counts(posed.training, 5)
+def test_loo_sequences_are_two_evidences(bigram, exact):
+    counts = conjugate.transition_counts(bigram.training, 5)
     for b in (0, 11, 22):
-        own = conjugate.transition_counts(Windows(*(part[b] for part in posed.training)), 5)
+        own = conjugate.transition_counts(Windows(*(part[b] for part in bigram.training)), 5)
         ratio = exact.log_evidence - conjugate.log_evidence(counts - own, A)
-        assert exact.left_out_sequences.log_prob[b] == pytest.approx(ratio, abs=1e-10)
+        assert exact.loo_sequences.log_prob[b] == pytest.approx(ratio, abs=1e-10)
         seen = own > 0
         k = (own[seen] / (A + counts[seen])).max()
-        assert exact.left_out_sequences.pareto_k[b] == pytest.approx(k)
+        assert exact.loo_sequences.pareto_k[b] == pytest.approx(k)
 
 
 def test_a_sequence_of_one_character_is_a_character():
@@ -164,8 +164,8 @@ def test_a_sequence_of_one_character_is_a_character():
     np.testing.assert_allclose(one.pareto_k.ravel(), other.pareto_k)
 
 
-def test_exact_draws_have_the_exact_moments(posed, exact, rng):
-    logits = conjugate.posterior_draws(posed, 20_000, rng)["token_embedding"]
+def test_exact_draws_have_the_exact_moments(bigram, exact, rng):
+    logits = conjugate.posterior_draws(bigram, 20_000, rng)["token_embedding"]
     p = softmax(logits, axis=-1)
     size = exact.dirichlet.sum(axis=1, keepdims=True)
     sd = np.sqrt(exact.predictive * (1 - exact.predictive) / (size + 1))
@@ -178,19 +178,17 @@ def test_exact_draws_have_the_exact_moments(posed, exact, rng):
     assert abs(correlation) < 5 / np.sqrt(len(p))
 
 
-def test_closed_forms_are_of_one_stage_only(posed):
+def test_closed_forms_are_of_one_stage_only(bigram):
     with pytest.raises(ValueError, match="need the stage 01-log-gamma, got stage 01"):
         conjugate.closed_forms(small_problem("01"))
-    with pytest.raises(
-        ValueError, match=r"likelihood_weight must be 1 for exact answers, got 0\.5"
-    ):
-        conjugate.closed_forms(replace(posed, likelihood_weight=0.5))
+    with pytest.raises(ValueError, match=r"likelihood_weight must be 1 for closed forms, got 0\.5"):
+        conjugate.closed_forms(replace(bigram, likelihood_weight=0.5))
 
 
 # The variant in the house
 
 
-def test_a_variant_stands_beside_the_ladder():
+def test_variant_is_found_by_name():
     variant = stage("01-log-gamma")
     assert variant is stage("01-bigram-log-gamma") is VARIANTS["01-log-gamma"]
     assert variant not in STAGES.values()
@@ -201,10 +199,10 @@ def test_a_variant_stands_beside_the_ladder():
 
 
 @pytest.mark.parametrize("concentration", [0.05, 1.0, 7.0])
-def test_prior_draws_are_logs_of_gamma_variables(posed, rng, concentration):
+def test_prior_draws_are_logs_of_gamma_variables(bigram, rng, concentration):
     """First two moments, and those of the probabilities: Dirichlet(a, ..., a)."""
-    priors = posed.priors.replace(concentration=concentration)
-    problem = replace(posed, priors=priors)
+    priors = bigram.priors.replace(concentration=concentration)
+    problem = replace(bigram, priors=priors)
     (parameter,) = problem.stage.parameters
     draws = prior_draws(problem, 4000, rng)["token_embedding"]
     n = draws.size
@@ -215,7 +213,7 @@ def test_prior_draws_are_logs_of_gamma_variables(posed, rng, concentration):
     assert abs(variance - 1) < 5 * np.sqrt((kurtosis - 1) / n)
     squares = (softmax(draws, axis=-1) ** 2).mean()
     assert squares == pytest.approx((concentration + 1) / (5 * (5 * concentration + 1)), rel=0.05)
-    wide = prior_draws(problem, 4000, rng, widen=2.0)["token_embedding"]
+    wide = prior_draws(problem, 4000, rng, overdispersion=2.0)["token_embedding"]
     assert wide.std() == pytest.approx(2 * priors.scale(parameter), rel=0.1)
 
 
@@ -228,11 +226,11 @@ def test_log_gamma_draws_do_not_underflow(rng):
 
 @pytest.mark.parametrize("kernels", ["stan", "c++"])
 def test_program_and_numpy_define_the_same_posterior(
-    kernels, posed, programs, rng, tmp_path, monkeypatch
+    kernels, bigram, programs, rng, tmp_path, monkeypatch
 ):
     """Value, and gradient in closed form: a - exp(theta) + w (n - N p)."""
     monkeypatch.chdir(tmp_path)  # CmdStan leaves a profile where it is run
-    problem, w = replace(posed, likelihood_weight=0.7), 0.7
+    problem, w = replace(bigram, likelihood_weight=0.7), 0.7
     exe = fit.executable_of(problem.stage, kernels).path
     model = cmdstanpy.CmdStanModel(exe_file=str(exe))
     counts = conjugate.transition_counts(problem.training, 5)
@@ -247,24 +245,24 @@ def test_program_and_numpy_define_the_same_posterior(
         np.testing.assert_allclose(gradient, A - np.exp(theta) + w * expected, atol=1e-9)
 
 
-def test_it_goes_through_files_and_report(nuts, posed, tmp_path):
+def test_variant_survives_files_and_report(nuts, bigram, tmp_path):
     back = problem_of(nuts)
-    assert (back.stage, back.priors, back.design) == (posed.stage, posed.priors, posed.design)
+    assert (back.stage, back.priors, back.design) == (bigram.stage, bigram.priors, bigram.design)
     assert nuts.constant_data["concentration"] == A
     assert nuts.attrs["stage_name"] == "01-bigram-log-gamma"
     ours = token_log_prob(
-        posed.stage, {"token_embedding": nuts.posterior["token_embedding"].values}, posed.training
+        bigram.stage, {"token_embedding": nuts.posterior["token_embedding"].values}, bigram.training
     )
     np.testing.assert_allclose(nuts.log_likelihood["log_lik"].values, ours, atol=1e-10)
-    small = fit.optimize(posed, tmp_path / "run", starts=1)
-    assert fit.read_problem(small).priors == posed.priors
+    small = fit.optimize(bigram, tmp_path / "run", starts=1)
+    assert fit.read_problem(small).priors == bigram.priors
     config = json.loads((small / "config.json").read_text())
     assert config["priors"]["concentration"] == A
     words = write_report(small).read_text(encoding="utf-8")
     assert "logs of independent gamma(0.8, 1) variables" in words
 
 
-def test_the_command_fits_it(programs, tmp_path):
+def test_command_fits_the_variant(programs, tmp_path):
     arguments = ["--stage", "01-log-gamma", "--prior", "concentration=0.5", "--characters", "4"]
     method = ["--method", "pathfinder", "--paths", "1", "--draws", "10", "--batch-size", "5"]
     assert cli.main(["fit", *arguments, *method, "--out", str(tmp_path / "run")]) == 0
@@ -273,7 +271,7 @@ def test_the_command_fits_it(programs, tmp_path):
     assert config["priors"]["concentration"] == 0.5
 
 
-def test_a_run_from_before_there_was_a_concentration_is_read(nuts):
+def test_runs_without_concentration_are_read(nuts):
     older = nuts.copy()
     data = json.loads(nuts.attrs["stan_data"])
     del data["concentration"]
@@ -284,16 +282,16 @@ def test_a_run_from_before_there_was_a_concentration_is_read(nuts):
 # NUTS against the closed forms
 
 
-def test_nuts_predicts_exactly(nuts, posed, exact):
-    for i, character in enumerate(posed.vocabulary.characters):
+def test_nuts_predicts_exactly(nuts, bigram, exact):
+    for i, character in enumerate(bigram.vocabulary.characters):
         summary = next_character(nuts, character)
         z = (summary["mean"] - exact.predictive[i]) / summary["mcse_mean"]
         assert abs(z).max() < 4
 
 
-def test_nuts_splits_entropy_exactly(nuts, posed, exact):
-    split = entropy_split(nuts, posed.vocabulary.characters)
-    assert split["context"].values.tolist() == list(posed.vocabulary.characters)
+def test_nuts_splits_entropy_exactly(nuts, bigram, exact):
+    split = entropy_split(nuts, bigram.vocabulary.characters)
+    assert split["context"].values.tolist() == list(bigram.vocabulary.characters)
     for name, value in exact.entropy._asdict().items():
         z = (split[name] - value) / split[f"{name}_mcse"]
         assert abs(z).max() < 4, name
@@ -301,10 +299,10 @@ def test_nuts_splits_entropy_exactly(nuts, posed, exact):
     assert (split["ess_bulk"] > 400).all()
 
 
-def test_nuts_scores_every_character_exactly(nuts, posed, exact):
+def test_nuts_scores_every_character_exactly(nuts, bigram, exact):
     """A text through all pairs of characters: the row is that of the one before."""
     tokens = np.indices((5, 5)).reshape(2, -1).T.ravel()
-    text = posed.vocabulary.decode(tokens)
+    text = bigram.vocabulary.decode(tokens)
     scored = score_text(nuts, text[0], text[1:])
     before, after = tokens[:-1], tokens[1:]
     assert len(set(zip(before, after, strict=True))) == 25
@@ -315,32 +313,32 @@ def test_nuts_scores_every_character_exactly(nuts, posed, exact):
         assert abs(z).max() < 4, name
 
 
-def test_nuts_agrees_with_what_is_known(nuts):
-    names = list(exact_directions(problem_of(nuts), nuts.posterior))
+def test_nuts_agrees_with_exact_marginals(nuts):
+    names = list(known_marginals(problem_of(nuts), nuts.posterior))
     assert names == ["logsumexp of each row of logits"]
-    closed_forms = exact_marginals(nuts)
+    closed_forms = check_exact_marginals(nuts)
     assert family_wise_p(closed_forms) >= ALPHA
     assert float(closed_forms["exact_sd"][0]) == pytest.approx(np.sqrt(polygamma(1, 5 * A)))
     wrong = nuts.copy()
     wrong.posterior["token_embedding"] = nuts.posterior["token_embedding"] + 0.1
-    assert family_wise_p(exact_marginals(wrong)) < ALPHA
+    assert family_wise_p(check_exact_marginals(wrong)) < ALPHA
 
 
-def test_a_character_that_is_never_read_keeps_its_prior(nuts, posed):
+def test_a_character_that_is_never_read_keeps_its_prior(nuts, bigram):
     """The same draws, told of a text without the first character: known, and found wrong."""
-    x = np.where(posed.training.x == 0, 1, posed.training.x)
-    other = replace(posed, training=Windows(x, posed.training.y))
-    known = exact_directions(other, nuts.posterior)["embeddings of unseen characters"]
+    x = np.where(bigram.training.x == 0, 1, bigram.training.x)
+    other = replace(bigram, training=Windows(x, bigram.training.y))
+    known = known_marginals(other, nuts.posterior)["embeddings of unseen characters"]
     assert known.mean == pytest.approx(digamma(A))
     assert known.sd == pytest.approx(np.sqrt(polygamma(1, A)))
     assert known.draws.sizes["scalar"] == 5
     told = nuts.copy()
     told.attrs = {**nuts.attrs, "stan_data": json.dumps(stan_data(other))}
-    table = exact_marginals(told)
+    table = check_exact_marginals(told)
     assert table["p_value"].sel(direction="embeddings of unseen characters") < 1e-6
 
 
-def test_evidence_by_bridge_sampling_of_nuts(nuts, posed, exact):
+def test_evidence_by_bridge_sampling_of_nuts(nuts, bigram, exact):
     """Stan's log posterior integrates to the evidence (Meng & Wong 1996, optimal bridge).
 
     One half of the draws makes a normal proposal, the other half is bridged to it. Stan's target
@@ -352,7 +350,7 @@ def test_evidence_by_bridge_sampling_of_nuts(nuts, posed, exact):
     fitted, kept, lp_kept = theta[:, :half].reshape(-1, 25), theta[:, half:], lp[:, half:]
     normal = multivariate_normal(fitted.mean(axis=0), np.cov(fitted.T))
     proposed = normal.rvs(lp_kept.size, random_state=1).reshape(-1, 5, 5)
-    counts = conjugate.transition_counts(posed.training, 5)
+    counts = conjugate.transition_counts(bigram.training, 5)
     target = (A * proposed - np.exp(proposed) + counts * log_softmax(proposed, -1)).sum((1, 2))
     from_normal = target - normal.logpdf(proposed.reshape(-1, 25))
     from_nuts = lp_kept - normal.logpdf(kept)
@@ -389,9 +387,9 @@ def test_psis_loo_of_nuts_against_exact_leave_one_out(nuts, exact, unit):
     """`arviz.loo` leaves out characters, `predict.loo` sequences; every k here is below 0.7."""
     log_lik = nuts.log_likelihood["log_lik"]
     if unit == "character":
-        result, left_out = az.loo(nuts, pointwise=True), exact.left_out_characters
+        result, left_out = az.loo(nuts, pointwise=True), exact.loo_characters
     else:
-        result, left_out = loo(nuts), exact.left_out_sequences
+        result, left_out = loo(nuts), exact.loo_sequences
         log_lik = log_lik.sum("position")
     assert left_out.pareto_k.max() < PARETO_K_LIMIT
     assert result.pareto_k.max() < PARETO_K_LIMIT + 0.2  # of single estimates, see below
@@ -402,10 +400,10 @@ def test_psis_loo_of_nuts_against_exact_leave_one_out(nuts, exact, unit):
     assert total_mcse(log_lik) < 0.5
 
 
-def test_pareto_k_of_nuts_follows_theory(nuts, posed, exact):
+def test_pareto_k_of_nuts_follows_theory(nuts, bigram, exact):
     """k-hat of the M largest ratios has standard error (1 + k) / √M (Zhang & Stephens 2009)."""
-    _, first = np.unique(posed.training.x * 5 + posed.training.y, return_index=True)
-    k = exact.left_out_characters.pareto_k.ravel()[first]
+    _, first = np.unique(bigram.training.x * 5 + bigram.training.y, return_index=True)
+    k = exact.loo_characters.pareto_k.ravel()[first]
     estimated = az.loo(nuts, pointwise=True).pareto_k.values.ravel()[first]
     largest = 3 * np.sqrt(nuts.posterior.sizes["chain"] * nuts.posterior.sizes["draw"])
     se = (1 + k) / np.sqrt(largest)
@@ -453,10 +451,10 @@ def test_a_bigram_of_one_sequence_only_gets_its_pareto_k(rng):
 # Pathfinder against the closed forms
 
 
-def test_pathfinder_misses_and_says_so(pathfinder, nuts, posed, exact):
+def test_pathfinder_misses_and_says_so(pathfinder, nuts, bigram, exact):
     """Predictions are near, 0.04 to 0.06 at six seeds; spread and tails are not the posterior's."""
     assert pareto_k(pathfinder)[0] > PARETO_K_LIMIT
-    assert family_wise_p(exact_marginals(pathfinder)) < 1e-6
+    assert family_wise_p(check_exact_marginals(pathfinder)) < 1e-6
     errors = {
         name: abs(softmax(idata.posterior["token_embedding"].values, -1).mean((0, 1)) - wanted)
         for name, idata, wanted in (
@@ -465,10 +463,10 @@ def test_pathfinder_misses_and_says_so(pathfinder, nuts, posed, exact):
         )
     }
     assert 5 * errors["nuts"].max() < errors["pathfinder"].max() < 0.1
-    frequencies = np.bincount(posed.training.x.ravel(), minlength=5) / posed.n_targets
+    frequencies = np.bincount(bigram.training.x.ravel(), minlength=5) / bigram.n_targets
     q = softmax(pathfinder.posterior["token_embedding"].values, -1).mean((0, 1))
     assert frequencies @ rel_entr(exact.predictive, q).sum(axis=1) < 0.01  # nats per character
-    split = entropy_split(pathfinder, posed.vocabulary.characters)
+    split = entropy_split(pathfinder, bigram.vocabulary.characters)
     assert (abs(split["total"] / exact.entropy.total - 1) < 0.2).all()
 
 
@@ -476,17 +474,17 @@ def test_a_small_pareto_k_is_no_certificate_for_pathfinder(pathfinder, exact):
     """PSIS-LOO takes draws for the posterior's: too light a tail has a good k and a wrong elpd."""
     result = az.loo(pathfinder, pointwise=True)
     assert result.pareto_k.max() < PARETO_K_LIMIT
-    error = result.elpd_loo - exact.left_out_characters.log_prob.sum()
+    error = result.elpd_loo - exact.loo_characters.log_prob.sum()
     assert error < -3  # 5 to 8 nats too low at six seeds
 
 
 # The entropy split's own arithmetic
 
 
-def test_a_single_point_has_no_mutual_information(nuts, posed):
+def test_a_single_point_has_no_mutual_information(nuts, bigram):
     point = nuts.isel(chain=[0], draw=[7])
     point.attrs = nuts.attrs
-    split = entropy_split(point, posed.vocabulary.characters)
+    split = entropy_split(point, bigram.vocabulary.characters)
     assert (split["mutual_information"] == 0).all()
     assert (split["bias"] == 0).all()
     logits = point.posterior["token_embedding"].values[0, 0]
@@ -507,7 +505,7 @@ def test_total_is_the_sum_of_its_parts_also_where_probabilities_vanish(nuts):
     assert split["mutual_information"].item() > 0.01
 
 
-def test_bias_of_few_draws_is_corrected(nuts, posed, exact, rng):
+def test_bias_of_few_draws_is_corrected(nuts, bigram, exact, rng):
     """A hundred draws, sixty times: without what is added, mutual information is too low.
 
     Beside the divergence from the exact mean, whose expectation is the exact mutual information,
@@ -515,8 +513,8 @@ def test_bias_of_few_draws_is_corrected(nuts, posed, exact, rng):
     """
     corrected, raw = [], []
     for _ in range(60):
-        idata = independent(nuts, posed, 100, rng)
-        split = entropy_split(idata, posed.vocabulary.characters[0])
+        idata = independent(nuts, bigram, 100, rng)
+        split = entropy_split(idata, bigram.vocabulary.characters[0])
         p = softmax(idata.posterior["token_embedding"].values[:, :, 0], axis=-1)
         divergence = rel_entr(p, exact.predictive[0]).sum(axis=-1).mean()
         corrected.append(split["mutual_information"].item() - divergence)

@@ -22,7 +22,7 @@ from gptbayes.diagnostics.contraction import (
     weight_contraction,
 )
 from gptbayes.inference import open_run, problem_of
-from gptbayes.model.forward import hidden_activity
+from gptbayes.model.forward import active_hidden_units
 from gptbayes.model.simulate import prior_draws
 from gptbayes.symmetry import null_dimension, permute_heads, rotate_query_key, rotate_stream
 
@@ -121,14 +121,14 @@ def test_a_unit_that_is_never_active_learns_nothing(rng):
     draws = chains(problem, (1, 1), rng)
     draws["feed_forward_offset"][..., 2] = -30
     draws["feed_forward_offset"][..., 4] = 6
-    active = hidden_activity(problem.stage, draws, problem.training.x)
+    active = active_hidden_units(problem.stage, draws, problem.training.x)
     assert active.shape == (1, 1, 1, 6, *problem.training.x.shape)
     assert not active[..., 2, :, :].any()
     assert active[..., 4, :, :].all()
     units = local_contraction(problem, draws, n_draws=1)["unit_learned"].values[0]
     assert units[-1] < 1e-12 < units[0]
-    with pytest.raises(ValueError, match="stage 05 has no hidden units, stages 06 to 12 have"):
-        hidden_activity(small_problem("05").stage, draws, problem.training.x)
+    with pytest.raises(ValueError, match="stage must be one of 06 to 12, got 05"):
+        active_hidden_units(small_problem("05").stage, draws, problem.training.x)
 
 
 # ---- of draws ----

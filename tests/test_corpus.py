@@ -62,7 +62,7 @@ def test_split_refuses_short_text_and_large_batches():
         split(np.arange(51), 5, batch_size=9)
 
 
-def test_rare_characters_keep_their_places():
+def test_rare_characters_are_replaced():
     assert keep_frequent("aabbbc", 2) == "aabbb" + UNK
     with pytest.raises(ValueError, match="at least 1, got 0"):
         keep_frequent("abc", 0)
@@ -83,7 +83,7 @@ def test_text_in_any_script_with_any_line_ends(tmp_path):
         ("café".encode("latin-1"), "byte 0xe9 at offset 3"),
     ],
 )
-def test_unreadable_text_says_why(tmp_path, content, message):
+def test_unreadable_text_raises(tmp_path, content, message):
     path = tmp_path / "text"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):

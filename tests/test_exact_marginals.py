@@ -14,9 +14,9 @@ from gptbayes.model.stages import STAGES
 from gptbayes.symmetry import align
 from gptbayes.validate.exact_marginals import (
     ALPHA,
-    exact_directions,
-    exact_marginals,
+    check_exact_marginals,
     family_wise_p,
+    known_marginals,
 )
 
 BATCH_SIZE = 5
@@ -44,7 +44,7 @@ def directions(number):
 
 
 @pytest.mark.parametrize("number", STAGES)
-def test_nuts_agrees_with_all_that_is_known_of_a_stage(number, tmp_path):
+def test_nuts_agrees_with_exact_marginals(number, tmp_path):
     """At level 0.01 / 12 each: all twelve stages together fail by chance once in a hundred seeds.
 
     The chains start at random points with twice the prior's sd.
@@ -52,29 +52,29 @@ def test_nuts_agrees_with_all_that_is_known_of_a_stage(number, tmp_path):
     problem = small_problem(number, batch_size=BATCH_SIZE)
     settings = {"chains": 4, "iter_warmup": 300, "iter_sampling": 500, "init": "random"}
     idata = open_run(fit.nuts(problem, tmp_path / "run", seed=1, **settings))
-    answers = exact_marginals(idata)
+    answers = check_exact_marginals(idata)
     assert set(answers["direction"].values) == directions(number)
     assert family_wise_p(answers) > ALPHA / len(STAGES), answers.to_dataframe()
     if number != "05":
         return
     # The path of steepest ascent is no sample: Pathfinder is far too sure of the same directions.
     idata = open_run(fit.pathfinder(problem, tmp_path / "pathfinder", seed=1))
-    answers = exact_marginals(idata)
+    answers = check_exact_marginals(idata)
     assert family_wise_p(answers) < 1e-6
     assert answers["sd"].sel(direction="column sums of lm_head_multiplier") < 0.9 * answers[
         "exact_sd"
     ].sel(direction="column sums of lm_head_multiplier")
 
 
-def test_the_orientation_of_a_head_is_that_of_a_rotation(nuts, rng):
+def test_orientation_follows_rotations_of_a_head(nuts, rng):
     """It turns with the head, so that aligned heads, which do not turn, are not uniform."""
     problem, posterior = problem_of(nuts), nuts.posterior
-    before = exact_directions(problem, posterior)["orientation of each head"].draws
+    before = known_marginals(problem, posterior)["orientation of each head"].draws
     turn, _ = np.linalg.qr(rng.normal(size=(2, 2)))
     turned = posterior.copy()
     for name in ("query", "key"):
         turned[name] = posterior[name].copy(data=posterior[name].values @ turn)
-    after = exact_directions(problem, turned)["orientation of each head"].draws
+    after = known_marginals(problem, turned)["orientation of each head"].draws
     expected = before.values.reshape(-1, 2, 2) @ turn
     np.testing.assert_allclose(after.values.reshape(-1, 2, 2), expected, atol=1e-12)
 
@@ -83,20 +83,21 @@ def test_the_orientation_of_a_head_is_that_of_a_rotation(nuts, rng):
         aligned[name] = posterior[name].copy(data=values)
     idata = az.InferenceData(posterior=aligned)
     idata.attrs = nuts.attrs
-    assert exact_marginals(idata)["p_value"].sel(direction="orientation of each head") < 1e-6
+    assert check_exact_marginals(idata)["p_value"].sel(direction="orientation of each head") < 1e-6
 
 
-def test_known_answers_catch_a_wrong_scale(nuts):
+def test_exact_marginals_detect_a_wrong_scale(nuts):
     """The same draws against a prior that is off by two must fail."""
-    assert exact_marginals(nuts)["p_value"].min() > 1e-3
+    assert check_exact_marginals(nuts)["p_value"].min() > 1e-3
     wrong = nuts.copy()
     wrong.posterior["lm_head_multiplier"] = 2 * wrong.posterior["lm_head_multiplier"]
     assert (
-        exact_marginals(wrong)["p_value"].sel(direction="column sums of lm_head_multiplier") < 1e-3
+        check_exact_marginals(wrong)["p_value"].sel(direction="column sums of lm_head_multiplier")
+        < 1e-3
     )
 
 
-def test_known_answers_keep_their_error_rate(nuts):
+def test_exact_marginals_keep_their_error_rate(nuts):
     """Exact but autocorrelated draws fail in no larger a share than the p-value promises.
 
     Gaussian autoregressions with the prior's scale in place of the weights, 60 times: at level
@@ -116,6 +117,6 @@ def test_known_answers_keep_their_error_rate(nuts):
             values[name] = (dims, noise)
         exact = az.InferenceData(posterior=xr.Dataset(values))
         exact.attrs = nuts.attrs
-        row = exact_marginals(exact).sel(direction="column sums of lm_head_multiplier")
+        row = check_exact_marginals(exact).sel(direction="column sums of lm_head_multiplier")
         failures += float(row["p_value"]) < 0.05
     assert failures <= 9

@@ -21,7 +21,7 @@ from scipy.stats import norm
 from gptbayes import fit
 from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.draws import check_csv, write_csv
-from gptbayes.fit.units import unit_of
+from gptbayes.fit.units import make_unit
 from gptbayes.inference import open_run, superchains_of
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel
@@ -109,7 +109,7 @@ def test_without_likelihood_the_posterior_is_the_prior(tmp_path):
         assert abs(z).max() < 5
 
 
-def test_prior_draws_come_as_a_fit(problem, tmp_path):
+def test_prior_run_has_the_prior_draws(problem, tmp_path):
     """The same run directory and groups; every number survives the way through CSV and netCDF."""
     idata = open_run(fit.prior(problem, tmp_path / "run", draws=30, seed=5))
     assert (idata.attrs["method"], idata.attrs["target"]) == ("prior", "prior")
@@ -126,7 +126,7 @@ def test_prior_draws_come_as_a_fit(problem, tmp_path):
     assert (tmp_path / "run" / "csv" / "prior-1.csv").stat().st_mtime_ns == before
 
 
-def test_a_fit_continues_with_what_is_missing(runs, tmp_path):
+def test_interrupted_fit_resumes(runs, tmp_path):
     """A missing chain is run again to the same draws; the other chain is not touched."""
     folder = tmp_path / "copy"
     shutil.copytree(runs["nuts"], folder)
@@ -144,7 +144,7 @@ def test_a_fit_continues_with_what_is_missing(runs, tmp_path):
             np.testing.assert_array_equal(ours.variables[name], value)
 
 
-def test_nothing_is_left_where_the_user_stands(tmp_path, monkeypatch):
+def test_working_directory_stays_clean(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit.pathfinder(small_problem("02"), "run", paths=1, draws=5)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -167,7 +167,7 @@ def test_chains_start_from_different_paths(tmp_path):
     assert starts[0] != starts[1]
 
 
-def test_chains_of_a_superchain_share_their_start_and_no_more(tmp_path):
+def test_superchains_share_starting_points(tmp_path):
     problem = small_problem("02")
     settings = {"iter_warmup": 30, "iter_sampling": 10, "init": "random", "seed": 2}
     folder = fit.nuts(problem, tmp_path / "run", chains=6, superchains=3, **settings)
@@ -184,7 +184,7 @@ def test_chains_of_a_superchain_share_their_start_and_no_more(tmp_path):
         fit.nuts(problem, folder, chains=6, superchains=2, **settings)
 
 
-def test_a_run_from_before_superchains_goes_on(runs, tmp_path):
+def test_runs_without_superchains_setting_resume(runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs["nuts"], folder)
     config = fit.read_config(folder)
@@ -210,7 +210,7 @@ def test_chains_start_at_modes_of_different_seeds(tmp_path):
 
 
 @pytest.mark.parametrize("iter_warmup", [15, 60, 200])
-def test_prior_metric_stays(tmp_path, iter_warmup):
+def test_prior_metric_is_not_adapted(tmp_path, iter_warmup):
     """Stan's adaptation must leave it alone, however long or short, and find a step size."""
     problem = small_problem("09", priors=UNEQUAL_PRIORS, likelihood_weight=0.2)
     lengths = {"iter_warmup": iter_warmup, "iter_sampling": 10}
@@ -244,7 +244,7 @@ def _adapted_metric(folder):
     return np.array([float(each) for each in lines[at + 1].removeprefix("# ").split(",")])
 
 
-def test_any_executor_does(tmp_path):
+def test_process_pool_gives_the_same_draws(tmp_path):
     """Units are plain values: a pool of processes takes them as a pool of threads does."""
     problem = small_problem("02")
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
@@ -256,7 +256,7 @@ def test_any_executor_does(tmp_path):
 
 def test_units_can_be_pickled(tmp_path):
     run = fit.directory.Run(tmp_path, tmp_path / "exe", 1)
-    unit = unit_of(run, "chain 1", "sample", {"chains": 1})
+    unit = make_unit(run, "chain 1", "sample", {"chains": 1})
     assert pickle.loads(pickle.dumps(unit)) == unit
 
 
@@ -291,13 +291,13 @@ def test_another_configuration_is_refused(runs, changes, message):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="not empty and no run directory"):
+    with pytest.raises(ValueError, match="not empty and not a run directory"):
         fit.optimize(small_problem("01"), tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
 def test_too_large_a_fit_is_refused_before_it_starts(tmp_path):
-    with pytest.raises(RuntimeError, match=r"need about .* MB of .*, there are"):
+    with pytest.raises(RuntimeError, match=r"need about .* MB of .*, got"):
         fit.nuts(small_problem("05"), tmp_path / "run", iter_sampling=10**9)
 
 
@@ -335,7 +335,7 @@ def test_rows_too_many_or_too_short_are_named(runs, tmp_path):
     path, middle = tmp_path / "chain-1.csv", draws[50]
     twice = [*lines[:middle], lines[middle], *lines[middle:]]
     short = [*lines[:middle], lines[middle].rpartition(",")[0] + "\n", *lines[middle + 1 :]]
-    for damaged, message in ((twice, "100 draws were wanted, got more"), (short, "row 51 has")):
+    for damaged, message in ((twice, "must have 100 draws, got more"), (short, "row 51 must have")):
         path.write_text("".join(damaged))
         for read in (fit.read_csv, check_csv):
             with pytest.raises(ValueError, match=rf"chain-1\.csv is truncated .*{message}"):
@@ -356,12 +356,12 @@ def test_every_bit_of_a_number_survives(tmp_path, monkeypatch, rng):
         np.testing.assert_array_equal(back.method_variables["lp"], values[:, 0, 0])
 
 
-def test_a_chain_that_fails_says_what_stan_said(tmp_path):
+def test_failed_chain_reports_the_message_of_stan(tmp_path):
     """A data file that lacks a variable, as Stan reports it; nothing is moved into place."""
     exe = fit.executable_of(STAGES["01"], "stan").path
     (tmp_path / "csv").mkdir()
     (tmp_path / "data.json").write_text("{}")
-    unit = unit_of(fit.directory.Run(tmp_path, exe, 1), "start 1", "optimize", {})
+    unit = make_unit(fit.directory.Run(tmp_path, exe, 1), "start 1", "optimize", {})
     with pytest.raises(RuntimeError, match=r"start 1 failed: .*vocab_size"):
         fit.run_unit(unit)
     assert list((tmp_path / "csv").iterdir()) == []

@@ -36,7 +36,7 @@ def test_shapes(problem, draws):
         assert attention is None
 
 
-def test_the_future_is_not_read(problem, draws):
+def test_logits_are_causal(problem, draws):
     """Changing token t + 1 leaves the logits up to t as they were, and changes a later one."""
     x = problem.training.x
     before = forward(problem.stage, draws, x).logits
@@ -48,7 +48,7 @@ def test_the_future_is_not_read(problem, draws):
         assert np.abs(after[:, :, t + 1] - before[:, :, t + 1]).max() > 1e-3
 
 
-def test_attention_rows_sum_to_one_and_never_look_ahead(rng):
+def test_attention_rows_sum_to_one_and_are_causal(rng):
     q, k = rng.normal(size=(2, 4, 3, 7, 2))
     weights = attention_weights(q, k)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-14)
@@ -66,7 +66,7 @@ def test_attention_with_equal_scores_is_uniform():
     np.testing.assert_allclose(weights, np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None])
 
 
-def test_what_an_unseen_character_says_does_not_reach_the_others(problem, draws):
+def test_blocked_positions_do_not_affect_other_positions(problem, draws):
     """Another character there changes the logits there alone; what it loses the others share."""
     x = problem.training.x
     blocked = np.zeros(x.shape, dtype=bool)
@@ -98,7 +98,7 @@ def test_batch_dims_and_one_by_one_agree(problem, draws):
         np.testing.assert_allclose(alone.logits, together[i], atol=1e-13)
 
 
-def test_every_draw_may_read_its_own_tokens(problem, draws, rng):
+def test_draws_may_have_their_own_tokens(problem, draws, rng):
     tokens = rng.integers(problem.design.vocab_size, size=(13, 2, 4))
     together = forward(problem.stage, draws, tokens).logits
     for i in (0, 12):
@@ -154,10 +154,10 @@ def test_without_dropout_stage_11_is_stage_10(rng):
         forward(STAGES["11"], draws, x)
 
 
-def test_too_long_a_context_says_so(draws, problem):
+def test_too_long_a_context_raises(draws, problem):
     tokens = np.zeros((1, 6), dtype=int)
     if "position" in problem.stage.features:
-        with pytest.raises(ValueError, match="at most 5 tokens, got 6"):
+        with pytest.raises(ValueError, match="must have at most 5 positions"):
             forward(problem.stage, draws, tokens)
     else:
         assert forward(problem.stage, draws, tokens).logits.shape[-2] == 6
@@ -170,7 +170,7 @@ def test_sampled_tokens_follow_their_probabilities(rng):
     assert ((counts - 20_000 * p) ** 2 / (20_000 * p)).sum() < 21.1
 
 
-def test_written_text_starts_after_the_prompt_and_repeats_with_its_seed(problem, draws):
+def test_generated_text_follows_the_prompt_and_repeats_with_its_seed(problem, draws):
     def text():
         rng = np.random.default_rng(3)
         return generate_text(problem.stage, draws, problem.prompt, 9, 5, rng)
@@ -179,17 +179,17 @@ def test_written_text_starts_after_the_prompt_and_repeats_with_its_seed(problem,
     np.testing.assert_array_equal(text(), text())
 
 
-def test_every_draw_writes_by_itself(rng, monkeypatch):
+def test_each_draw_generates_its_own_text(rng, monkeypatch):
     """Two kinds of draws that are sure of what comes next, each after the other, in small chunks.
 
     The first goes up by one, the second down, whoever else writes; logits are those of a bigram.
     """
-    monkeypatch.setattr(simulate, "DRAWS_AT_ONCE", 3)
-    posed = small_problem("01")
-    V = posed.design.vocab_size
+    monkeypatch.setattr(simulate, "TEXTS_PER_CHUNK", 3)
+    bigram = small_problem("01")
+    V = bigram.design.vocab_size
     up = np.roll(np.eye(V), 1, axis=1)
     kinds = rng.integers(2, size=7)
     logits = 1e3 * np.where(kinds[:, None, None] == 0, up, up.T)
-    text = generate_text(posed.stage, {"token_embedding": logits}, np.array([3, 2]), 9, 5, rng)
+    text = generate_text(bigram.stage, {"token_embedding": logits}, np.array([3, 2]), 9, 5, rng)
     steps = np.where(kinds == 0, 1, -1)[:, None] * np.arange(1, 10)
     np.testing.assert_array_equal(text, (2 + steps) % V)

@@ -101,12 +101,12 @@ def test_we_write_as_stan_does(generated, rng):
     parameters, V = flat(generated), problem.design.vocab_size
     authors = np.tile(np.arange(len(theirs)), 30)
     length, T = theirs.shape[1], problem.design.block_size
-    ours = generate_text(problem.stage, parameters, prompt, length, T, rng, authors=authors)
+    ours = generate_text(problem.stage, parameters, prompt, length, T, rng, draw_index=authors)
     for n in range(length):
         counts = np.stack([np.bincount(each[:, n], minlength=V) for each in (ours, theirs)])
         assert chi2_contingency(_pooled(counts)).pvalue > LEVEL / length
     headless = {**parameters, "lm_head_multiplier": 0 * parameters["lm_head_multiplier"]}
-    other = generate_text(problem.stage, headless, prompt, 1, T, rng, authors=authors)
+    other = generate_text(problem.stage, headless, prompt, 1, T, rng, draw_index=authors)
     counts = np.stack([np.bincount(each[:, 0], minlength=V) for each in (other, theirs)])
     assert chi2_contingency(_pooled(counts)).pvalue < LEVEL
 

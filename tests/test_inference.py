@@ -63,7 +63,7 @@ def test_problem_comes_back(runs):
     np.testing.assert_array_equal(problem.held_out.y, wanted.held_out.y)
 
 
-def test_pathfinder_keeps_what_its_weights_need(runs):
+def test_pathfinder_keeps_paths_and_log_densities(runs):
     stats = open_run(runs["pathfinder"]).sample_stats
     assert stats["path"].values[0].tolist() == [0] * 40 + [1] * 40 + [2] * 40
     assert (stats["lp"] - stats["lp_approx"]).std() > 0
@@ -75,7 +75,7 @@ def test_mode_is_the_best_start(runs):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside ArviZ
-def test_arviz_works_on_it(runs):
+def test_arviz_summary_and_trace_plot(runs):
     idata = open_run(runs["nuts"])
     table = az.summary(idata, var_names=["lm_head_offset"])
     assert len(table) == len(small_problem("05").vocabulary)
@@ -87,7 +87,7 @@ def test_arviz_works_on_it(runs):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside ArviZ
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pareto k, as it should be here
-def test_arviz_loo_and_compare_work_on_it(runs):
+def test_arviz_loo_and_compare(runs):
     fits = {name: open_run(runs[name]) for name in ("nuts", "pathfinder")}
     assert az.loo(fits["nuts"]).n_data_points == 55
     assert list(az.compare(fits)["rank"]) == [0, 1]
@@ -119,7 +119,7 @@ def test_prior_group_has_the_prior_scales(runs):
 
 
 @pytest.mark.parametrize(("method", "kernels"), [("nuts", "stan"), ("prior", "numpy")])
-def test_a_run_from_before_there_was_a_choice_of_kernels(method, kernels, runs, tmp_path):
+def test_runs_without_recorded_kernels_are_read(method, kernels, runs, tmp_path):
     idata = open_run(runs[method])
     del idata.attrs["kernels"]
     idata.to_netcdf(str(tmp_path / "posterior.nc"), engine="h5netcdf")

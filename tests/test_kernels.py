@@ -29,7 +29,7 @@ from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES, VARIANTS, stan_folder
 from gptbayes.report import write_report
 from gptbayes.toolchain import ToolchainError, build_kernels, compile_program, machine_flags
-from gptbayes.validate.sbc import change_program
+from gptbayes.validate.experiment import change_program
 
 HERE = Path(__file__).parent
 KERNELS = stan_folder() / "kernels"

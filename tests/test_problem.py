@@ -20,7 +20,7 @@ def test_tokens_are_one_based_for_stan_only():
     assert np.max(data["x"]) == problem.design.vocab_size
 
 
-def test_there_and_back_through_json():
+def test_problem_survives_json():
     problem = small_problem("05", likelihood_weight=0.25)
     back = from_stan_data(
         json.loads(json.dumps(stan_data(problem))),
@@ -75,7 +75,7 @@ def test_default_priors_give_logits_of_order_one(number, n_embed, rng):
     assert 0.5 < logits.std() < 2
 
 
-def test_masks_are_drawn_once_and_come_back():
+def test_masks_follow_their_seed_and_survive_json():
     first, second, other = (
         make_problem(STAGES["12"], TEXT, block_size=5, dropout=0.4, mask_seed=seed)
         for seed in (1, 1, 2)

@@ -18,7 +18,8 @@ from gptbayes import plots
 from gptbayes.model.forward import forward
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
-from gptbayes.validate.sbc import Experiment, calibrate, change_program, toy_problem
+from gptbayes.validate.experiment import Experiment, change_program, toy_problem
+from gptbayes.validate.sbc import calibrate
 
 
 def as_ranks(values):
@@ -85,7 +86,7 @@ def test_the_exact_p_value_is_that_of_simulation(rng):
     assert (abs(exact - simulated) < 4 * np.sqrt(exact * (1 - exact) / 20_000) + 1e-4).all()
 
 
-def test_the_band_says_what_the_p_value_says(rng):
+def test_band_and_p_value_agree(rng):
     """ArviZ's band and the exact p-value agree about what is outside at 95 %."""
     ranks = as_ranks(rng.integers(32, size=(100, 300)))
     ranks[:40, :100] = rng.integers(20, size=(40, 100))  # some that are not uniform
@@ -154,7 +155,7 @@ def pool():
 SHORT = {"n_ranked": 15, "iter_warmup": 150, "iter_sampling": 100, "init": "random"}
 
 
-def test_a_run_is_calibrated_and_goes_on_where_it_was(tmp_path, programs, pool):
+def test_calibration_passes_and_resumes(tmp_path, programs, pool):
     experiment = Experiment(toy_problem("02"), **SHORT)
     events = []
     run = {"replicates": 24, "seed": 5, "executor": pool}
@@ -181,7 +182,7 @@ def test_a_run_is_calibrated_and_goes_on_where_it_was(tmp_path, programs, pool):
         calibrate(experiment, tmp_path, **run)
 
 
-def test_a_prior_that_is_off_by_two_is_caught(tmp_path, programs, pool):
+def test_a_wrong_prior_scale_is_detected(tmp_path, programs, pool):
     truth = toy_problem("02")
     told = truth.priors.replace(lm_head=2 * truth.priors.lm_head)
     experiment = Experiment(truth, replace(truth, priors=told), **SHORT)
@@ -189,7 +190,7 @@ def test_a_prior_that_is_off_by_two_is_caught(tmp_path, programs, pool):
     assert holm(uniformity_test(collected["rank"], 15)["band_p"]).min() < 1e-4
 
 
-def test_a_changed_program_is_the_one_that_is_told(tmp_path):
+def test_changed_program_replaces_the_original(tmp_path):
     right = toy_problem("04").stage
     wrong = change_program(
         right, tmp_path / "stan", "functions/attention.stanfunctions", " / sqrt(cols(q))", ""
@@ -198,7 +199,7 @@ def test_a_changed_program_is_the_one_that_is_told(tmp_path):
     brick = "functions/attention.stanfunctions"
     there, here = ((s.program.parent / brick).read_text() for s in (right, wrong))
     assert here == there.replace(" / sqrt(cols(q))", "")
-    with pytest.raises(ValueError, match="exactly once, got 0 times"):
+    with pytest.raises(ValueError, match=r"exactly once, got .* 0 times"):
         change_program(right, tmp_path / "other", brick, "no such line", "")
 
 

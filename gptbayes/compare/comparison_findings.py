@@ -1,4 +1,4 @@
-"""A comparison in words: what it says, and what is shaky about it."""
+"""The findings of a comparison: one sentence for each result or warning."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gptbayes.compare.tempered import Wbic
 from gptbayes.diagnostics.sampler import pareto_k
 from gptbayes.findings import (
     PARETO_K_LIMIT,
+    R_HAT_LIMIT,
     Finding,
     convergence_finding,
     few_sequences_finding,
@@ -21,137 +22,151 @@ from gptbayes.predict import Comparison
 from gptbayes.stats.summary import convergence_of
 
 CHARACTERS_PER_PARAMETER = 10
+"""Characters per identifiable parameter below which asymptotic results come with a warning."""
 
 
-def findings(
-    fits: Sequence[FittedRun],
+def findings_of(
+    runs: Sequence[FittedRun],
     table: xr.Dataset,
     loos: Mapping[str, ExactLoo],
     held_out: Comparison,
     wbics: Mapping[str, Wbic],
 ) -> list[Finding]:
-    """What a comparison says, in the words of a statistician.
+    """State the results of a comparison, and warn of unreliable numbers.
 
     Parameters
     ----------
-    fits, table, loos, held_out, wbics
-        As in `gptbayes.compare.Stages`.
+    runs : sequence of FittedRun
+        In the order of the table.
+    table, loos, held_out, wbics
+        The attributes ``table``, ``loo``, ``held_out`` and ``wbic`` of
+        `gptbayes.compare.RunComparison`.
 
     Returns
     -------
     list of Finding
     """
     found = []
-    for run in fits:
+    for run in runs:
         if run.name in loos:
             found += [*_refits(run.name, loos[run.name]), *_mixing(run)]
         elif run.idata.attrs["method"] == "pathfinder":
             found.append(_approximation(run))
     n = len(next(iter(loos.values())).psis["pareto_k"])
-    found += _units(fits, n, held_out.table.attrs["n_sequence"])
+    found += _sequences(runs, n, held_out.table.attrs["n_sequence"])
     found += _differences(table, loos)
-    found += _plug_in(fits, table, held_out)
-    for name, each in wbics.items():
-        found += _wbic(name, each)
+    found += _plug_in(runs, table, held_out)
+    for name, result in wbics.items():
+        found += _wbic(name, result)
     return [*found, *_asymptotics(wbics)] if wbics else found
 
 
-def _refits(name, found):
-    n, n_refitted = len(found.psis["pareto_k"]), found.refits.sizes["sequence"]
-    n_bad = found.n_unreliable + n_refitted
+def _refits(name, exact):
+    n, n_refitted = len(exact.psis["pareto_k"]), exact.refits.sizes["sequence"]
+    n_bad = exact.n_unreliable + n_refitted
     if not n_bad:
-        words = f"{name}: Pareto k is at most {PARETO_K_LIMIT} for all {n} sequences, no refits"
-        return [Finding(True, words)]
-    moved = found.elpd["elpd_loo"] - found.psis["elpd_loo"]
-    words = f"{name}: Pareto k is above {PARETO_K_LIMIT} for {n_bad} of {n} sequences"
+        text = f"{name}: Pareto k is at most {PARETO_K_LIMIT} for all {n} sequences, no refits"
+        return [Finding(True, text)]
+    change = exact.elpd["elpd_loo"] - exact.psis["elpd_loo"]
+    text = f"{name}: Pareto k is above {PARETO_K_LIMIT} for {n_bad} of {n} sequences"
     if n_refitted:
-        error = float(np.sqrt((found.refits["mcse"] ** 2).sum()))
-        words += (
-            f"; {n_refitted} refitted without their sequence, which moved elpd by {moved:+.1f} "
+        error = float(np.sqrt((exact.refits["mcse"] ** 2).sum()))
+        text += (
+            f"; {n_refitted} refitted without that sequence, which changes elpd by {change:+.1f} "
             f"nats (Monte Carlo error of the refits {error:.1f})"
         )
-    if found.n_unreliable:
-        words += f"; {found.n_unreliable} not refitted: their terms and the elpd are not reliable"
-    return [Finding(not found.n_unreliable, words), *_doubtful(name, found)]
+    if exact.n_unreliable:
+        text += f"; {exact.n_unreliable} not refitted: their terms and the elpd are not reliable"
+    return [Finding(not exact.n_unreliable, text), *_refit_warnings(name, exact)]
 
 
-def _doubtful(name, found):
-    doubtful = found.doubtful
-    if not doubtful.sizes["sequence"]:
+def _refit_warnings(name, exact):
+    warned = exact.refits_with_warnings
+    n = warned.sizes["sequence"]
+    if not n:
         return []
-    which = ", ".join(str(int(i)) for i in doubtful["sequence"])
-    worst, divergences = float(doubtful["r_hat"].max()), int(doubtful["divergences"].sum())
-    n_few = int((doubtful["density_k"] > PARETO_K_LIMIT).sum())
-    return [
-        Finding(
-            False,
-            f"{name}: doubtful themselves are {doubtful.sizes['sequence']} of "
-            f"{found.refits.sizes['sequence']} refits (sequence {which}): R-hat of the left-out "
-            f"log density up to {worst:.3f}, {divergences} divergent transitions, {n_few} "
-            "means made up of a few draws (Pareto k above 0.7); run them longer",
+    worst, divergences = float(warned["r_hat"].max()), int(warned["divergences"].sum())
+    n_heavy = int((warned["density_k"] > PARETO_K_LIMIT).sum())
+    reasons = []
+    if worst > R_HAT_LIMIT:
+        reasons.append(f"R-hat of the left-out log density up to {worst:.3f}")
+    if divergences:
+        reasons.append(f"{divergences} divergent transitions")
+    if n_heavy:
+        reasons.append(
+            f"a few draws dominate the left-out density for {n_heavy} of them (Pareto k above "
+            f"{PARETO_K_LIMIT})"
         )
-    ]
+    sequences = ", ".join(str(int(i)) for i in warned["sequence"])
+    text = (
+        f"{name}: diagnostics are out of limits for {n} of {exact.refits.sizes['sequence']} refits "
+        f"(sequence {sequences}): {', '.join(reasons)}; run longer chains"
+    )
+    return [Finding(False, text)]
 
 
 def _mixing(run):
-    """The run itself, by what LOO is made of: log densities of sequences."""
+    """Convergence of the log densities of sequences, from which LOO is computed."""
     log_lik = run.idata.log_likelihood["log_lik"].sum("position")
     if log_lik.sizes["chain"] < 2:
-        return [Finding(False, f"{run.name}: one chain, whether another would agree is unknown")]
-    found = convergence_of(f"{run.name}: log densities of training sequences", log_lik)
-    return [] if found.ok else [found]
+        return [Finding(False, f"{run.name}: only one chain, its convergence cannot be assessed")]
+    finding = convergence_of(f"{run.name}: log densities of training sequences", log_lik)
+    return [] if finding.ok else [finding]
 
 
 def _approximation(run):
     k, _ = pareto_k(run.idata)
-    words = f"{run.name}: Pathfinder's Pareto k is {k:.2f}"
+    text = f"{run.name}: Pathfinder's Pareto k is {k:.2f}"
     if k <= PARETO_K_LIMIT:
-        return Finding(True, words)
+        return Finding(True, text)
     return Finding(
-        False, f"{words}, its predictions are those of the approximation, not of the posterior"
+        False, f"{text}: its predictions are those of the approximation, not of the posterior"
     )
 
 
-def _units(fits, n, n_held_out):
-    counted = {"held-out sequences": n_held_out, "training sequences": n}
-    found = [few_sequences_finding(count, what) for what, count in counted.items()]
+def _sequences(runs, n, n_held_out):
+    counts = {"held-out sequences": n_held_out, "training sequences": n}
+    found = [few_sequences_finding(count, what) for what, count in counts.items()]
     found = [each for each in found if each]
-    if any("overlapping windows" in run.idata.attrs["source"] for run in fits):
-        words = "windows overlap: a sequence that is left out is still there in its neighbours"
-        found.append(Finding(False, f"{words}, elpd is too high"))
+    if any("overlapping windows" in run.idata.attrs["source"] for run in runs):
+        text = (
+            "windows overlap: the characters of a sequence that is left out are also in its "
+            "neighbors, so that elpd is too high"
+        )
+        found.append(Finding(False, text))
     return found
 
 
 def _differences(table, loos):
-    behind = [str(name) for name in table["fit"].values if table["difference"].sel(fit=name) < 0]
-    return [_difference(table, name, loos) for name in behind]
+    below = [str(name) for name in table["fit"].values if table["difference"].sel(fit=name) < 0]
+    return [_difference(table, name, loos) for name in below]
 
 
 def _difference(table, name, loos):
     row, best = table.sel(fit=name), str(table["fit"].values[0])
     value, error = -float(row["difference"]), float(row["difference_se"])
-    words = f"{name} is {value:.1f} ± {error:.1f} nats of elpd behind {best}"
+    text = f"elpd of {name} is {value:.1f} ± {error:.1f} nats below that of {best}"
     if value < 2 * error:
-        words += ": within two standard errors, no clear difference"
+        text += ": within two standard errors, no clear difference"
     elif error > 0:
-        words += f", {value / error:.1f} standard errors"
+        text += f", {value / error:.1f} standard errors"
     unreliable = [each for each in (best, name) if loos[each].n_unreliable]
     if unreliable:
-        words += f"; not reliable before {' and '.join(unreliable)} have all their refits"
-    return Finding(not unreliable, words)
+        text += f"; not reliable without all refits of {' and '.join(unreliable)}"
+    return Finding(not unreliable, text)
 
 
-def _plug_in(fits, table, held_out):
-    """The mode beside the posterior mean of the same stage."""
+def _plug_in(runs, table, held_out):
+    """Compare predictions of each mode with the posterior predictions of the same stage."""
     found = []
-    for mode in (run for run in fits if run.idata.attrs["method"] == "optimize"):
-        for run in fits:
+    for mode in (run for run in runs if run.idata.attrs["method"] == "optimize"):
+        for run in runs:
             if run.idata.attrs["method"] == "nuts" and _same_stage(run, mode):
-                found.append(Finding(True, _plug_in_words(run.name, mode.name, table, held_out)))
+                found.append(Finding(True, _plug_in_text(run.name, mode.name, table, held_out)))
     return found
 
 
-def _plug_in_words(run, mode, table, held_out):
+def _plug_in_text(run, mode, table, held_out):
     difference = held_out.pointwise.sel(fit=mode) - held_out.pointwise.sel(fit=run)
     n = difference.size
     error = float(difference.std(ddof=1)) * np.sqrt(n) if n > 1 else np.nan
@@ -160,7 +175,7 @@ def _plug_in_words(run, mode, table, held_out):
         f"plugging in the mode ({mode}) in place of the posterior mean of {run} changes the "
         f"held-out log density by {float(difference.sum()):+.1f} ± {error:.1f} nats, and the "
         f"training log density by {float(training.sel(fit=mode) - training.sel(fit=run)):+.2f} "
-        "per character"
+        "nats per character"
     )
 
 
@@ -169,36 +184,41 @@ def _same_stage(one, other):
     return (one.stage, one.design) == (other.stage, other.design)
 
 
-def _wbic(name, found):
-    mixed = convergence_finding("tempered chains", r_hat=found.r_hat, ess_bulk=found.ess_bulk)
-    doubts = [] if mixed.ok and np.isfinite(found.r_hat) else [mixed.text]
-    if found.divergences:
-        doubts.append(f"{found.divergences} divergent transitions")
-    words = (
-        f"{name}: WBIC {found.wbic:.1f} nats, Monte Carlo error {found.mcse:.1f}; learning "
-        f"coefficient {found.learning_coefficient:.1f} ± {found.learning_coefficient_mcse:.1f}, "
-        f"with {found.best_from} as the best point known"
+def _wbic(name, result):
+    convergence = convergence_finding(
+        "tempered chains", r_hat=result.r_hat, ess_bulk=result.ess_bulk
     )
-    if doubts:
-        words += f"; {'; '.join(doubts)}"
-    return [Finding(not doubts, words), _bound(name, found)]
+    warnings = [] if convergence.ok and np.isfinite(result.r_hat) else [convergence.text]
+    if result.divergences:
+        warnings.append(f"{result.divergences} divergent transitions")
+    text = (
+        f"{name}: WBIC {result.wbic:.1f} nats, Monte Carlo error {result.mcse:.1f}; learning "
+        f"coefficient {result.learning_coefficient:.1f} ± {result.learning_coefficient_mcse:.1f}, "
+        f"relative to the largest known likelihood, that of {result.best_log_lik_source}"
+    )
+    return [Finding(not warnings, "; ".join([text, *warnings])), _bound(name, result)]
 
 
-def _bound(name, found):
-    if found.dimension is None:
-        return Finding(False, f"{name}: too large a model for its null dimension, no bound")
-    rank, clear = found.dimension.rank, found.dimension.clear
-    words = (
-        f"{name}: {rank} of {found.dimension.n_parameters} parameters are identifiable, a regular "
-        f"model with as many has learning coefficient {found.bound:g}"
+def _bound(name, result):
+    if result.dimension is None:
+        text = f"{name}: the model is too large to compute its null dimension, no bound"
+        return Finding(False, text)
+    rank, clear = result.dimension.rank, result.dimension.clear
+    text = (
+        f"{name}: {rank} of {result.dimension.n_parameters} parameters are identifiable; a regular "
+        f"model with {rank} parameters has learning coefficient "
+        f"{result.learning_coefficient_bound:g}"
     )
     if not clear:
-        words += f"; the rank is not clear, its gap is a factor of only {found.dimension.gap:.0f}"
-    return Finding(clear, words)
+        text += (
+            "; the rank is uncertain, the gap between singular values is only a factor of "
+            f"{result.dimension.gap:.0f}"
+        )
+    return Finding(clear, text)
 
 
 def _asymptotics(wbics):
-    """All that stands between these numbers and the theorems."""
+    """Warn if there are too few characters for asymptotic results."""
     n = next(iter(wbics.values())).n_characters
     ranks = {name: each.dimension.rank for name, each in wbics.items() if each.dimension}
     small = [name for name, rank in ranks.items() if n < CHARACTERS_PER_PARAMETER * rank]
@@ -209,7 +229,7 @@ def _asymptotics(wbics):
             False,
             f"WBIC and learning coefficients are asymptotic: {n} characters are fewer than "
             f"{CHARACTERS_PER_PARAMETER} per identifiable parameter of {', '.join(small)}, and "
-            "the prior has as much to say as the text. The best point known is no maximum of the "
-            "likelihood, which makes the coefficient small",
+            "the influence of the prior is not negligible. The largest known likelihood is below "
+            "the maximum, which biases the coefficient downward",
         )
     ]

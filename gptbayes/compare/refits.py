@@ -1,10 +1,10 @@
-"""Leave-one-sequence-out: PSIS where it can be trusted, exact refits where it cannot.
+"""Leave-one-sequence-out: PSIS where it is reliable, exact refits where it is not.
 
-A bigram that only one sequence has makes the importance ratios of that sequence heavy-tailed: its
-Pareto k goes above 0.7 and PSIS fails, as it must. The posterior without such a sequence is then
-fitted by NUTS, and its log predictive density of the sequence takes the place of the PSIS term
-(Vehtari, Gelman & Gabry 2017, section 2.1). Each refit is a run directory of its own under
-``RUN/refits``, so that work that was interrupted goes on where it was.
+If a bigram occurs in one sequence only, the importance ratios of that sequence have a heavy tail:
+Pareto k is above 0.7 and PSIS is unreliable. The posterior without the sequence is then fitted by
+NUTS, and its log predictive density of the sequence replaces the PSIS term (Vehtari, Gelman & Gabry
+2017, section 2.1). Each refit is a run directory under ``RUN/refits``, so that interrupted refits
+resume.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FittedRun(NamedTuple):
     Attributes
     ----------
     name : str
-        What the comparison calls it.
+        Its name in the comparison.
     folder : pathlib.Path
     idata : InferenceData
     """
@@ -50,23 +50,23 @@ class FittedRun(NamedTuple):
     idata: az.InferenceData
 
 
-class Plan(NamedTuple):
-    """What refitting will take.
+class RefitPlan(NamedTuple):
+    """The refits of a run, with estimates of their cost.
 
     Attributes
     ----------
     name : str
-        Of the run.
+        Name of the run.
     n_sequences, n_bad : int
-        How many sequences there are, and how many have a Pareto k above 0.7.
+        Number of sequences, and number of those with a Pareto k above 0.7.
     sequences : tuple of int
-        Those to leave out and refit, worst k first.
+        Sequences to leave out and refit, by decreasing k.
     n_finished : int
-        How many of these refits are done already.
+        Number of these refits that are finished.
     seconds : float
-        Estimate for the others, from the time that the run itself took; nan where it is unknown.
+        Estimated time of the others, from the time that the run took; nan if that is unknown.
     n_bytes : float
-        Estimate of the disk that the others need.
+        Estimated disk space of the others, in bytes.
     """
 
     name: str
@@ -79,23 +79,24 @@ class Plan(NamedTuple):
 
 
 class ExactLoo(NamedTuple):
-    """PSIS-LOO per sequence, corrected by exact refits.
+    """Leave-one-sequence-out by PSIS, with exact refits.
 
     Attributes
     ----------
     elpd : arviz.ELPDData
-        With the terms of the refits in ``loo_i``, and ``elpd_loo``, ``se`` and ``p_loo`` to
-        match. ``pareto_k`` is that of PSIS, of refitted sequences too; ``warning`` says whether
-        any unreliable term is left.
+        LOO with the exact terms of refitted sequences in ``loo_i``, and ``elpd_loo``, ``se`` and
+        ``p_loo`` computed from them. ``pareto_k`` is that of PSIS for all sequences. ``warning``
+        is True if an unreliable term is left.
     psis : arviz.ELPDData
-        As it was before.
+        LOO by PSIS only.
     refits : Dataset (sequence)
-        One item per refit: its ``pareto_k``; the term by ``psis`` and the ``exact`` one, nats,
-        with its Monte Carlo error ``mcse``; of the left-out sequence's log density ``r_hat`` and
-        ``ess_bulk``, and of its density over draws the tail's ``density_k``: above 0.7 a few draws
-        make up most of the mean (Vehtari et al. 2024, section 5); ``divergences``.
+        One item for each refit: ``pareto_k`` of PSIS; the terms by ``psis`` and by the ``exact``
+        refit, in nats; the Monte Carlo standard error ``mcse`` of the exact one; ``r_hat`` and
+        ``ess_bulk`` of the log density of the sequence that is left out; ``density_k``, the tail
+        shape of its density over draws, above 0.7 if a few draws dominate the mean (Vehtari et
+        al. 2024, section 5); ``divergences``.
     n_unreliable : int
-        Sequences with a Pareto k above 0.7 that were not refitted.
+        Number of sequences with a Pareto k above 0.7 that were not refitted.
     """
 
     elpd: az.ELPDData
@@ -104,11 +105,12 @@ class ExactLoo(NamedTuple):
     n_unreliable: int
 
     @property
-    def doubtful(self) -> xr.Dataset:
-        """The refits whose own diagnostics are out of their limits."""
-        of = self.refits
-        bad = (of["r_hat"] > R_HAT_LIMIT) | (of["divergences"] > 0)
-        return of.isel(sequence=np.flatnonzero(bad | (of["density_k"] > PARETO_K_LIMIT)))
+    def refits_with_warnings(self) -> xr.Dataset:
+        """The refits with a diagnostic that is out of its limits."""
+        refits = self.refits
+        warned = (refits["r_hat"] > R_HAT_LIMIT) | (refits["divergences"] > 0)
+        warned |= refits["density_k"] > PARETO_K_LIMIT
+        return refits.isel(sequence=np.flatnonzero(warned))
 
 
 def plan_refits(
@@ -117,28 +119,28 @@ def plan_refits(
     *,
     refits: str | int = "all",
     settings: Mapping[str, object] | None = None,
-) -> Plan:
-    """Which sequences to leave out and refit, and what that will take.
+) -> RefitPlan:
+    """Choose the sequences to leave out and refit, and estimate the cost.
 
     Parameters
     ----------
-    run : Fitted
+    run : FittedRun
         Of NUTS.
     psis : arviz.ELPDData
-        `gptbayes.predict.loo` of it.
+        `gptbayes.predict.loo` of the run.
     refits : {"all", "none"} or int
-        All sequences with a Pareto k above 0.7, none, or at most so many, worst first.
+        All sequences with a Pareto k above 0.7, none, or at most this many, by decreasing k.
     settings : mapping, optional
-        Of `gptbayes.fit.nuts`, where they differ from the run's own.
+        Settings of `gptbayes.fit.nuts`, where they differ from those of the run.
 
     Returns
     -------
-    Plan
+    RefitPlan
 
     Raises
     ------
     ValueError
-        If ``refits`` is something else.
+        If ``refits`` is anything else.
     """
     if refits not in ("all", "none") and not (isinstance(refits, int) and refits >= 0):
         raise ValueError(f"refits must be all, none or a number, got {refits!r}")
@@ -153,7 +155,7 @@ def plan_refits(
     on_disk = sum(path.stat().st_size for path in files if path.exists())
     own = _settings(run, None)
     draws = _product(wanted, "iter_sampling") / _product(own, "iter_sampling")
-    return Plan(
+    return RefitPlan(
         name=run.name,
         n_sequences=len(k),
         n_bad=len(worst_first),
@@ -165,7 +167,19 @@ def plan_refits(
 
 
 def estimated_seconds(run: FittedRun, settings: Mapping[str, object] | None = None) -> float:
-    """How long a fit like this run will take here, from the time that its chains took."""
+    """Estimate the time of a fit with other settings from the time that the chains of a run took.
+
+    Parameters
+    ----------
+    run : FittedRun
+    settings : mapping, optional
+        As for `plan_refits`.
+
+    Returns
+    -------
+    float
+        In seconds, on this machine; nan if the time of the run is unknown.
+    """
     own, wanted = _settings(run, None), _settings(run, settings)
     per_chain = float(np.mean(json.loads(run.idata.attrs["seconds"])))
     longer = _iterations(wanted) / _iterations(own)
@@ -182,20 +196,20 @@ def exact_loo(
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> ExactLoo:
-    """Leave one sequence out, exactly where PSIS fails.
+    """Estimate leave-one-sequence-out elpd, with exact refits where PSIS is unreliable.
 
     Parameters
     ----------
-    run : Fitted
+    run : FittedRun
         Of NUTS, with likelihood weight 1.
     refits, settings
         As for `plan_refits`.
     psis : arviz.ELPDData, optional
-        `gptbayes.predict.loo` of it, where it is known already.
+        `gptbayes.predict.loo` of the run, if it has been computed.
     executor : concurrent.futures.Executor, optional
-        Runs the chains of each refit, as in `gptbayes.fit.nuts`.
+        Runs the chains of each refit, as for `gptbayes.fit.nuts`.
     on_progress : callable, optional
-        Called now and then with the progress of all refits together.
+        Called several times a second with the progress of all refits together.
 
     Returns
     -------
@@ -204,9 +218,14 @@ def exact_loo(
     Raises
     ------
     ValueError
-        For unusable ``refits`` or settings, or if the folder of a refit holds another one.
+        If ``refits`` or a setting is out of range, or if the folder of a refit holds a fit with
+        other settings.
     RuntimeError
-        If a chain fails; refits that are finished are kept.
+        If a chain fails. Finished refits are kept.
+
+    See Also
+    --------
+    gptbayes.predict.loo : PSIS only.
     """
     psis = loo(run.idata) if psis is None else psis
     plan = plan_refits(run, psis, refits=refits, settings=settings)
@@ -219,9 +238,9 @@ def exact_loo(
         density["pareto_k"] = float(psis.pareto_k[sequence])
         density["psis"] = float(psis.loo_i[sequence])
         rows.append(density.assign_coords(sequence=sequence))
-    found = xr.concat(rows, "sequence").sortby("sequence") if rows else _no_refits()
+    exact = xr.concat(rows, "sequence").sortby("sequence") if rows else _no_refits()
     n_unreliable = plan.n_bad - n_fits
-    return ExactLoo(_corrected(psis, found, n_unreliable), psis, found, n_unreliable)
+    return ExactLoo(_with_exact_terms(psis, exact, n_unreliable), psis, exact, n_unreliable)
 
 
 def refit_density(
@@ -232,11 +251,11 @@ def refit_density(
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> xr.Dataset:
-    """Fit the posterior without a sequence, and evaluate the sequence.
+    """Fit the posterior without a sequence, and compute the predictive density of the sequence.
 
     Parameters
     ----------
-    run : Fitted
+    run : FittedRun
     sequence : int
         0-based, as in the coordinates of ``log_likelihood``.
     settings, executor, on_progress
@@ -245,9 +264,14 @@ def refit_density(
     Returns
     -------
     Dataset ()
-        ``exact``, the log predictive density of the sequence in nats, its Monte Carlo error
-        ``mcse`` by the delta method; ``r_hat`` and ``ess_bulk`` of its log density over draws,
-        ``density_k`` of its density; ``divergences``.
+        ``exact``, the log predictive density of the sequence in nats, and its Monte Carlo
+        standard error ``mcse`` by the delta method; ``r_hat`` and ``ess_bulk`` of the log density
+        over draws; ``density_k``, the tail shape of the density over draws; ``divergences``.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As `exact_loo`.
     """
     problem, folder = problem_of(run.idata), _folder(run, sequence)
     refit(run, without_sequence(problem, sequence), folder, settings, executor, on_progress)
@@ -270,17 +294,38 @@ def refit_density(
 
 
 def without_sequence(problem: Problem, sequence: int) -> Problem:
-    """The same problem without one of its training sequences.
+    """Remove one training sequence from a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+    sequence : int
+        0-based.
+
+    Returns
+    -------
+    Problem
+        Its ``source`` names the sequence that is left out.
 
     Raises
     ------
     ValueError
-        If there is no such sequence, or no other.
+        If the problem has no such sequence, or only one.
+
+    Examples
+    --------
+    >>> from gptbayes.corpus import zen_of_python
+    >>> from gptbayes.model.problem import make_problem
+    >>> from gptbayes.model.stages import stage
+    >>> problem = make_problem(stage("01"), zen_of_python(), batch_size=5)
+    >>> without_sequence(problem, 3).training.x.shape
+    (4, 8)
     """
     n = problem.design.batch_size
     if n < 2 or not 0 <= sequence < n:
         raise ValueError(
-            f"one of at least 2 sequences can be left out, got number {sequence} of {n}"
+            "sequence must be the 0-based number of one of at least 2 sequences, "
+            f"got number {sequence} of {n}"
         )
     return replace(
         problem,
@@ -292,7 +337,22 @@ def without_sequence(problem: Problem, sequence: int) -> Problem:
 
 
 def refit(run: FittedRun, problem, folder, settings, executor, on_progress) -> None:
-    """Fit a changed problem with the settings of a run, and say what to do with an old folder."""
+    """Fit another problem with the settings of a run.
+
+    Parameters
+    ----------
+    run : FittedRun
+    problem : Problem
+    folder : path
+        Run directory of the refit.
+    settings, executor, on_progress
+        As for `exact_loo`.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As `gptbayes.fit.nuts`.
+    """
     own = {name: run.idata.attrs[name] for name in ("kernels", "seed")}
     config = {**_settings(run, settings), **own, "seed": int(own["seed"])}
     try:
@@ -300,19 +360,34 @@ def refit(run: FittedRun, problem, folder, settings, executor, on_progress) -> N
     except ValueError as error:
         if "another configuration" not in str(error):
             raise
-        found = str(error).split("; choose")[0]
-        raise ValueError(f"{found}; use the settings that it has, or delete it") from None
+        reason = str(error).split("; choose")[0]
+        raise ValueError(f"{reason}; use the settings of that run, or delete it") from None
 
 
 def combined_progress(label: str, n_done: int, n_fits: int, on_progress: OnProgress | None):
-    """One bar for several fits in a row: the progress of chains as that of all of them."""
+    """Make a callback that reports several successive fits as one unit of progress.
+
+    Parameters
+    ----------
+    label : str
+        Of the progress.
+    n_done, n_fits : int
+        Number of finished fits, and of all fits.
+    on_progress : callable or None
+        As for `exact_loo`.
+
+    Returns
+    -------
+    callable or None
+        The ``on_progress`` of the next fit.
+    """
     if on_progress is None:
         return None
 
     def listen(units):
         chains = [unit for unit in units if unit.label.startswith("chain")]
         per_fit = sum(unit.total for unit in chains)
-        if chains:  # before them, Pathfinder finds where they start
+        if chains:  # none while Pathfinder finds their starting points
             done = n_done * per_fit + sum(unit.done for unit in chains)
             on_progress([fit.Progress(label, done, n_fits * per_fit, True)])
 
@@ -325,7 +400,7 @@ def _folder(run, sequence):
 
 def _settings(run, settings):
     own = json.loads(run.idata.attrs["settings"])
-    if "chains" in (settings or {}):  # another number, which those of the run may not divide
+    if "chains" in (settings or {}):  # the run's number of superchains may not divide it
         own = {**own, "superchains": None}
     return {**own, **(settings or {})}
 
@@ -345,12 +420,12 @@ def _is_finished(folder, settings):
 
 def _no_refits():
     names = ("exact", "mcse", "r_hat", "ess_bulk", "density_k", "divergences", "pareto_k", "psis")
-    nothing = {name: ("sequence", np.zeros(0)) for name in names}
-    return xr.Dataset(nothing, {"sequence": np.zeros(0, dtype=np.int64)})
+    empty = {name: ("sequence", np.zeros(0)) for name in names}
+    return xr.Dataset(empty, {"sequence": np.zeros(0, dtype=np.int64)})
 
 
-def _corrected(psis, refits, n_unreliable):
-    """ELPDData with the exact terms in place of those of PSIS."""
+def _with_exact_terms(psis, refits, n_unreliable):
+    """ELPDData in which exact terms replace those of PSIS."""
     terms = psis.loo_i.copy(deep=True)
     terms[refits["sequence"].values] = refits["exact"].values
     elpd = psis.copy()

@@ -34,7 +34,7 @@ def open_same_text(folders: Sequence[str | Path], command: str = "compare") -> l
     if not folders:
         raise ValueError(f"{command} needs at least one run, got none")
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError(f"each run can be given once: {', '.join(map(str, folders))}")
+        raise ValueError(f"each run can be given once, got {', '.join(map(str, folders))}")
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -44,7 +44,7 @@ def open_same_text(folders: Sequence[str | Path], command: str = "compare") -> l
         what = _different(first, problem_of(run.idata))
         if what:
             raise ValueError(
-                f"runs must be of the same text and windows, {fits[0].name} and {run.name} "
+                f"runs must be fits of the same text and windows, {fits[0].name} and {run.name} "
                 f"differ in their {what}"
             )
     return fits

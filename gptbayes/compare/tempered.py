@@ -1,10 +1,11 @@
-"""WBIC and the local learning coefficient, from a tempered posterior.
+"""WBIC and the learning coefficient, from a tempered posterior.
 
-At the inverse temperature 1 / log n the posterior mean of the negative log likelihood is, to
-leading orders, minus the log marginal likelihood, for singular models too (Watanabe 2013): the
-widely applicable Bayesian information criterion. How far it is above the smallest negative log
-likelihood, over log n, is the learning coefficient (Watanabe 2013, section 4; Lau et al. 2023):
-half the number of parameters for a regular model, less for a singular one.
+The widely applicable Bayesian information criterion (WBIC) is the mean negative log likelihood
+under the posterior at inverse temperature 1 / log n. To leading orders it equals the negative log
+marginal likelihood, for singular models too (Watanabe 2013). Its excess over the smallest negative
+log likelihood, divided by log n, estimates the learning coefficient (Watanabe 2013, section 4; Lau
+et al. 2023), which is half the number of parameters for a regular model and less for a singular
+one.
 """
 
 from __future__ import annotations
@@ -25,28 +26,29 @@ from gptbayes.symmetry.dimension import MAX_PARAMETERS, NullDimension, generic_n
 
 
 class Wbic(NamedTuple):
-    """A run's WBIC and what follows from it.
+    """WBIC and the learning coefficient of a run.
 
     Attributes
     ----------
     n_characters : int
-        n, the number of characters that the likelihood counts.
+        Number of targets, n.
     wbic : float
-        Nats; small is good. Its error as minus log marginal likelihood grows like √log n.
+        In nats; smaller is better. As an approximation of the negative log marginal likelihood its
+        error grows like √log n.
     mcse, r_hat, ess_bulk : float
-        Monte Carlo error of ``wbic``, and diagnostics of the log likelihood under the tempered
-        posterior.
+        Monte Carlo standard error of ``wbic``, and R-hat and bulk ESS of the log likelihood under
+        the tempered posterior.
     divergences : int
-        Of the tempered chains.
+        Number of divergent transitions of the tempered chains.
     best_log_lik : float
-        The largest log likelihood of any point known, nats.
-    best_from : str
-        Where that point is from.
+        Largest log likelihood of all known points, in nats.
+    best_log_lik_source : str
+        Description of the fit that this point is from.
     learning_coefficient, learning_coefficient_mcse : float
-        (WBIC + ``best_log_lik``) / log n, and its Monte Carlo error.
+        (WBIC + ``best_log_lik``) / log n, and its Monte Carlo standard error.
     dimension : NullDimension, or None
-        Of the model at generic weights and contexts: half its rank is the learning coefficient of
-        a regular model, and an upper bound asymptotically. None for too large a model.
+        Null dimension and rank of the model at generic weights and contexts. None for a model with
+        more than `gptbayes.symmetry.dimension.MAX_PARAMETERS` parameters.
     """
 
     n_characters: int
@@ -56,27 +58,38 @@ class Wbic(NamedTuple):
     ess_bulk: float
     divergences: int
     best_log_lik: float
-    best_from: str
+    best_log_lik_source: str
     learning_coefficient: float
     learning_coefficient_mcse: float
     dimension: NullDimension | None
 
     @property
-    def bound(self) -> float:
-        """(P - null dimension) / 2; nan where the dimension is unknown."""
+    def learning_coefficient_bound(self) -> float:
+        """Half the rank of the model; nan if the rank is unknown.
+
+        Asymptotically an upper bound, which a regular model attains.
+        """
         return self.dimension.rank / 2 if self.dimension else math.nan
 
 
 def tempered_problem(problem: Problem) -> Problem:
-    """The same problem at the temperature of WBIC: likelihood weight 1 / log n.
+    """Temper a problem for WBIC: likelihood weight 1 / log n.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    Problem
 
     Raises
     ------
     ValueError
-        If there are fewer than 3 characters: the weight would be above 1.
+        If there are fewer than 3 characters, where the weight would be above 1.
     """
     if problem.n_targets < 3:
-        raise ValueError(f"WBIC needs at least 3 characters, got {problem.n_targets}")
+        raise ValueError(f"WBIC needs at least 3 training characters, got {problem.n_targets}")
     return replace(problem, likelihood_weight=1 / math.log(problem.n_targets), n_new_tokens=0)
 
 
@@ -88,18 +101,19 @@ def wbic(
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> Wbic:
-    """Fit the tempered posterior in ``RUN/wbic``, and take WBIC and learning coefficient from it.
+    """Fit the tempered posterior and estimate WBIC and the learning coefficient.
 
-    The coefficient is that of the whole prior's tempered posterior: Lau et al. (2023, section 4)
-    hold the chain near one point instead, which measures that point's neighbourhood alone.
+    The fit is stored in ``RUN/wbic``. The coefficient is global: it is that of the tempered
+    posterior under the whole prior. Lau et al. (2023, section 4) estimate a local coefficient, with
+    a chain that is confined to the neighborhood of one point.
 
     Parameters
     ----------
-    run : Fitted
+    run : FittedRun
         Of NUTS, with likelihood weight 1.
-    others : sequence of Fitted
-        Those of the same stage, sizes and text help to find the largest likelihood, above all
-        modes.
+    others : sequence of FittedRun
+        Further fits. Those of the same stage, sizes and masks are searched for the largest
+        likelihood, which a mode usually has.
     settings, executor, on_progress
         As for `gptbayes.compare.exact_loo`.
 
@@ -115,11 +129,10 @@ def wbic(
     problem, folder = problem_of(run.idata), run.folder / "wbic"
     listen = combined_progress(f"{run.name}: WBIC", 0, 1, on_progress)
     refit(run, tempered_problem(problem), folder, settings, executor, listen)
-    hot = FittedRun("the tempered posterior", folder, open_run(folder))
-    loss = -_log_lik(hot)
-    summary = summarise(loss)
-    known = [run, *(each for each in others if _same_model(problem, each)), hot]
-    best = max(known, key=lambda each: float(_log_lik(each).max()))
+    tempered = FittedRun("the tempered posterior", folder, open_run(folder))
+    summary = summarise(-_log_lik(tempered))
+    candidates = [run, *(each for each in others if _same_model(problem, each)), tempered]
+    best = max(candidates, key=lambda each: float(_log_lik(each).max()))
     best_log_lik, log_n = float(_log_lik(best).max()), math.log(problem.n_targets)
     return Wbic(
         n_characters=problem.n_targets,
@@ -127,9 +140,9 @@ def wbic(
         mcse=float(summary["mcse_mean"]),
         r_hat=float(summary["r_hat"]),
         ess_bulk=float(summary["ess_bulk"]),
-        divergences=int(hot.idata.sample_stats["diverging"].sum()),
+        divergences=int(tempered.idata.sample_stats["diverging"].sum()),
         best_log_lik=best_log_lik,
-        best_from=_origin(best),
+        best_log_lik_source=_origin(best),
         learning_coefficient=(float(summary["mean"]) + best_log_lik) / log_n,
         learning_coefficient_mcse=float(summary["mcse_mean"]) / log_n,
         dimension=_dimension(problem, int(run.idata.attrs["seed"])),
@@ -141,16 +154,16 @@ def _log_lik(run):
 
 
 def _same_model(problem, other):
-    theirs = problem_of(other.idata)
-    if (theirs.stage, theirs.design) != (problem.stage, problem.design):
+    other = problem_of(other.idata)
+    if (other.stage, other.design) != (problem.stage, problem.design):
         return False
-    masks = zip(theirs.stage.masks or (), problem.stage.masks or (), strict=True)
+    masks = zip(other.stage.masks or (), problem.stage.masks or (), strict=True)
     return all(np.array_equal(*pair) for pair in masks)
 
 
 def _origin(run):
-    what = "the mode" if run.idata.attrs["method"] == "optimize" else "a draw"
-    return f"{what} of {run.name}"
+    point = "the mode" if run.idata.attrs["method"] == "optimize" else "a draw"
+    return f"{point} of {run.name}"
 
 
 def _dimension(problem, seed):

@@ -153,7 +153,7 @@ def exact_marginals_finding(answers: xr.Dataset) -> Finding:
     Parameters
     ----------
     answers : Dataset (direction)
-        As of `gptbayes.validate.exact_marginals.exact_marginals`.
+        As of `gptbayes.validate.exact_marginals.check_exact_marginals`.
 
     Returns
     -------

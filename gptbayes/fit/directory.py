@@ -1,4 +1,4 @@
-"""The run directory: its configuration, its lock, what it refuses."""
+"""Run directories: their configuration, their lock, and checks before a fit starts."""
 
 from __future__ import annotations
 
@@ -23,28 +23,53 @@ from gptbayes.model.problem import Problem, from_stan_data, stan_data
 from gptbayes.toolchain import ensure_cmdstan
 
 BYTES_PER_VALUE = 22
-"""Of a number in a CSV file, at 17 digits."""
+"""Size of a number in a CSV file with 17 significant digits."""
 
 
 def read_config(folder: str | Path) -> dict:
-    """The configuration of a run directory.
+    """Read the configuration of a run directory.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    dict
+        Stage, design, priors, method, settings, seed and versions, see `run_directory`.
 
     Raises
     ------
     ValueError
-        If the folder is no run directory.
+        If the folder is not a run directory.
     """
     path = Path(folder) / "config.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"a run directory has a config.json, {folder} has none") from None
+        raise ValueError(
+            f"a run directory has a config.json, got {folder}, which has none"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def read_problem(folder: str | Path) -> Problem:
-    """The problem that a run directory is a fit of."""
+    """Read the problem of a run directory.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    Problem
+
+    Raises
+    ------
+    ValueError
+        If the folder is not a run directory, or its data cannot be read.
+    """
     config = read_config(folder)
     try:
         data = json.loads((Path(folder) / "data.json").read_text(encoding="utf-8"))
@@ -66,7 +91,7 @@ class Run:
     ----------
     folder : pathlib.Path
     executable : pathlib.Path or None
-        The compiled Stan program.
+        The compiled Stan program; None for a run without Stan.
     seed : int
     """
 
@@ -79,7 +104,7 @@ class Run:
 def run_directory(
     problem, out, method, settings, seed, n_draws, *, kernels="auto", stan=True
 ) -> Iterator[Run]:
-    """Check, make and lock a run directory, and compile its program.
+    """Check, create and lock a run directory, and compile its program.
 
     Parameters
     ----------
@@ -87,14 +112,14 @@ def run_directory(
     out : path
     method : str
     settings : dict
-        Of the method, JSON-ready.
+        Settings of the method, ready for JSON.
     seed : int
     n_draws : int
-        How many draws there will be in all, to estimate what they need.
+        Total number of draws, to estimate disk and memory.
     kernels : {"auto", "stan", "c++"}
-        See `gptbayes.fit.programs`; "auto" goes on as a run that is there began.
+        See `gptbayes.fit.programs`. For a run that exists, "auto" is its own choice.
     stan : bool
-        False where no program is run and no engine is needed.
+        False if the method needs neither Stan nor a program.
 
     Yields
     ------
@@ -103,7 +128,8 @@ def run_directory(
     Raises
     ------
     ValueError
-        If the folder holds something else, or another process is working on it.
+        If the seed is out of range, the folder holds anything else than a run of this
+        configuration, or another process has locked it.
     RuntimeError
         If disk or memory are too small.
     """
@@ -113,7 +139,7 @@ def run_directory(
     config = _config(problem, method, settings, seed)
     if stan and kernels != "auto":
         config["kernels"] = kernels
-    _refuse_other_configuration(folder, config)
+    _check_configuration(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
@@ -121,7 +147,7 @@ def run_directory(
     except filelock.Timeout:
         raise ValueError(f"another process is working on {folder}") from None
     with lock:
-        _refuse_too_large(problem, folder, n_draws)
+        _check_resources(problem, folder, n_draws)
         cmdstanpy.utils.get_logger().setLevel(logging.ERROR)
         if stan:
             ensure_cmdstan()
@@ -170,24 +196,25 @@ def _versions(stan):
     }
 
 
-def _refuse_other_configuration(folder, config):
+def _check_configuration(folder, config):
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ValueError(f"{folder} is a file, a run needs a directory")
+        raise ValueError(f"a run needs a directory, got the file {folder}")
     if not (folder / "config.json").exists():
         if any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and no run directory, choose another")
+            raise ValueError(
+                f"{folder} is not empty and not a run directory, choose another directory"
+            )
         return
-    there = _flat(read_config(folder))
-    wanted = _flat(config)
-    differing = [key for key in wanted if wanted[key] != there.get(key)]
+    existing, new = _flat(read_config(folder)), _flat(config)
+    differing = [key for key in new if new[key] != existing.get(key)]
     if differing:
         key = differing[0]
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise ValueError(
-            f"{folder} holds a run of another configuration: {key} is {there.get(key)!r} there, "
-            f"{wanted[key]!r} here{more}; choose another directory"
+            f"{folder} holds a run of another configuration: {key} is {existing.get(key)!r} there, "
+            f"{new[key]!r} here{more}; choose another directory"
         )
 
 
@@ -201,19 +228,19 @@ def _flat(config):
     return flat
 
 
-def _refuse_too_large(problem, folder, n_draws):
+def _check_resources(problem, folder, n_draws):
     n_columns = problem.stage.n_parameters(problem.design) + problem.n_targets
     n_values = n_draws * (n_columns + problem.n_new_tokens)
-    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    on_disk = n_values * (BYTES_PER_VALUE + 8) - there  # CSV and netCDF, less what is done
-    in_memory = 4 * 8 * n_values  # read, converted, saved, analysed
+    present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    on_disk = n_values * (BYTES_PER_VALUE + 8) - present  # CSV and netCDF
+    in_memory = 4 * 8 * n_values  # draws are read, converted, saved and analyzed
     free = shutil.disk_usage(folder).free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for need, have, what in ((on_disk, free, "disk"), (in_memory, memory, "memory")):
         if need > have:
             raise RuntimeError(
                 f"{n_draws} draws of {n_columns} numbers need about {_megabytes(need)} of {what}, "
-                f"there are {_megabytes(have)}"
+                f"got {_megabytes(have)}"
             )
 
 
@@ -222,7 +249,14 @@ def _megabytes(n_bytes):
 
 
 def write_json(path: Path, value) -> None:
-    """Write a JSON file in one step, so that a reader never sees half of it."""
+    """Write a JSON file atomically, so that a reader never finds an incomplete file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    value
+        Anything that `json.dumps` accepts.
+    """
     partial = path.with_name(f".{path.name}-{os.getpid()}-{time.monotonic_ns()}")
     partial.write_text(json.dumps(value), encoding="utf-8")
     os.replace(partial, path)

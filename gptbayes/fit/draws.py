@@ -1,4 +1,4 @@
-"""Read what CmdStan wrote, and write as it does."""
+"""Read and write draws as Stan CSV files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import stanio
 from gptbayes.fit.directory import read_config
 
 CHUNK_BYTES = 4_000_000
-"""Of text that is parsed at a time: enough to be quick, little beside the draws."""
+"""Size of the text that is parsed at a time: large enough for speed, small beside the draws."""
 
-# Every converter of pandas 3.1 is exact; before that, one was, and had to be asked for.
+# pandas 3.1 and later parse exactly; earlier versions need the slower "round_trip" converter.
 _EXACT = (
     {}
     if tuple(int(part) for part in pd.__version__.split(".")[:2]) >= (3, 1)
     else {"float_precision": "round_trip"}
 )
 
-# Of each method: what its files are called, and the settings that count them and their draws.
+# For each method: the name of its CSV files, and the settings with their number and their draws.
 _UNITS = {
     "nuts": ("chain", "chains", "iter_sampling"),
     "pathfinder": ("path", "paths", "draws"),
@@ -36,16 +36,16 @@ _UNITS = {
 
 
 class Draws(NamedTuple):
-    """What one CSV file holds.
+    """Contents of one CSV file.
 
     Attributes
     ----------
     variables : dict of str to ndarray
-        Stan's variables, each ``(draw, stan_shape)``: views of one table, in its order.
+        Stan's variables in the order of the file, each ``(draw, *stan_shape)``: views of one table.
     method_variables : dict of str to ndarray
-        What the algorithm says of each draw, each ``(draw,)``, without the trailing ``__``.
+        Columns of the algorithm, such as ``lp``, without the trailing ``__``, each ``(draw,)``.
     seconds : float
-        Time that CmdStan took, nan where it does not say.
+        Elapsed time by CmdStan's account, in seconds; nan where the file has none.
     """
 
     variables: dict[str, np.ndarray]
@@ -54,23 +54,47 @@ class Draws(NamedTuple):
 
 
 def read_draws(folder: str | Path) -> list[Draws]:
-    """The draws of a finished run, one item per chain, path or start.
+    """Read the draws of a finished run.
+
+    Parameters
+    ----------
+    folder : path
+        A run directory.
+
+    Returns
+    -------
+    list of Draws
+        One item for each chain, path or start.
 
     Raises
     ------
     ValueError
-        If a CSV file is missing, truncated or corrupted; the message names it.
+        If a CSV file is missing, truncated or corrupted. The message names the file.
+
+    See Also
+    --------
+    iter_draws : The same with one item in memory at a time.
+    gptbayes.inference.open_run : The run as InferenceData.
     """
     return list(iter_draws(folder))
 
 
 def iter_draws(folder: str | Path) -> Iterator[Draws]:
-    """The same one by one, so that not all chains need be in memory.
+    """Read the draws of a finished run one chain, path or start at a time.
+
+    Parameters
+    ----------
+    folder : path
+        A run directory.
+
+    Returns
+    -------
+    iterator of Draws
 
     Raises
     ------
     ValueError
-        As `read_draws`; for a missing file before anything is read.
+        As `read_draws`. Missing files are found before any file is read.
     """
     config = read_config(folder)
     word, _, n_draws = _UNITS[config["method"]]
@@ -80,25 +104,25 @@ def iter_draws(folder: str | Path) -> Iterator[Draws]:
     if missing:
         raise ValueError(
             f"{folder} is not finished, {', '.join(missing)} missing: run the same fit again "
-            "and it goes on from there"
+            "to resume it"
         )
     return (read_csv(path, n_rows) for path in paths)
 
 
 def n_units(config: dict) -> int:
-    """How many chains, paths or starts a run of this configuration has."""
+    """Number of chains, paths or starts of a run with this configuration."""
     _, count, _ = _UNITS[config["method"]]
     return config["settings"][count] if count else 1
 
 
 def read_csv(path: Path, n_draws: int) -> Draws:
-    """Read one Stan CSV file; every number is the one that was written, to the last bit.
+    """Read one Stan CSV file, without loss of precision.
 
     Parameters
     ----------
     path : pathlib.Path
     n_draws : int
-        How many rows there must be.
+        Required number of rows.
 
     Returns
     -------
@@ -107,7 +131,7 @@ def read_csv(path: Path, n_draws: int) -> Draws:
     Raises
     ------
     ValueError
-        If it is not a complete Stan CSV file with that many draws.
+        If the file is not a complete Stan CSV file with ``n_draws`` draws.
     """
     with _open(path) as file:
         header = _header(path, file)
@@ -120,9 +144,8 @@ def read_csv(path: Path, n_draws: int) -> Draws:
     for name, variable in stanio.parse_header(header).items():
         columns = table[:, variable.start_idx : variable.end_idx]
         shape = tuple(variable.dimensions)
-        # The first index runs fastest: in C order the axes stand the other way round.
-        backwards = columns.reshape(n_draws, *shape[::-1])
-        values = backwards.transpose(0, *range(len(shape), 0, -1))
+        # Stan's first index runs fastest: reshape with reversed axes, then reverse them.
+        values = columns.reshape(n_draws, *shape[::-1]).transpose(0, *range(len(shape), 0, -1))
         if name.endswith("__"):
             method_variables[name.removesuffix("__")] = values
         else:
@@ -132,12 +155,18 @@ def read_csv(path: Path, n_draws: int) -> Draws:
 
 
 def check_csv(path: Path, n_draws: int) -> None:
-    """Whether a Stan CSV file is whole, without reading its numbers.
+    """Check that a Stan CSV file is complete, without parsing its numbers.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    n_draws : int
+        Required number of rows.
 
     Raises
     ------
     ValueError
-        If rows are missing, or one has not as many numbers as there are names.
+        If the number of rows is not ``n_draws``, or if a row does not have one number per name.
     """
     with _open(path) as file:
         n_columns = _header(path, file).count(",") + 1
@@ -146,13 +175,13 @@ def check_csv(path: Path, n_draws: int) -> None:
 
 
 def write_csv(path: Path, variables: Mapping[str, np.ndarray]) -> None:
-    """Write draws as a Stan CSV file, in one step.
+    """Write draws as a Stan CSV file, atomically and without loss of precision.
 
     Parameters
     ----------
     path : pathlib.Path
     variables : mapping of str to ndarray
-        Each ``(draw, stan_shape)``.
+        Each ``(draw, *stan_shape)``.
     """
     names, columns = [], []
     for name, values in variables.items():
@@ -179,15 +208,15 @@ def _open(path):
 
 
 def _header(path, file):
-    """The line with the names."""
+    """The line with the column names."""
     for line in file:
         if not line.startswith(b"#"):
             return line.strip().decode(errors="replace")
-    raise ValueError(f"{path} is truncated: it has no line with the names of its columns")
+    raise ValueError(f"{path} is truncated: it has no line with column names")
 
 
 def _chunks(path, file, n_columns, n_draws, timing):
-    """The lines of numbers, some at a time; comments on time spent go to ``timing``."""
+    """Yield lists of lines with numbers; comments with elapsed times are appended to ``timing``."""
     rows, n_bytes, n_rows = [], 0, 0
     for line in file:
         if line.startswith(b"#"):
@@ -200,8 +229,8 @@ def _chunks(path, file, n_columns, n_draws, timing):
         n_found = line.count(b",") + 1
         if n_found != n_columns or not line.endswith(b"\n"):
             raise ValueError(
-                f"{path} is truncated or corrupted: row {n_rows} has {n_found} numbers or is cut "
-                f"short, {n_columns} were wanted"
+                f"{path} is truncated or corrupted: row {n_rows} must have {n_columns} numbers "
+                f"and a line end, got {n_found} numbers"
             )
         rows.append(line)
         n_bytes += len(line)
@@ -210,7 +239,7 @@ def _chunks(path, file, n_columns, n_draws, timing):
             rows, n_bytes = [], 0
     if n_rows != n_draws:
         raise ValueError(
-            f"{path} is truncated or corrupted: {n_draws} draws were wanted, got "
+            f"{path} is truncated or corrupted: it must have {n_draws} draws, got "
             f"{'more' if n_rows > n_draws else n_rows}"
         )
     if rows:
@@ -218,16 +247,17 @@ def _chunks(path, file, n_columns, n_draws, timing):
 
 
 def _numbers(path, rows, n_columns):
-    """The numbers of some lines.
+    """Parse lines of numbers.
 
-    For pandas they are one long column: its parser is three times as fast as numpy's, but not
-    with tens of thousands of columns. It reads no "nan" here, numpy does, and says what is wrong.
+    The lines are parsed by pandas as one long column: its parser is three times as fast as
+    numpy's, but slow with tens of thousands of columns. Lines that it cannot parse, such as those
+    with "nan", are parsed by numpy, whose error messages locate the fault.
     """
     column = b"".join(rows).replace(b"\n", b",")
     options = {"header": None, "dtype": np.float64, "lineterminator": ",", "sep": ";"}
-    quicker = {"quoting": 3, "na_filter": False, "low_memory": False}
+    fast = {"quoting": 3, "na_filter": False, "low_memory": False}
     try:
-        frame = pd.read_csv(io.BytesIO(column), **options, **quicker, **_EXACT)
+        frame = pd.read_csv(io.BytesIO(column), **options, **fast, **_EXACT)
         return frame.to_numpy().reshape(len(rows), n_columns)
     except ValueError:  # pandas' own errors are ValueErrors
         pass

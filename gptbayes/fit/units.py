@@ -1,4 +1,4 @@
-"""Units of work: one chain, path or start each, run by any executor."""
+"""Units of work: one chain, path or optimization each, run by any executor."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from gptbayes.fit.directory import Run
 from gptbayes.fit.draws import check_csv
 
 SIG_FIGS = 17
-"""Digits in the CSV files: as many as a double has, so that what is recomputed agrees."""
+"""Significant digits in the CSV files: enough to write a double without loss."""
 
 
 class Progress(NamedTuple):
-    """How far one unit of work is.
+    """Progress of one unit of work.
 
     Attributes
     ----------
     label : str
         For example "chain 2".
     done, total : int
-        Iterations of NUTS; 0 or 1 of 1 for a path or a start of the optimiser.
+        Iterations of NUTS; 0 or 1 of 1 for a path or an optimization.
     begun : bool
-        False while it waits for a free worker.
+        False while the unit waits for a free worker.
     note : str
         What is known so far, for the reader.
     """
@@ -44,22 +44,22 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """One process of CmdStan: everything it needs, as plain values that any executor can carry.
+    """One process of CmdStan, described by plain values that any executor can pickle.
 
     Attributes
     ----------
     label : str
-        What it is, in words.
+        Name in progress and error messages, for example "chain 2".
     method : str
-        A method of `cmdstanpy.CmdStanModel`.
+        Name of a method of `cmdstanpy.CmdStanModel`.
     executable, data, csv : str
-        Paths: the compiled program, its data, and where the result goes.
+        Paths of the compiled program, its data, and the CSV file to be written.
     arguments : dict
         Keyword arguments of the method.
     total : int
-        For progress: iterations of NUTS, else 1.
+        Iterations of NUTS, for progress; 1 for other methods.
     n_draws : int
-        Rows that a complete CSV file has.
+        Number of rows of a complete CSV file.
     """
 
     label: str
@@ -72,10 +72,27 @@ class Unit:
     n_draws: int
 
 
-def unit_of(
+def make_unit(
     run: Run, label: str, method: str, arguments: dict, *, total=1, n_draws=1, folder="csv"
 ) -> Unit:
-    """A unit of a run; ``arguments`` may bring a seed of their own."""
+    """Make a unit of work of a run.
+
+    Parameters
+    ----------
+    run : Run
+    label, method : str
+        As in `Unit`.
+    arguments : dict
+        As in `Unit`. The seed is that of the run unless the arguments have one.
+    total, n_draws : int
+        As in `Unit`.
+    folder : str
+        Folder of the CSV file inside the run directory.
+
+    Returns
+    -------
+    Unit
+    """
     return Unit(
         label=label,
         method=method,
@@ -89,7 +106,17 @@ def unit_of(
 
 
 def run_unit(unit: Unit) -> None:
-    """Run one unit in a folder of its own, then move its CSV file into place."""
+    """Run one unit in a temporary folder, then move its CSV file into place.
+
+    Parameters
+    ----------
+    unit : Unit
+
+    Raises
+    ------
+    RuntimeError
+        If CmdStan fails or its CSV file is incomplete.
+    """
     csv = Path(unit.csv)
     work = Path(tempfile.mkdtemp(prefix=f".{csv.stem}-", dir=csv.parent))
     try:
@@ -98,7 +125,7 @@ def run_unit(unit: Unit) -> None:
         model.progress_file.write_text("0")
         run = getattr(model, unit.method)
         try:
-            # CmdStan writes the profile somewhere in any case: here, not where the user stands.
+            # CmdStan always writes a profile: keep it out of the user's working directory.
             files = {"data": unit.data, "output_dir": str(work), "save_profile": True}
             run(**files, sig_figs=SIG_FIGS, **unit.arguments)
         except RuntimeError as error:
@@ -107,7 +134,7 @@ def run_unit(unit: Unit) -> None:
         try:
             check_csv(result, unit.n_draws)
         except ValueError as error:
-            raise RuntimeError(f"{unit.label} failed: {error}; is the disk full?") from None
+            raise RuntimeError(f"{unit.label} failed: {error}; the disk may be full") from None
         os.replace(result, csv)
     finally:
         csv.with_suffix(".progress").unlink(missing_ok=True)
@@ -119,20 +146,20 @@ def run_units(
     executor: Executor | None = None,
     on_progress: Callable[[list[Progress]], None] | None = None,
 ) -> None:
-    """Run those units whose result is not there yet.
+    """Run the units whose CSV files do not exist yet.
 
     Parameters
     ----------
     units : sequence of Unit
     executor : concurrent.futures.Executor, optional
-        A pool of this machine's cores by default.
+        By default a pool with one worker for each core of this machine.
     on_progress : callable, optional
-        Called now and then with the progress of all units.
+        Called several times a second with the progress of all units.
 
     Raises
     ------
     RuntimeError
-        If a unit fails. Those that have not begun are not begun; finished ones stay.
+        If a unit fails. Waiting units are then cancelled, and finished units are kept.
     """
     missing = [unit for unit in units if not Path(unit.csv).exists()]
     if executor is not None:
@@ -143,32 +170,32 @@ def run_units(
 
 
 def n_cores() -> int:
-    """How many cores this process may use, which is not always all that there are."""
+    """Number of cores that this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class _ObservedModel(cmdstanpy.CmdStanModel):
-    """A CmdStanModel that leaves the last iteration number it heard of in a small file.
+    """A CmdStanModel that writes its current iteration to a small file.
 
-    A file and not a callback, so that it works from any executor's worker. Where cmdstanpy has
-    no such hook, only the progress is lost.
+    A file works in the workers of any executor, and a callback does not. The hook is private to
+    cmdstanpy: in a version without it, only the progress is lost.
     """
 
     progress_file: Path
 
     def _run_cmdstan(self, *args, **kwargs):
         def listen(line, _index):
-            _, found, rest = line.partition("Iteration:")
-            if found:
+            _, separator, rest = line.partition("Iteration:")
+            if separator:
                 self.progress_file.write_text(rest.split("/")[0].strip())
 
         super()._run_cmdstan(*args, **{**kwargs, "progress_hook": listen})
 
 
 def _wait(futures: list[Future], units, on_progress) -> None:
-    """Wait for all units; after the first failure or Ctrl-C, start none that has not begun."""
+    """Wait for all units. After the first failure or Ctrl-C, cancel those that are waiting."""
     pending = set(futures)
     try:
         while pending:
@@ -189,13 +216,13 @@ def _progress(unit):
     file = csv.with_suffix(".progress")
     try:
         return Progress(unit.label, int(file.read_text()), unit.total, True)
-    except (OSError, ValueError):  # not begun, or being written at this moment
+    except (OSError, ValueError):  # not begun, or the file is being written
         return Progress(unit.label, 0, unit.total, file.exists())
 
 
 def _reason(work, error):
-    """The last thing that CmdStan said, in one line."""
+    """The last line of CmdStan's output, or else the first line of the error."""
     consoles = sorted(work.glob("*stdout*.txt")) + sorted(work.glob("*.txt"))
     lines = [line.strip() for path in consoles[:1] for line in path.read_text().splitlines()]
-    said = [line for line in lines if line]
-    return said[-1] if said else str(error).splitlines()[0]
+    messages = [line for line in lines if line]
+    return messages[-1] if messages else str(error).splitlines()[0]

@@ -1,5 +1,6 @@
-"""The twelve stages as statistical models: parameters, priors, likelihood.
+"""The twelve stages as statistical models: parameters, priors and likelihood.
 
-Stages and their parameters, problems with their Stan data, the forward pass in numpy, simulation
-from the prior and the log density. Imports `gptbayes.corpus` and `gptbayes.toolchain`.
+`stages` lists the stages and their parameters, `problem` adds design, priors and data, `forward` is
+the forward pass in numpy, `simulate` draws parameters and text, and `log_density` evaluates the log
+posterior and its gradient. Imports `gptbayes.corpus` and `gptbayes.toolchain`.
 """

@@ -1,7 +1,7 @@
-"""The forward pass in numpy: from draws and tokens to logits and attention, no Stan.
+"""The forward pass of all stages in numpy: from parameters and tokens to logits and attention.
 
-The other half of the pair is `gpt_logits` in each Stan program; a test holds them together to
-1e-10. Leading batch dims of the parameters, usually ``chain, draw``, go through untouched.
+The same function in Stan is ``gpt_logits`` of each stage's program. Tests require the two to agree
+to 1e-10. Parameters may have leading batch dims, usually ``chain, draw``; results have the same.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from gptbayes.model.stages import Masks, Stage
 Parameters = Mapping[str, np.ndarray]
 
 MAX_BYTES = 256 * 2**20
-"""Default bound on the memory of one chunk of draws, see `over_draws`."""
+"""Default limit on the memory of one chunk of draws in bytes, see `over_draws`."""
 
-IN_CACHE = 4 * 2**20
-"""A bound with which activations stay near in the cache, where many short contexts are read."""
+CACHE_BYTES = 4 * 2**20
+"""Limit that keeps the activations in the processor's cache: faster for many short contexts."""
 
 
 class Activations(NamedTuple):
-    """What a forward pass returns.
+    """Results of a forward pass.
 
     Attributes
     ----------
     logits : ndarray, (..., sequence, position, token)
-        Unnormalised log probabilities of the next token.
+        Unnormalized log probabilities of the next token.
     attention : ndarray, (..., layer, head, sequence, query_position, key_position), or None
-        Attention weights: rows sum to one over ``key_position`` and are zero where it lies after
-        ``query_position``. With dropout, what its mask leaves of them. None for stages without
-        attention.
+        Attention weights. They sum to one over ``key_position`` and are zero at key positions
+        after the query position. With dropout they are multiplied by the dropout mask, and no
+        longer sum to one. None for stages without attention.
     """
 
     logits: np.ndarray
@@ -48,7 +48,7 @@ def forward(
     *,
     blocked: np.ndarray | None = None,
 ) -> Activations:
-    """Run a stage of the ladder.
+    """Compute the logits and attention weights of a stage.
 
     Parameters
     ----------
@@ -56,11 +56,12 @@ def forward(
     parameters : mapping of str to ndarray
         Each ``(..., dims of that parameter)``, all with the same leading batch dims.
     tokens : ndarray of int, (sequence, position) or (..., sequence, position)
-        0-based; no longer than the positions that have an embedding. With the batch dims of the
-        parameters in front, every draw reads its own tokens.
+        0-based, with at most ``block_size`` positions if the stage has position embeddings. With
+        the leading batch dims of the parameters, each draw has tokens of its own.
     blocked : ndarray of bool, (sequence, position), optional
-        Positions that no other position may look at, in any layer: what attention would have given
-        them goes to the others in proportion. No effect on stages without attention.
+        Key positions that are masked for all other query positions, in every layer (attention
+        knockout, Geva et al. 2023). The softmax is taken over the remaining positions. No effect on
+        stages without attention.
 
     Returns
     -------
@@ -69,8 +70,27 @@ def forward(
     Raises
     ------
     ValueError
-        If the dims of the tokens do not fit, the context is longer than the model can read, or a
-        stage with dropout has no masks.
+        If the tokens have the wrong dims or too many positions, or if a stage with dropout has no
+        masks.
+
+    See Also
+    --------
+    last_logits : Logits of the last position only, at lower cost.
+    token_log_prob : Log probabilities of the targets of some windows.
+
+    Examples
+    --------
+    >>> from gptbayes.corpus import zen_of_python
+    >>> from gptbayes.model.problem import make_problem
+    >>> from gptbayes.model.simulate import prior_draws
+    >>> from gptbayes.model.stages import stage
+    >>> problem = make_problem(stage("05"), zen_of_python(), batch_size=3)
+    >>> draws = prior_draws(problem, 7, np.random.default_rng(1))
+    >>> logits, attention = forward(problem.stage, draws, problem.training.x)
+    >>> logits.shape  # draw, sequence, position, token
+    (7, 3, 8, 45)
+    >>> attention.shape  # draw, layer, head, sequence, query_position, key_position
+    (7, 1, 2, 3, 8, 8)
     """
     logits, weights, _ = _run(stage, parameters, tokens, blocked=blocked)
     return Activations(logits, np.stack(weights, axis=-5) if weights else None)
@@ -83,11 +103,13 @@ def last_logits(
     *,
     blocked: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Logits after the last position alone, for less work: the last layer has one query.
+    """Compute the logits of the last position only.
+
+    In the last layer only the query of the last position is computed.
 
     Parameters
     ----------
-    stage, parameters, tokens, unseen
+    stage, parameters, tokens, blocked
         As for `forward`.
 
     Returns
@@ -99,12 +121,13 @@ def last_logits(
     ValueError
         As `forward`.
     """
-    logits, _, _ = _run(stage, parameters, tokens, blocked=blocked, asked=slice(-1, None))
+    last = slice(-1, None)
+    logits, _, _ = _run(stage, parameters, tokens, blocked=blocked, query_positions=last)
     return logits[..., 0, :]
 
 
-def hidden_activity(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.ndarray:
-    """Which hidden units of the feed-forward layers are active, and where.
+def active_hidden_units(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.ndarray:
+    """Find the hidden units of the feed-forward layers that are active at each position.
 
     Parameters
     ----------
@@ -114,6 +137,7 @@ def hidden_activity(stage: Stage, parameters: Parameters, tokens: np.ndarray) ->
     Returns
     -------
     ndarray of bool, (..., layer, hidden, sequence, position)
+        True where the input of the ReLU is positive.
 
     Raises
     ------
@@ -121,7 +145,9 @@ def hidden_activity(stage: Stage, parameters: Parameters, tokens: np.ndarray) ->
         As `forward`, and for a stage without a feed-forward layer.
     """
     if "feed_forward" not in stage.features:
-        raise ValueError(f"stage {stage.number} has no hidden units, stages 06 to 12 have")
+        raise ValueError(
+            f"stage must be one of 06 to 12, got {stage.number}, which has no hidden units"
+        )
     _, _, hidden = _run(stage, parameters, tokens)
     return np.stack([np.moveaxis(each > 0, -1, -3) for each in hidden], axis=-4)
 
@@ -129,7 +155,7 @@ def hidden_activity(stage: Stage, parameters: Parameters, tokens: np.ndarray) ->
 def token_log_prob(
     stage: Stage, parameters: Parameters, windows: Windows, *, max_bytes: int = MAX_BYTES
 ) -> np.ndarray:
-    """Log probability of every next token in some windows, for every draw.
+    """Compute the log probability of each target, for each draw.
 
     Parameters
     ----------
@@ -139,12 +165,21 @@ def token_log_prob(
     windows : Windows
         0-based tokens, ``(sequence, position)``.
     max_bytes : int
-        Bound on the memory of the logits held at any time.
+        Approximate limit on the memory of the activations held at any time.
 
     Returns
     -------
     ndarray, (*batch, sequence, position)
         In nats.
+
+    Raises
+    ------
+    ValueError
+        As `forward`.
+
+    See Also
+    --------
+    gptbayes.model.log_density.log_posterior : Their weighted sum plus the log prior density.
     """
 
     def log_prob(chunk):
@@ -162,7 +197,7 @@ def over_draws(
     *,
     max_bytes: int = MAX_BYTES,
 ) -> np.ndarray:
-    """Apply a function of draws to chunks of draws, so that memory stays bounded.
+    """Apply a function to chunks of draws, so that memory stays bounded.
 
     Parameters
     ----------
@@ -174,7 +209,7 @@ def over_draws(
     function : callable
         Takes parameters with one leading dim, returns an array with the same leading dim.
     max_bytes : int
-        Rough bound on the activations of one chunk.
+        Approximate limit on the memory of the activations of one chunk.
 
     Returns
     -------
@@ -192,15 +227,15 @@ def over_draws(
 def attention_weights(
     q: np.ndarray, k: np.ndarray, blocked: np.ndarray | None = None
 ) -> np.ndarray:
-    """Causal attention weights.
+    """Compute causal attention weights (Vaswani et al. 2017, section 3.2.1).
 
     Parameters
     ----------
     q, k : ndarray, (..., sequence, position, head_dim)
-        Queries and keys. Where there are fewer queries than keys, they are those of the last
+        Queries and keys. If there are fewer queries than keys, the queries are those of the last
         positions.
     blocked : ndarray of bool, (sequence, position), optional
-        Positions that only they themselves may look at.
+        Key positions that are masked for all query positions but their own.
 
     Returns
     -------
@@ -208,29 +243,29 @@ def attention_weights(
     """
     n_queries, n_keys, head_dim = q.shape[-2], *k.shape[-2:]
     scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(head_dim)  # (..., T, h) @ (..., h, T)
-    shut = np.triu(np.ones((n_keys, n_keys), dtype=bool), k=1)  # the future
+    masked = np.triu(np.ones((n_keys, n_keys), dtype=bool), k=1)  # later positions
     if blocked is not None:
-        shut = shut | (blocked[:, None, :] & ~np.eye(n_keys, dtype=bool))  # (B, T, T)
-    return _softmax(np.where(shut[..., -n_queries:, :], -np.inf, scores))
+        masked = masked | (blocked[:, None, :] & ~np.eye(n_keys, dtype=bool))  # (B, T, T)
+    return _softmax(np.where(masked[..., -n_queries:, :], -np.inf, scores))
 
 
-def _run(stage, parameters, tokens, *, blocked=None, asked=slice(None)):
-    """The forward pass: logits at the positions that are asked for, and what each layer did.
+def _run(stage, parameters, tokens, *, blocked=None, query_positions=slice(None)):
+    """The forward pass: logits at the query positions, and activations of each layer.
 
-    Attention weights and hidden units are lists over layers. Other positions than those asked
-    for are read by the last layer, but nothing else is computed of them there.
+    Attention weights and hidden units are lists over layers. In the last layer, positions that are
+    not query positions have keys and values and nothing else.
     """
-    stream = _embed(stage, parameters, _checked(stage, parameters, tokens))  # (..., B, T, C)
+    stream = _embed(stage, parameters, _check_tokens(stage, parameters, tokens))  # (..., B, T, C)
     n_layer = parameters["key"].shape[-4] if "attention" in stage.features else 0
     weights, hidden = [], []
     for layer in range(n_layer):
         p = _of_layer(stage, parameters, layer)
-        rows = asked if layer == n_layer - 1 else slice(None)
-        stream, looked, active = _block(stage, p, stream, layer, rows, blocked)
-        weights.append(looked)
-        hidden.append(active)
+        queries = query_positions if layer == n_layer - 1 else slice(None)
+        stream, layer_weights, layer_hidden = _block(stage, p, stream, layer, queries, blocked)
+        weights.append(layer_weights)
+        hidden.append(layer_hidden)
     if not n_layer:
-        stream = stream[..., asked, :]
+        stream = stream[..., query_positions, :]
     if "blocks" in stage.features:
         stream = _layer_norm(stream, parameters["ln_f_weight"], parameters["ln_f_bias"])
     logits = stream
@@ -253,36 +288,36 @@ def _embed_tokens(embedding, tokens):
     return embedding[*(each[..., None, None] for each in batch), tokens]  # (..., B, T, C)
 
 
-def _block(stage, p, stream, layer, rows, blocked):
-    """One block: look around, then think; ``p`` are the parameters of its layer.
+def _block(stage, p, stream, layer, queries, blocked):
+    """One block: self-attention, then feed-forward; ``p`` are the parameters of its layer.
 
-    The stream after it, attention weights, and hidden units before the ReLU if there are any, all
-    at those positions that are ``rows``, which may be the last ones or all.
+    Returns the residual stream after the block, the attention weights, and the hidden units before
+    the ReLU if there are any, all at the query positions ``queries``.
     """
     masks = stage.masks and Masks(*(mask[layer] for mask in stage.masks))
-    read = _layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
-    attended, weights = _self_attention(read, p, masks, rows, blocked)
-    stream = stream[..., rows, :] + attended if "residual" in stage.features else attended
+    normed = _layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
+    attended, weights = _self_attention(normed, p, masks, queries, blocked)
+    stream = stream[..., queries, :] + attended if "residual" in stage.features else attended
     if "feed_forward" not in stage.features:
         return stream, weights, None
-    read = _layer_norm(stream, p["ln2_weight"], p["ln2_bias"]) if "ln2_weight" in p else stream
-    thought, hidden = _feed_forward(read, p, masks)
-    stream = stream + thought if "residual" in stage.features else thought
+    normed = _layer_norm(stream, p["ln2_weight"], p["ln2_bias"]) if "ln2_weight" in p else stream
+    out, hidden = _feed_forward(normed, p, masks)
+    stream = stream + out if "residual" in stage.features else out
     return stream, weights, hidden
 
 
-def _self_attention(stream, p, masks, rows, blocked):
-    def project(stream, weight):  # (..., B, T, C), (..., H, C, h)
-        return stream[..., None, :, :, :] @ weight[..., None, :, :]  # (..., H, B, T, h)
+def _self_attention(x, p, masks, queries, blocked):
+    def project(x, weight):  # (..., B, T, C), (..., H, C, h)
+        return x[..., None, :, :, :] @ weight[..., None, :, :]  # (..., H, B, T, h)
 
-    query, key = project(stream[..., rows, :], p["query"]), project(stream, p["key"])
+    query, key = project(x[..., queries, :], p["query"]), project(x, p["key"])
     weights = attention_weights(query, key, blocked)  # (..., H, B, T, T)
     if masks:
         n = weights.shape[-1]
-        weights = weights * masks.attention[:, None, :n, :n][..., rows, :]
-    heads = weights @ project(stream, p["value"])  # (..., H, B, T, h)
-    side_by_side = np.moveaxis(heads, -4, -2)  # (..., B, T, H, h)
-    out = side_by_side.reshape(*side_by_side.shape[:-2], -1)  # (..., B, T, C)
+        weights = weights * masks.attention[:, None, :n, :n][..., queries, :]
+    heads = weights @ project(x, p["value"])  # (..., H, B, T, h)
+    heads = np.moveaxis(heads, -4, -2)  # (..., B, T, H, h)
+    out = heads.reshape(*heads.shape[:-2], -1)  # (..., B, T, C)
     if "sa_proj_multiplier" in p:
         multiplier = p["sa_proj_multiplier"]  # (..., C, H, h)
         multiplier = multiplier.reshape(*multiplier.shape[:-2], -1)
@@ -290,32 +325,32 @@ def _self_attention(stream, p, masks, rows, blocked):
     return out * masks.attention_output if masks else out, weights
 
 
-def _feed_forward(stream, p, masks):
-    hidden = _linear(stream, p["feed_forward_multiplier"], p["feed_forward_offset"])
+def _feed_forward(x, p, masks):
+    hidden = _linear(x, p["feed_forward_multiplier"], p["feed_forward_offset"])
     out = np.maximum(hidden, 0)
     if "feed_forward_proj_multiplier" in p:
         out = _linear(out, p["feed_forward_proj_multiplier"], p["feed_forward_proj_offset"])
     return out * masks.feed_forward if masks else out, hidden
 
 
-def _layer_norm(stream, weight, bias):
-    centred = stream - stream.mean(axis=-1, keepdims=True)
-    n_embed = stream.shape[-1]
-    # The sample's sd, no epsilon; by hand, for np.std is no analytic function of complex numbers
-    # and the complex steps of `gptbayes.symmetry.dimension` go through here.
-    sd = np.sqrt(np.einsum("...c,...c->...", centred, centred) / (n_embed - 1))  # (..., B, T)
-    return centred / sd[..., None] * weight[..., None, None, :] + bias[..., None, None, :]
+def _layer_norm(x, weight, bias):
+    centered = x - x.mean(axis=-1, keepdims=True)
+    n_embed = x.shape[-1]
+    # The sample sd, without an epsilon. Not np.std: that is not analytic for complex numbers, and
+    # `gptbayes.symmetry.dimension` differentiates this function by complex steps.
+    sd = np.sqrt(np.einsum("...c,...c->...", centered, centered) / (n_embed - 1))  # (..., B, T)
+    return centered / sd[..., None] * weight[..., None, None, :] + bias[..., None, None, :]
 
 
-def _linear(stream, multiplier, offset):
+def _linear(x, multiplier, offset):
     transposed = np.swapaxes(multiplier, -1, -2)  # (..., C, D)
-    return stream @ transposed[..., None, :, :] + offset[..., None, None, :]
+    return x @ transposed[..., None, :, :] + offset[..., None, None, :]
 
 
 def _softmax(scores):
-    """Over the last axis. SciPy's takes several times as long for arrays of this size."""
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    """Softmax over the last axis; SciPy's takes several times as long for arrays of this size."""
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def _of_layer(stage, parameters, layer):
@@ -327,7 +362,7 @@ def _of_layer(stage, parameters, layer):
     }
 
 
-def _checked(stage, parameters, tokens):
+def _check_tokens(stage, parameters, tokens):
     tokens = np.asarray(tokens)
     if "dropout" in stage.features and stage.masks is None:
         raise ValueError(f"stage {stage.number} needs masks, see gptbayes.model.problem.draw_masks")
@@ -340,7 +375,10 @@ def _checked(stage, parameters, tokens):
     if "position" in stage.features:
         block_size = parameters["position_embedding"].shape[-2]
         if tokens.shape[-1] > block_size:
-            raise ValueError(f"a context has at most {block_size} tokens, got {tokens.shape[-1]}")
+            raise ValueError(
+                f"tokens must have at most {block_size} positions, the block_size of the model, "
+                f"got {tokens.shape[-1]}"
+            )
     return tokens
 
 

@@ -1,7 +1,7 @@
-"""What a model is fitted to and how, and Stan's view of it.
+"""A stage with its sizes, priors and data, and the same as data of the Stan programs.
 
-`Design` and `Priors` are the user's choices, `Problem` adds the text. `stan_data` turns a problem
-into the data block of the Stan programs and is the only place where tokens become 1-based.
+`Design` and `Priors` hold the user's choices and `Problem` adds the text. `stan_data` converts a
+problem to the data block of the Stan programs. It is the only place where tokens become 1-based.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from scipy.special import digamma, polygamma
 from gptbayes.corpus import Vocabulary, Windows, split
 from gptbayes.model.stages import Masks, Parameter, Stage, stage
 
-USUAL_BATCH_SIZE = 64
+DEFAULT_BATCH_SIZE = 64
+"""Largest number of training sequences that is used by default: NUTS fits them in minutes."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """Sizes of a model, under the tutorial's names.
+    """Sizes of a model, with the tutorial's names.
 
     Attributes
     ----------
@@ -32,11 +33,11 @@ class Design:
     batch_size : int
         Number of training sequences, B.
     n_embed : int
-        Width of the residual stream, C. Stage 01 has none: its embedding is as wide as V.
+        Width of the residual stream, C. Stage 01 does not use it: its embedding has width V.
     n_head : int
-        Number of heads from stage 05 on, H; divides ``n_embed``.
+        Number of heads, H, from stage 05 on. Divides ``n_embed``.
     n_layer : int
-        Number of blocks from stage 10 on, L.
+        Number of blocks, L, from stage 10 on.
 
     Raises
     ------
@@ -64,17 +65,40 @@ class Design:
 
 @dataclass(frozen=True)
 class Priors:
-    """Standard deviations of the independent normal priors, one per family of parameters.
+    """Prior standard deviations, one per family of parameters.
 
-    All are centred at 0, except layer-norm weights, which are centred at 1. The one that is no
-    standard deviation is ``concentration``, of the log-gamma variant of stage 01: its logits are
-    logs of gamma(concentration, 1) variables, which makes each row of probabilities
-    Dirichlet(concentration, …, concentration); 1 is uniform on the simplex.
+    Priors are independent normals with mean 0, except layer-norm weights, which have mean 1.
+
+    Attributes
+    ----------
+    token_embedding, position_embedding : float
+        Standard deviations of the embeddings.
+    attention : float
+        Of keys, queries and values.
+    attention_proj : float
+        Of the multiplier of the attention projection.
+    feed_forward : float
+        Of both multipliers of the feed-forward layers.
+    lm_head : float
+        Of the multiplier of the language-model head.
+    offset : float
+        Of all offsets.
+    layer_norm : float
+        Of the weights and biases of the layer norms.
+    concentration : float
+        Not a standard deviation: in the log-gamma variant of stage 01 each logit is the log of a
+        gamma(concentration, 1) variable, so that each row of probabilities is Dirichlet with all
+        parameters equal to ``concentration``; 1 is uniform on the simplex.
 
     Raises
     ------
     ValueError
         If a scale is not a positive number.
+
+    Examples
+    --------
+    >>> Priors(attention=0.5).replace(lm_head=2.0).lm_head
+    2.0
     """
 
     token_embedding: float = 1.0
@@ -95,13 +119,23 @@ class Priors:
 
     @classmethod
     def default(cls, stage: Stage, design: Design) -> Priors:
-        """Scales that give prior logits an sd of order one at every stage and size.
+        """Scales with which prior logits have an sd of order one at every stage and size.
 
-        A sum over C products of unit-scale terms has sd √C, so that weights have scale 1/√C
+        A sum of C products of unit-scale terms has sd √C, so that weights have scale 1/√C
         (Neal 1996, section 2.1). Token and position embeddings share the unit variance of the
-        stream. Averaging over the context shrinks what attention passes on, which the scale of
-        the head makes up for; with skip connections the stream grows instead. The two maps of
-        the larger feed-forward layer share one scale, between those of fan-in C and 4C.
+        residual stream. Attention averages over the context, which reduces the variance; a larger
+        scale of the head compensates for it. With skip connections the residual stream grows
+        instead. The two multipliers of the larger feed-forward layer have one scale, between
+        those for fan-in C and 4C.
+
+        Parameters
+        ----------
+        stage : Stage
+        design : Design
+
+        Returns
+        -------
+        Priors
         """
         n_embed = stage.sizes(design)["embed"]
         embedding = math.sqrt(0.5) if "position" in stage.features else 1.0
@@ -129,12 +163,13 @@ class Priors:
         return parameter.prior_mean
 
     def replace(self, **scales: float) -> Priors:
-        """These priors with some scales changed.
+        """Return these priors with some scales changed.
 
         Raises
         ------
         ValueError
-            If a name is not a family of parameters; the message lists the valid ones.
+            If a name is not a family of parameters (the message lists the valid ones), or if a
+            scale is not positive.
         """
         valid = [each.name for each in fields(self)]
         unknown = sorted(set(scales) - set(valid))
@@ -144,14 +179,15 @@ class Priors:
 
 
 def draw_masks(stage: Stage, design: Design, dropout: float, rng: np.random.Generator) -> Masks:
-    """Draw the masks of a stage with dropout, once and for all.
+    """Draw the fixed dropout masks of a stage.
 
     Parameters
     ----------
     stage : Stage
+        One with dropout, 11 or 12.
     design : Design
     dropout : float
-        Probability that an entry is 0; the others are 1 / (1 - dropout).
+        Probability that an entry is 0, in [0, 1). The other entries are 1 / (1 - dropout).
     rng : numpy.random.Generator
 
     Returns
@@ -164,7 +200,7 @@ def draw_masks(stage: Stage, design: Design, dropout: float, rng: np.random.Gene
         If ``dropout`` is not in [0, 1).
     """
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout}")
+        raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout!r}")
     return Masks(
         *((rng.random(shape) >= dropout) / (1 - dropout) for shape in _mask_shapes(stage, design))
     )
@@ -172,7 +208,7 @@ def draw_masks(stage: Stage, design: Design, dropout: float, rng: np.random.Gene
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A stage, its sizes and priors, and the text that it is fitted to.
+    """A stage with its sizes and priors, and the text that it is fitted to.
 
     Attributes
     ----------
@@ -184,18 +220,22 @@ class Problem:
         0-based tokens, each ``(sequence, position)``.
     likelihood_weight : float
         Power of the likelihood: 1 for the posterior, 0 for the prior, 1/(B·T) for the tutorial's
-        objective. Anything but 1 is named in every output.
-    prompt : ndarray of int
-        0-based tokens that Stan's ``new_tokens`` go on from.
+        objective. Every output labels a power other than 1.
+    prompt : ndarray of int, (prompt_position,)
+        0-based tokens that Stan's ``new_tokens`` continue.
     n_new_tokens : int
-        How many characters Stan generates per draw; 0 for none.
+        Number of characters that Stan generates for each draw; 0 for none.
     source : str
-        Where the text came from, for the reader.
+        Description of where the text is from. Reports print it.
 
     Raises
     ------
     ValueError
-        If sizes, tokens or weight do not fit together.
+        If sizes, tokens, masks or weight are inconsistent or out of range.
+
+    See Also
+    --------
+    make_problem : Make a problem from a text.
     """
 
     stage: Stage
@@ -210,10 +250,10 @@ class Problem:
     source: str = "text"
 
     def __post_init__(self):
-        wanted = (self.design.batch_size, self.design.block_size)
-        if self.training.x.shape != wanted or self.training.y.shape != wanted:
+        expected = (self.design.batch_size, self.design.block_size)
+        if self.training.x.shape != expected or self.training.y.shape != expected:
             raise ValueError(
-                f"training windows must have shape (batch_size, block_size) = {wanted}, "
+                f"training windows must have shape (batch_size, block_size) = {expected}, "
                 f"got {self.training.x.shape} and {self.training.y.shape}"
             )
         if len(self.vocabulary) != self.design.vocab_size:
@@ -223,15 +263,17 @@ class Problem:
             )
         if not (math.isfinite(self.likelihood_weight) and self.likelihood_weight >= 0):
             raise ValueError(f"likelihood_weight must be 0 or more, got {self.likelihood_weight!r}")
-        if len(self.prompt) < 1 or self.n_new_tokens < 0:
-            raise ValueError(
-                "a prompt needs at least one character and n_new_tokens must be 0 or more, "
-                f"got {len(self.prompt)} and {self.n_new_tokens}"
-            )
+        if len(self.prompt) < 1:
+            raise ValueError("prompt must have at least one character, got an empty one")
+        if self.n_new_tokens < 0:
+            raise ValueError(f"n_new_tokens must be 0 or more, got {self.n_new_tokens}")
         self._check_masks()
+        last = self.design.vocab_size - 1
         for tokens in (*self.training, *self.held_out, self.prompt):
-            if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.design.vocab_size:
-                raise ValueError(f"tokens must be in 0..{self.design.vocab_size - 1}")
+            if tokens.size and not 0 <= tokens.min() <= tokens.max() <= last:
+                raise ValueError(
+                    f"tokens must be from 0 to {last}, got {tokens.min()} to {tokens.max()}"
+                )
 
     def _check_masks(self):
         if "dropout" not in self.stage.features:
@@ -239,15 +281,17 @@ class Problem:
         if self.stage.masks is None:
             raise ValueError(f"stage {self.stage.number} needs masks, see draw_masks")
         shapes = _mask_shapes(self.stage, self.design)
-        for name, mask, wanted in zip(Masks._fields, self.stage.masks, shapes, strict=True):
-            if np.shape(mask) != wanted:
-                raise ValueError(f"the {name} mask must have shape {wanted}, got {np.shape(mask)}")
+        for name, mask, shape in zip(Masks._fields, self.stage.masks, shapes, strict=True):
+            if np.shape(mask) != shape:
+                raise ValueError(f"the {name} mask must have shape {shape}, got {np.shape(mask)}")
             if not (np.isfinite(mask) & (np.asarray(mask) >= 0)).all():
-                raise ValueError(f"the {name} mask must have entries of 0 or more")
+                raise ValueError(
+                    f"the {name} mask must have entries of 0 or more, got {np.min(mask)}"
+                )
 
     @property
     def n_targets(self) -> int:
-        """Number of characters that the likelihood counts, B·T."""
+        """Number of targets, the characters of which the likelihood is a product: B·T."""
         return self.design.batch_size * self.design.block_size
 
 
@@ -269,31 +313,31 @@ def make_problem(
     dropout: float = 0.1,
     mask_seed: int = 1,
 ) -> Problem:
-    """Pose the problem of fitting a stage to a text.
+    """Make the problem of fitting a stage to a text.
 
     Parameters
     ----------
     stage : Stage
     text : str
-        Its characters are the vocabulary, those of the held-out part included.
+        Its characters, those of the held-out part included, are the vocabulary.
     source : str
-        Where the text came from, for the reader.
+        Description of where the text is from. Reports print it.
     block_size, stride, held_out_fraction
         As in `gptbayes.corpus.split`.
     batch_size : int, optional
-        Number of training sequences; by default all there are, but no more than 64, which is
-        what NUTS does in minutes.
+        Number of training sequences. By default all of them, but at most `DEFAULT_BATCH_SIZE`.
     n_embed, n_head, n_layer : int
         As in `Design`.
     scales : mapping of str to float, optional
-        Prior scales that differ from `Priors.default`.
+        Prior scales that replace those of `Priors.default`, by the names of `Priors`.
     likelihood_weight : float
+        Power of the likelihood, as in `Problem`.
     n_new_tokens : int
-        How many characters Stan goes on from the first held-out context, per draw.
+        Number of characters that Stan generates for each draw after the first held-out context.
     dropout : float
-        Of stages 11 and 12, in [0, 1).
+        Dropout probability of stages 11 and 12, in [0, 1).
     mask_seed : int
-        Of their masks.
+        Seed of the dropout masks.
 
     Returns
     -------
@@ -302,7 +346,22 @@ def make_problem(
     Raises
     ------
     ValueError
-        If sizes, scales or text do not fit together.
+        If sizes, scales and text are inconsistent or out of range.
+
+    See Also
+    --------
+    gptbayes.model.stages.stage : Look up a stage.
+    gptbayes.fit.nuts : Sample from the posterior of a problem.
+
+    Examples
+    --------
+    >>> from gptbayes.corpus import zen_of_python
+    >>> from gptbayes.model.stages import stage
+    >>> problem = make_problem(stage("05"), zen_of_python(), scales={"lm_head": 0.5})
+    >>> problem.design
+    Design(vocab_size=45, block_size=8, batch_size=64, n_embed=8, n_head=2, n_layer=2)
+    >>> problem.vocabulary.decode(problem.training.x[0])
+    'The Zen '
     """
     vocabulary = Vocabulary.of(text)
     tokens = vocabulary.encode(text)
@@ -314,7 +373,7 @@ def make_problem(
         stride=stride,
     )
     if batch_size is None:
-        training = Windows(*(part[:USUAL_BATCH_SIZE] for part in training))
+        training = Windows(*(part[:DEFAULT_BATCH_SIZE] for part in training))
     if stride is not None and stride < block_size:
         source = f"{source}, overlapping windows: characters count several times"
     design = Design(len(vocabulary), block_size, len(training.x), n_embed, n_head, n_layer)
@@ -336,10 +395,29 @@ def make_problem(
 
 
 def stan_data(problem: Problem) -> dict:
-    """The data of the Stan programs, JSON-ready, tokens 1-based.
+    """Convert a problem to data of the Stan programs, ready for JSON, with 1-based tokens.
 
-    Every stage gets the same dict; a program declares what it needs and Stan leaves the rest
-    unread, as it does with the held-out windows, which are kept here for the analysis.
+    All stages get the same entries. Stan reads those that a program declares and ignores the
+    others, such as the held-out windows, which are stored for the analysis.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    dict
+
+    See Also
+    --------
+    from_stan_data : The inverse.
+
+    Examples
+    --------
+    >>> from gptbayes.model.stages import stage
+    >>> data = stan_data(make_problem(stage("01"), "abracadabra", block_size=3))
+    >>> data["x"], data["y"]
+    ([[1, 2, 5], [1, 3, 1]], [[2, 5, 1], [3, 1, 4]])
     """
     windows = {"x": problem.training.x, "y": problem.training.y}
     held_out = {"held_out_x": problem.held_out.x, "held_out_y": problem.held_out.y}
@@ -357,25 +435,44 @@ def stan_data(problem: Problem) -> dict:
 
 
 def data_name(family: str) -> str:
-    """What a field of `Priors` is called in the data of the Stan programs."""
+    """The name of a field of `Priors` in the data of the Stan programs."""
     return family if family == "concentration" else f"{family}_scale"
 
 
 def from_stan_data(
     data: dict, *, stage_number: str, characters: tuple[str, ...], source: str
 ) -> Problem:
-    """The inverse of `stan_data`: the problem that a run directory describes."""
+    """Convert data of the Stan programs to a problem, the inverse of `stan_data`.
+
+    Parameters
+    ----------
+    data : dict
+        As `stan_data` returns it.
+    stage_number : str
+    characters : tuple of str
+        The vocabulary.
+    source : str
+
+    Returns
+    -------
+    Problem
+
+    Raises
+    ------
+    ValueError
+        For an unknown stage, or values that `Problem` refuses.
+    """
 
     def tokens(name, ndim):
         value = np.asarray(data[name], dtype=np.int64) - 1
         return value if value.size else value.reshape((0,) * (ndim - 1) + (data["block_size"],))
 
-    climbed = stage(stage_number)
-    if "dropout" in climbed.features:
+    model = stage(stage_number)
+    if "dropout" in model.features:
         masks = Masks(*(np.asarray(data[f"{name}_mask"]) for name in Masks._fields))
-        climbed = replace(climbed, masks=masks)
+        model = replace(model, masks=masks)
     return Problem(
-        stage=climbed,
+        stage=model,
         design=Design(**{each.name: data[each.name] for each in fields(Design)}),
         priors=_priors(data),
         vocabulary=Vocabulary(tuple(characters)),
@@ -390,7 +487,7 @@ def from_stan_data(
 
 def _priors(data):
     names = {each.name: data_name(each.name) for each in fields(Priors)}
-    if "concentration" not in data:  # a run from before there was a stage that has one
+    if "concentration" not in data:  # data of an older version, without the log-gamma variant
         del names["concentration"]
     return Priors(**{family: data[name] for family, name in names.items()})
 

@@ -1,4 +1,4 @@
-"""Draws from the prior, its density, and text from draws."""
+"""Draws from the prior, the prior density, and text generated from draws."""
 
 from __future__ import annotations
 
@@ -9,38 +9,53 @@ from gptbayes.model.forward import Parameters, forward, last_logits, over_draws
 from gptbayes.model.problem import Problem
 from gptbayes.model.stages import Stage
 
-DRAWS_AT_ONCE = 128
-"""That write together: so many that numpy is busy, so few that they stay near in the cache."""
+TEXTS_PER_CHUNK = 128
+"""Number of texts generated together. More of them no longer fit into the processor's cache."""
 
 
 def prior_draws(
-    problem: Problem, n_draws: int, rng: np.random.Generator, *, widen: float = 1.0
+    problem: Problem, n_draws: int, rng: np.random.Generator, *, overdispersion: float = 1.0
 ) -> dict[str, np.ndarray]:
-    """Independent draws from the prior.
+    """Draw independently from the prior.
 
     Parameters
     ----------
     problem : Problem
     n_draws : int
     rng : numpy.random.Generator
-    widen : float
-        Factor on every distance from the prior mean, and so on the prior sd; 2 gives starting
-        points that are over-dispersed relative to prior and posterior both.
+    overdispersion : float
+        Factor on the deviation of each draw from the prior mean, and so on the prior sd. With 2
+        the draws are starting points that are overdispersed relative to prior and posterior.
 
     Returns
     -------
     dict of str to ndarray
         Each ``(draw, dims of that parameter)``.
+
+    See Also
+    --------
+    log_prior : The density.
+    gptbayes.fit.prior : A run directory with draws from the prior.
+
+    Examples
+    --------
+    >>> from gptbayes.corpus import zen_of_python
+    >>> from gptbayes.model.problem import make_problem
+    >>> from gptbayes.model.stages import stage
+    >>> problem = make_problem(stage("04"), zen_of_python(), n_embed=6)
+    >>> draws = prior_draws(problem, 5, np.random.default_rng(1))
+    >>> draws["key"].shape  # draw, layer, head, embed, head_dim
+    (5, 1, 1, 6, 6)
     """
     stage, design, priors = problem.stage, problem.design, problem.priors
     return {
-        p.name: _prior_draws(p, priors, widen, (n_draws, *stage.shape(p, design)), rng)
+        p.name: _prior_draws(p, priors, overdispersion, (n_draws, *stage.shape(p, design)), rng)
         for p in stage.parameters
     }
 
 
 def log_prior(problem: Problem, parameters: Parameters) -> np.ndarray:
-    """Log prior density of draws, without the constants that Stan's `~` leaves out.
+    """Compute the log prior density, without the constants that Stan's ``~`` drops.
 
     Parameters
     ----------
@@ -67,15 +82,15 @@ def log_prior(problem: Problem, parameters: Parameters) -> np.ndarray:
 def log_gamma_draws(
     shape: float | np.ndarray, size: tuple[int, ...], rng: np.random.Generator
 ) -> np.ndarray:
-    """Logs of gamma variables of rate 1, also where the variables themselves would underflow.
+    """Draw logarithms of gamma variables with rate 1, without underflow for small shapes.
 
-    A gamma(a, 1) variable is one of gamma(a + 1, 1) times u^(1 / a), u uniform (Marsaglia & Tsang
-    2000, section 6); minus the log of u is exponential.
+    If g is gamma(a + 1, 1) and u is uniform, g u^(1 / a) is gamma(a, 1) (Marsaglia & Tsang 2000,
+    section 6). The negative logarithm of u is exponential.
 
     Parameters
     ----------
     shape : float or ndarray
-        Positive; broadcasts against ``size``.
+        Shape parameter a, positive; broadcasts against ``size``.
     size : tuple of int
     rng : numpy.random.Generator
 
@@ -87,12 +102,12 @@ def log_gamma_draws(
 
 
 def sample_tokens(log_probs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw from categorical distributions by the Gumbel-max trick.
+    """Draw from categorical distributions by the Gumbel-max trick (Maddison et al. 2014).
 
     Parameters
     ----------
     log_probs : ndarray, (..., token)
-        Unnormalised log probabilities.
+        Unnormalized log probabilities, in nats.
     rng : numpy.random.Generator
 
     Returns
@@ -110,35 +125,54 @@ def generate_text(
     block_size: int,
     rng: np.random.Generator,
     *,
-    authors: np.ndarray | None = None,
+    draw_index: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws go on from a prompt, each by itself: coherent texts.
+    """Continue a prompt, each text with all of its tokens from one draw.
 
     Parameters
     ----------
     stage : Stage
     parameters : mapping of str to ndarray
         Each ``(draw, dims of that parameter)``.
-    prompt : ndarray of int, (position,)
+    prompt : ndarray of int, (prompt_position,)
+        0-based tokens, at least one.
     length : int
-        Number of tokens to write.
+        Number of tokens to generate.
     block_size : int
-        The longest context the model can read.
+        Maximum length of the context.
     rng : numpy.random.Generator
-    authors : ndarray of int, (text,), optional
-        Which draw writes each text; by default there is one by every draw.
+    draw_index : ndarray of int, (text,), optional
+        Index of the draw that each text is generated from. By default one text from each draw.
 
     Returns
     -------
     ndarray of int, (text, length)
+        0-based tokens, without the prompt.
+
+    See Also
+    --------
+    next_tokens : Draws of each next token given the observed context.
+    gptbayes.predict.coherent : The same for InferenceData.
+
+    Examples
+    --------
+    >>> from gptbayes.corpus import zen_of_python
+    >>> from gptbayes.model.problem import make_problem
+    >>> from gptbayes.model.stages import stage
+    >>> problem, rng = make_problem(stage("01"), zen_of_python()), np.random.default_rng(1)
+    >>> draws = prior_draws(problem, 3, rng)
+    >>> prompt = problem.vocabulary.encode("The ")
+    >>> generate_text(problem.stage, draws, prompt, 20, problem.design.block_size, rng).shape
+    (3, 20)
     """
-    authors = np.arange(len(parameters["token_embedding"])) if authors is None else authors
-    n_texts, start = len(authors), len(prompt)
+    if draw_index is None:
+        draw_index = np.arange(len(parameters["token_embedding"]))
+    n_texts, start = len(draw_index), len(prompt)
     text = np.empty((n_texts, start + length), dtype=np.int64)
     text[:, :start] = prompt
-    for first in range(0, n_texts, DRAWS_AT_ONCE):
-        chunk = slice(first, first + DRAWS_AT_ONCE)
-        drawn = {name: value[authors[chunk]] for name, value in parameters.items()}
+    for first in range(0, n_texts, TEXTS_PER_CHUNK):
+        chunk = slice(first, first + TEXTS_PER_CHUNK)
+        drawn = {name: value[draw_index[chunk]] for name, value in parameters.items()}
         for n in range(start, start + length):
             context = text[chunk, None, max(0, n - block_size) : n]  # one sequence each
             text[chunk, n] = sample_tokens(last_logits(stage, drawn, context)[:, 0], rng)
@@ -146,24 +180,24 @@ def generate_text(
 
 
 def generate_windows(problem: Problem, parameters: Parameters, rng: np.random.Generator) -> Windows:
-    """A text for the likelihood of a problem, written by one draw.
+    """Simulate training windows from the likelihood of a problem, given one draw.
 
-    Every sequence begins anew with a character that all are equally likely to be; each further
-    one is drawn given all that the sequence has so far. That is what the likelihood says of
-    disjoint windows: their contexts do not reach back beyond their beginning.
+    The first token of each sequence is uniform on the vocabulary. Each further token is drawn given
+    all tokens of the sequence before it. This is the model of disjoint windows, in which no context
+    reaches back beyond the start of its window.
 
     Parameters
     ----------
     problem : Problem
-        Its windows are not looked at, only its sizes.
+        Only its stage and sizes are used, not its windows.
     parameters : mapping of str to ndarray
-        Each ``(dims of that parameter)``.
+        One draw, each ``(dims of that parameter)``.
     rng : numpy.random.Generator
 
     Returns
     -------
     Windows
-        ``(sequence, position)``, ``y`` one character ahead of ``x``.
+        Each ``(sequence, position)``, as many as the training windows of the problem.
     """
     design = problem.design
     text = rng.integers(design.vocab_size, size=(design.batch_size, 1))
@@ -176,7 +210,7 @@ def generate_windows(problem: Problem, parameters: Parameters, rng: np.random.Ge
 def next_tokens(
     stage: Stage, parameters: Parameters, x: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """For every draw and place in some windows, one draw of the next token given the real context.
+    """Draw each next token of some windows given its observed context, once for each draw.
 
     Parameters
     ----------
@@ -184,11 +218,17 @@ def next_tokens(
     parameters : mapping of str to ndarray
         Each ``(*batch, dims of that parameter)``.
     x : ndarray of int, (sequence, position)
+        0-based tokens.
     rng : numpy.random.Generator
 
     Returns
     -------
     ndarray of int, (*batch, sequence, position)
+        0-based tokens.
+
+    See Also
+    --------
+    generate_text : Each token is drawn given the tokens generated before it.
     """
 
     def draw(chunk):
@@ -197,8 +237,8 @@ def next_tokens(
     return over_draws(stage, parameters, x, draw)
 
 
-def _prior_draws(parameter, priors, widen, size, rng):
+def _prior_draws(parameter, priors, overdispersion, size, rng):
     mean = priors.mean(parameter)
     if parameter.prior == "log_gamma":
-        return mean + widen * (log_gamma_draws(priors.concentration, size, rng) - mean)
-    return rng.normal(mean, widen * priors.scale(parameter), size=size)
+        return mean + overdispersion * (log_gamma_draws(priors.concentration, size, rng) - mean)
+    return rng.normal(mean, overdispersion * priors.scale(parameter), size=size)

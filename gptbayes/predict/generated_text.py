@@ -93,7 +93,7 @@ def coherent(
         length,
         problem.design.block_size,
         rng,
-        authors=authors,
+        draw_index=authors,
     )
     chain, draw = np.divmod(authors, n_draw)
     chain, draw = (idata[group][dim].values[at] for dim, at in (("chain", chain), ("draw", draw)))

@@ -12,7 +12,7 @@ from scipy.special import entr, rel_entr, softmax
 
 from gptbayes.corpus import Vocabulary
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.model.forward import IN_CACHE, Parameters, last_logits, over_draws
+from gptbayes.model.forward import CACHE_BYTES, Parameters, last_logits, over_draws
 from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import ess, mcse_mean, summarise
 
@@ -222,7 +222,7 @@ def _probabilities(stage, parameters, tokens):
     def probabilities(chunk):
         return softmax(last_logits(stage, chunk, tokens), axis=-1)
 
-    return over_draws(stage, parameters, tokens, probabilities, max_bytes=IN_CACHE)
+    return over_draws(stage, parameters, tokens, probabilities, max_bytes=CACHE_BYTES)
 
 
 def _entropy_bias(p):

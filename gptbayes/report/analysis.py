@@ -50,7 +50,7 @@ from gptbayes.model.problem import Problem
 from gptbayes.predict.text_statistics import BETWEEN, whole_text
 from gptbayes.stats.summary import r_hat, summarise
 from gptbayes.symmetry import generators, symmetry_dimension
-from gptbayes.validate.exact_marginals import exact_marginals
+from gptbayes.validate.exact_marginals import check_exact_marginals
 
 METHOD_NAMES = {
     "nuts": "NUTS",
@@ -274,7 +274,7 @@ class Analysis:
     @cached_property
     def exact_marginals(self) -> xr.Dataset | None:
         """Tests against exact marginals of the posterior; None for a mode."""
-        return None if self.method == "optimize" else exact_marginals(self.idata)
+        return None if self.method == "optimize" else check_exact_marginals(self.idata)
 
     @cached_property
     def loo(self) -> az.ELPDData | None:

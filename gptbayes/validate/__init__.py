@@ -1,4 +1,8 @@
-"""Checks against known answers: exact marginals, the conjugate bigram, calibration.
+"""Checks with known answers: exact marginals, the conjugate bigram, simulation-based calibration.
 
-Imports the model, the fits and their InferenceData.
+`exact_marginals` tests draws against marginals that are known exactly at every stage,
+`conjugate_bigram` has the closed forms of one stage, and `sbc` runs experiments, which `experiment`
+describes.
+
+Imports `gptbayes.model`, `gptbayes.fit`, `gptbayes.inference` and `gptbayes.stats`.
 """

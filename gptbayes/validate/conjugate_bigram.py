@@ -1,15 +1,15 @@
-"""The conjugate bigram: every answer about its posterior, in closed form.
+"""The conjugate bigram: a stage whose posterior has closed forms.
 
-In the variant ``01-log-gamma`` the logits after character i are logs of independent gamma(a, 1)
-variables, so that the probabilities p_i = softmax(theta_i) are Dirichlet(a, ..., a). With n_ik the
-number of times that character k comes after character i in the training windows,
+In the variant ``01-log-gamma`` the logits theta_i after character i are logs of independent
+gamma(a, 1) variables, so that the probabilities p_i = softmax(theta_i) are Dirichlet(a, ..., a).
+Let n_ik be the number of times that character k follows character i in the training windows. Then
 
     p_i | text ~ Dirichlet(a + n_i1, ..., a + n_iV),  independent rows,
 
-and logsumexp(theta_i), which no prediction depends on, is independent of p_i and keeps its prior,
-the log of a gamma(V a, 1) variable. The formulas are those of the Dirichlet-multinomial
-distribution (Gelman et al. 2013, section 3.4). Samplers, approximations and estimators can be
-tested against them on a real posterior. All in nats.
+and logsumexp(theta_i), on which no prediction depends, is independent of p_i and has its prior
+distribution, that of the log of a gamma(V a, 1) variable. The formulas are those of the
+Dirichlet-multinomial distribution (Gelman et al. 2013, section 3.4). Samplers, approximations and
+estimators can be tested against them on a real posterior. Log densities and entropies are in nats.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from gptbayes.model.simulate import log_gamma_draws
 
 
 class EntropySplit(NamedTuple):
-    """Uncertainty of the next character, and where it comes from; nats.
+    """Entropy of the next character, split into aleatoric and epistemic parts, in nats.
 
     Attributes
     ----------
     total : ndarray, (...)
         Entropy of the posterior mean of the probabilities.
     expected : ndarray, (...)
-        Posterior mean of the entropy: what would be left, were the probabilities known.
+        Posterior mean of the entropy of the probabilities: the aleatoric part.
     mutual_information : ndarray, (...)
-        Of the next character and the probabilities, ``total - expected``: what is due to not
-        knowing them.
+        Mutual information of the next character and the probabilities, ``total - expected``: the
+        epistemic part, which is due to uncertainty about the probabilities.
     """
 
     total: np.ndarray
@@ -43,16 +43,16 @@ class EntropySplit(NamedTuple):
     mutual_information: np.ndarray
 
 
-class LeftOut(NamedTuple):
-    """Exact leave-one-out, and how hard it is for importance sampling.
+class LeaveOneOut(NamedTuple):
+    """Exact leave-one-out densities, and the tail shapes of their importance ratios.
 
     Attributes
     ----------
     log_prob : ndarray, (sequence, position) or (sequence,)
-        Log predictive density of each unit given all the others.
+        Log predictive density of each unit given all other units.
     pareto_k : ndarray, the same shape
-        Shape of the tail of the importance ratios 1 / p(unit | theta) under the posterior of all.
-        Ratios have a variance below 1/2 and a mean below 1.
+        Tail shape of the importance ratios 1 / p(unit | theta) under the posterior given all units.
+        The ratios have finite variance if it is below 1/2 and a finite mean if it is below 1.
     """
 
     log_prob: np.ndarray
@@ -60,50 +60,64 @@ class LeftOut(NamedTuple):
 
 
 class ClosedForms(NamedTuple):
-    """Everything that is known of the posterior of a conjugate bigram.
+    """Closed forms of the posterior of a conjugate bigram.
 
     Attributes
     ----------
     dirichlet : ndarray, (context, token)
-        Parameters of the posterior of each row of probabilities.
+        Parameters of the Dirichlet posterior of each row of probabilities.
     log_evidence : float
-        Log of the marginal likelihood of the training targets.
+        Log marginal likelihood of the training targets.
     predictive : ndarray, (context, token)
         Posterior mean of the probabilities.
     entropy : EntropySplit, (context,)
-    left_out_characters : LeftOut, (sequence, position)
-    left_out_sequences : LeftOut, (sequence,)
+    loo_characters : LeaveOneOut, (sequence, position)
+    loo_sequences : LeaveOneOut, (sequence,)
     """
 
     dirichlet: np.ndarray
     log_evidence: float
     predictive: np.ndarray
     entropy: EntropySplit
-    left_out_characters: LeftOut
-    left_out_sequences: LeftOut
+    loo_characters: LeaveOneOut
+    loo_sequences: LeaveOneOut
 
 
 def closed_forms(problem: Problem) -> ClosedForms:
-    """All closed forms of one problem.
+    """Compute all closed forms of a problem.
 
     Parameters
     ----------
     problem : Problem
-        Of a variant with log-gamma logits, ``gptbayes.model.stages.stage("01-log-gamma")``.
+        Of stage ``01-log-gamma``, with likelihood weight 1.
 
     Returns
     -------
-    Answers
+    ClosedForms
 
     Raises
     ------
     ValueError
         If the problem is of another stage, or its likelihood weight is not 1.
+
+    See Also
+    --------
+    posterior_draws : Independent draws from the same posterior.
+
+    Examples
+    --------
+    >>> from gptbayes.model.problem import make_problem
+    >>> from gptbayes.model.stages import stage
+    >>> exact = closed_forms(make_problem(stage("01-log-gamma"), "abracadabra", block_size=3))
+    >>> exact.predictive[0]  # after "a": b, c and d once each, 1 added to all five counts
+    array([0.125, 0.25 , 0.25 , 0.25 , 0.125])
+    >>> round(exact.log_evidence, 2)  # -log(5 · 6 · 7 · 5 · 5 · 5)
+    -10.18
     """
     _check_conjugate(problem)
     if problem.likelihood_weight != 1:
         raise ValueError(
-            f"likelihood_weight must be 1 for exact answers, got {problem.likelihood_weight}"
+            f"likelihood_weight must be 1 for closed forms, got {problem.likelihood_weight}"
         )
     concentration, n_token = problem.priors.concentration, problem.design.vocab_size
     counts = transition_counts(problem.training, n_token)
@@ -112,13 +126,13 @@ def closed_forms(problem: Problem) -> ClosedForms:
         log_evidence=log_evidence(counts, concentration),
         predictive=predictive(concentration + counts),
         entropy=entropy_split(concentration + counts),
-        left_out_characters=leave_one_character_out(problem.training, n_token, concentration),
-        left_out_sequences=leave_one_sequence_out(problem.training, n_token, concentration),
+        loo_characters=leave_one_character_out(problem.training, n_token, concentration),
+        loo_sequences=leave_one_sequence_out(problem.training, n_token, concentration),
     )
 
 
 def transition_counts(windows: Windows, vocab_size: int) -> np.ndarray:
-    """How often each character comes after each other.
+    """Count how often each character follows each other character.
 
     Parameters
     ----------
@@ -137,25 +151,30 @@ def transition_counts(windows: Windows, vocab_size: int) -> np.ndarray:
 
 
 def log_evidence(counts: np.ndarray, concentration: float) -> float:
-    """Log marginal likelihood: the Dirichlet-multinomials of all rows.
+    """Compute the log marginal likelihood, a sum of Dirichlet-multinomial terms over rows.
 
-    log p(y) is the sum over i of
+    With N_i the sum of row i, log p(y) is the sum over i of
 
         log Γ(V a) - log Γ(V a + N_i) + Σ_k [log Γ(a + n_ik) - log Γ(a)]
 
     Parameters
     ----------
     counts : ndarray, (context, token)
-        n_ik, with N_i the sum of a row. Times w, they give the integral over the prior of the
+        n_ik. With counts multiplied by w, the result is the log of the prior expectation of the
         likelihood to the power w.
     concentration : float
         a.
+
+    Returns
+    -------
+    float
+        In nats.
     """
     return _log_marginal(np.full(np.shape(counts), float(concentration)), np.asarray(counts))
 
 
 def predictive(dirichlet: np.ndarray) -> np.ndarray:
-    """Mean of Dirichlet probabilities, (a + n_ik) / (V a + N_i).
+    """Compute the mean of Dirichlet probabilities, (a + n_ik) / (V a + N_i).
 
     Parameters
     ----------
@@ -169,9 +188,9 @@ def predictive(dirichlet: np.ndarray) -> np.ndarray:
 
 
 def entropy_split(dirichlet: np.ndarray) -> EntropySplit:
-    """Entropy of the mean of Dirichlet probabilities, and mean of their entropy.
+    """Compute the entropy of mean Dirichlet probabilities, and their mean entropy.
 
-    With alpha the parameters and A their sum, the mean of the entropy is (Wolpert & Wolf 1995)
+    With alpha the parameters and A their sum, the mean entropy is (Wolpert & Wolf 1995)
 
         E[H(p)] = ψ(A + 1) - Σ_k (alpha_k / A) ψ(alpha_k + 1)
 
@@ -189,15 +208,15 @@ def entropy_split(dirichlet: np.ndarray) -> EntropySplit:
     return EntropySplit(total, expected, total - expected)
 
 
-def leave_one_character_out(windows: Windows, vocab_size: int, concentration: float) -> LeftOut:
-    """Predict every training character from all the others.
+def leave_one_character_out(windows: Windows, vocab_size: int, concentration: float) -> LeaveOneOut:
+    """Compute the log probability of each training character given all other characters.
 
-    Without one of the n_ik that it is, a character has log probability
+    A character that is one of the n_ik has leave-one-out log probability
 
         log((a + n_ik - 1) / (V a + N_i - 1))
 
-    Under the posterior of all of them p_ik is beta with first parameter a + n_ik, so that
-    P(1 / p_ik > t) falls like t to the power -(a + n_ik): Pareto k is 1 / (a + n_ik).
+    Under the posterior given all characters, p_ik is beta with first parameter a + n_ik, so that
+    P(1 / p_ik > t) decreases like t to the power -(a + n_ik). Pareto k is therefore 1 / (a + n_ik).
 
     Parameters
     ----------
@@ -209,22 +228,22 @@ def leave_one_character_out(windows: Windows, vocab_size: int, concentration: fl
 
     Returns
     -------
-    LeftOut, each (sequence, position)
+    LeaveOneOut, each (sequence, position)
     """
     dirichlet = concentration + transition_counts(windows, vocab_size)
     chosen = dirichlet[windows.x, windows.y]
     log_prob = np.log(chosen - 1) - np.log(dirichlet.sum(axis=-1)[windows.x] - 1)
-    return LeftOut(log_prob, 1 / chosen)
+    return LeaveOneOut(log_prob, 1 / chosen)
 
 
-def leave_one_sequence_out(windows: Windows, vocab_size: int, concentration: float) -> LeftOut:
-    """Predict every training sequence, all of its characters together, from all the others.
+def leave_one_sequence_out(windows: Windows, vocab_size: int, concentration: float) -> LeaveOneOut:
+    """Compute the joint log density of each training sequence given all other sequences.
 
-    With m_ik the counts of the sequence itself, the density is the ratio of two evidences, of n
-    and of n - m. The importance ratio is the product of p_ik to the power -m_ik; its moment of
-    order r is a Dirichlet integral, finite if and only if r m_ik < a + n_ik for all i and k:
-    Pareto k is the largest m_ik / (a + n_ik). Where m_ik = n_ik, as for a bigram that no other
-    sequence has, it approaches 1 as n_ik grows.
+    With m_ik the counts of the sequence, the density is the ratio of the marginal likelihoods of
+    n and of n - m. The importance ratio is the product of p_ik to the power -m_ik. Its moment of
+    order r is a Dirichlet integral, which is finite if and only if r m_ik < a + n_ik for all i and
+    k. Pareto k is therefore the largest m_ik / (a + n_ik). For a bigram that no other sequence has,
+    m_ik = n_ik, and k approaches 1 as n_ik grows.
 
     Parameters
     ----------
@@ -236,7 +255,7 @@ def leave_one_sequence_out(windows: Windows, vocab_size: int, concentration: flo
 
     Returns
     -------
-    LeftOut, each (sequence,)
+    LeaveOneOut, each (sequence,)
     """
     dirichlet = concentration + transition_counts(windows, vocab_size)
     log_prob, pareto_k = [], []
@@ -244,18 +263,18 @@ def leave_one_sequence_out(windows: Windows, vocab_size: int, concentration: flo
         own = transition_counts(Windows(x, y), vocab_size)
         log_prob.append(_log_marginal(dirichlet - own, own))
         pareto_k.append((own / dirichlet).max())
-    return LeftOut(np.array(log_prob), np.array(pareto_k))
+    return LeaveOneOut(np.array(log_prob), np.array(pareto_k))
 
 
 def posterior_draws(
     problem: Problem, n_draws: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Independent draws from the posterior, or from a power of it.
+    """Draw independently from the posterior or a power posterior.
 
     Parameters
     ----------
     problem : Problem
-        Of a variant with log-gamma logits, with any likelihood weight w: the posterior is then
+        Of stage ``01-log-gamma``. With likelihood weight w, rows of the power posterior are
         Dirichlet(a + w n).
     n_draws : int
     rng : numpy.random.Generator
@@ -280,10 +299,10 @@ def posterior_draws(
 
 
 def _log_marginal(dirichlet, counts):
-    """Log probability of characters with these counts, given the Dirichlet before them."""
-    each = gammaln(dirichlet + counts) - gammaln(dirichlet)
-    before, added = dirichlet.sum(axis=-1), counts.sum(axis=-1)
-    return float(each.sum() - (gammaln(before + added) - gammaln(before)).sum())
+    """Log probability of characters with these counts under a Dirichlet prior."""
+    terms = gammaln(dirichlet + counts) - gammaln(dirichlet)
+    prior_total, total = dirichlet.sum(axis=-1), counts.sum(axis=-1)
+    return float(terms.sum() - (gammaln(prior_total + total) - gammaln(prior_total)).sum())
 
 
 def _check_conjugate(problem):

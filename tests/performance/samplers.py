@@ -74,7 +74,7 @@ class Length(NamedTuple):
 
 def start(problem, seed: int) -> dict[str, np.ndarray]:
     """Where the chain of a seed starts, with Stan's shapes: as `gptbayes.fit.nuts` does it."""
-    drawn = prior_draws(problem, 1, np.random.default_rng(seed), widen=2.0)
+    drawn = prior_draws(problem, 1, np.random.default_rng(seed), overdispersion=2.0)
     return {name: v[0] for name, v in problem.stage.to_stan(drawn, problem.design).items()}
 
 

@@ -18,7 +18,7 @@ from posed import Size, posed
 from scipy.special import log_softmax
 
 from gptbayes.model.forward import last_logits
-from gptbayes.model.simulate import DRAWS_AT_ONCE, generate_text, prior_draws
+from gptbayes.model.simulate import TEXTS_PER_CHUNK, generate_text, prior_draws
 
 SIZE = Size(V=30, C=16, H=2, L=2, T=8)
 OURS = "ours, numpy"
@@ -97,7 +97,7 @@ def _in_jax(problem, draws, length):
 
     return [
         peer("JAX, all draws at once", n_draws),
-        peer(f"JAX, {DRAWS_AT_ONCE} draws at once", min(DRAWS_AT_ONCE, n_draws)),
+        peer(f"JAX, {TEXTS_PER_CHUNK} draws at once", min(TEXTS_PER_CHUNK, n_draws)),
     ]
 
 

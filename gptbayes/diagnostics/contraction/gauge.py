@@ -8,7 +8,7 @@ import xarray as xr
 from gptbayes.diagnostics.contraction.blocks import zero_if_constant
 from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import summarise
-from gptbayes.validate.exact_marginals import exact_directions
+from gptbayes.validate.exact_marginals import known_marginals
 
 CONSTANT = 1e-9
 """Squares with a smaller standard deviation are constant by construction."""
@@ -30,7 +30,7 @@ def gauge_contraction(problem: Problem, posterior: xr.Dataset) -> xr.Dataset | N
         the exact mean; and its Monte Carlo standard error ``mcse``.
     """
     rows = {}
-    for name, known in exact_directions(problem, posterior).items():
+    for name, known in known_marginals(problem, posterior).items():
         if np.isfinite(known.sd):
             squares = (((known.draws - known.mean) / known.sd) ** 2).mean("scalar")
             if float(squares.std()) < CONSTANT:  # of an orientation the squares sum to one

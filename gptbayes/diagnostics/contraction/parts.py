@@ -7,7 +7,7 @@ import xarray as xr
 from scipy.special import xlogy
 from scipy.stats import kstwobign
 
-from gptbayes.model.forward import Parameters, forward, hidden_activity, over_draws
+from gptbayes.model.forward import Parameters, active_hidden_units, forward, over_draws
 from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import summarise
 
@@ -102,7 +102,7 @@ def _distance_from_uniform(problem, chunk):
 
 
 def _active_share(problem, chunk):
-    return hidden_activity(problem.stage, chunk, problem.training.x).mean(axis=(-2, -1))
+    return active_hidden_units(problem.stage, chunk, problem.training.x).mean(axis=(-2, -1))
 
 
 def _kolmogorov_smirnov(a, b):

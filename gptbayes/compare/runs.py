@@ -1,0 +1,168 @@
+"""Comparison of several fits of the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import NamedTuple
+
+import xarray as xr
+
+from gptbayes.compare.comparison_findings import findings_of
+from gptbayes.compare.refits import (
+    ExactLoo,
+    FittedRun,
+    OnProgress,
+    RefitPlan,
+    exact_loo,
+    plan_refits,
+)
+from gptbayes.compare.same_text import open_same_text
+from gptbayes.compare.table import comparison_table
+from gptbayes.compare.tempered import Wbic, wbic
+from gptbayes.findings import Finding
+from gptbayes.inference import problem_of
+from gptbayes.predict import Comparison, compare_held_out, loo
+
+
+class RunComparison(NamedTuple):
+    """A comparison of several fits of the same text.
+
+    Attributes
+    ----------
+    table : Dataset (fit)
+        One row for each fit: NUTS runs by decreasing elpd of LOO, then the others in the order
+        given. Densities are in nats, and nan where they are not defined for a fit. Columns:
+
+        - ``stage``, ``method``, ``n_parameters``, ``training_per_character``;
+        - LOO by sequence: ``elpd_loo``, ``se``, ``p_loo``, ``n_bad_k``, ``n_refitted``, the
+          ``difference`` from the best fit with ``difference_se``, and the stacking ``weight``;
+        - LOO by character: ``token_elpd``, ``token_first`` and ``token_last`` (means at the first
+          and last position), ``token_n_bad_k``;
+        - held-out text: ``held_out_elpd``, ``held_out_se``, ``held_out_mcse``,
+          ``held_out_difference``, ``held_out_difference_se``, ``held_out_per_character``,
+          ``held_out_per_character_se``;
+        - with WBIC: ``wbic``, ``wbic_mcse``, ``wbic_r_hat``, ``wbic_ess``,
+          ``learning_coefficient``, ``learning_coefficient_mcse``,
+          ``learning_coefficient_bound``, ``null_dimension``.
+    loo : dict of str to ExactLoo
+        One item for each NUTS run.
+    held_out : gptbayes.predict.Comparison
+        All runs, in the order of ``table``.
+    wbic : dict of str to Wbic
+        One item for each NUTS run; empty without WBIC.
+    findings : list of Finding
+        The results in words, with warnings about unreliable numbers.
+    """
+
+    table: xr.Dataset
+    loo: dict[str, ExactLoo]
+    held_out: Comparison
+    wbic: dict[str, Wbic]
+    findings: list[Finding]
+
+
+def compare_runs(
+    folders: Sequence[str | Path],
+    *,
+    refits: str | int = "all",
+    settings: Mapping[str, object] | None = None,
+    with_wbic: bool = False,
+    executor: Executor | None = None,
+    on_plan: Callable[[list[RefitPlan]], None] | None = None,
+    on_progress: OnProgress | None = None,
+) -> RunComparison:
+    """Compare finished runs of the same text.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        Run directories, at least one of them of NUTS. Runs of Pathfinder and modes are compared
+        on held-out text only.
+    refits : {"all", "none"} or int
+        Number of sequences of each run that are left out by an exact refit, among those with a
+        Pareto k above 0.7: all, none, or at most this many, in order of decreasing k.
+    settings : mapping, optional
+        Settings of `gptbayes.fit.nuts` for refits and tempered fits, where they differ from those
+        of the run.
+    with_wbic : bool
+        Whether to fit the tempered posterior of each NUTS run and compute WBIC.
+    executor : concurrent.futures.Executor, optional
+        Runs the chains. By default a pool with one worker for each core of this machine.
+    on_plan : callable, optional
+        Called once, before the refits, with the plans for all NUTS runs.
+    on_progress : callable, optional
+        As for `gptbayes.fit.nuts`.
+
+    Returns
+    -------
+    RunComparison
+
+    Raises
+    ------
+    ValueError
+        If there is no NUTS run, a run is not finished, or the runs are fits of different text.
+    RuntimeError
+        If a chain fails. The same call resumes the comparison.
+
+    See Also
+    --------
+    exact_loo : LOO of one run, with exact refits.
+    gptbayes.predict.compare_held_out : Held-out text only, without fits.
+    """
+    runs = open_runs(folders)
+    nuts_runs = [run for run in runs if run.idata.attrs["method"] == "nuts"]
+    psis = {run.name: loo(run.idata) for run in nuts_runs}
+    if on_plan:
+        plan = {"refits": refits, "settings": settings}
+        on_plan([plan_refits(run, psis[run.name], **plan) for run in nuts_runs])
+    options = {"settings": settings, "executor": executor, "on_progress": on_progress}
+    loos = {
+        run.name: exact_loo(run, refits=refits, psis=psis[run.name], **options) for run in nuts_runs
+    }
+    wbics = {run.name: wbic(run, runs, **options) for run in nuts_runs} if with_wbic else {}
+    best_first = sorted(loos, key=lambda name: -loos[name].elpd["elpd_loo"])
+    rank = {name: i for i, name in enumerate(best_first)}
+    runs = sorted(runs, key=lambda run: rank.get(run.name, len(runs)))
+    held_out = compare_held_out({run.name: run.idata for run in runs})
+    table = comparison_table(runs, loos, held_out, wbics)
+    findings = findings_of(runs, table, loos, held_out, wbics)
+    return RunComparison(table, loos, held_out, wbics, findings)
+
+
+def open_runs(folders: Sequence[str | Path]) -> list[FittedRun]:
+    """Open run directories and check that they can be compared.
+
+    Parameters
+    ----------
+    folders : sequence of path
+
+    Returns
+    -------
+    list of FittedRun
+        Named after their folders, in the order given.
+
+    Raises
+    ------
+    ValueError
+        As `compare_runs`.
+    """
+    runs = open_same_text(folders)
+    _check_comparable(runs)
+    return runs
+
+
+def _check_comparable(runs):
+    methods = [run.idata.attrs["method"] for run in runs]
+    if "nuts" not in methods:
+        raise ValueError(f"compare needs at least one NUTS run, got {', '.join(methods)}")
+    for run in runs:
+        problem = problem_of(run.idata)
+        if run.idata.attrs["method"] == "nuts" and problem.likelihood_weight != 1:
+            raise ValueError(
+                f"likelihood_weight must be 1 for NUTS runs to be compared, {run.name} is of the "
+                f"{run.idata.attrs['target']}"
+            )
+        if problem.design.batch_size < 2:
+            raise ValueError(f"leave-one-sequence-out needs at least 2 sequences, {run.name} has 1")

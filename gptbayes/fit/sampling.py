@@ -1,0 +1,217 @@
+"""Sampling with NUTS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+
+from gptbayes.fit.checks import check_one_of, check_positive
+from gptbayes.fit.directory import run_directory, write_json
+from gptbayes.fit.starts import INITS, chain_inits
+from gptbayes.fit.units import Progress, make_unit, run_units
+from gptbayes.model.problem import Problem
+
+METRICS = ("prior", "diag_e", "dense_e", "unit_e")
+STAN_ADAPTATION_WINDOWS = (75, 25, 50)
+"""Stan's default initial, metric and final windows of adaptation, in iterations."""
+PROGRESS_MESSAGES = 200
+"""Approximate number of progress messages of a chain; reading one takes a little time."""
+
+
+def nuts(
+    problem: Problem,
+    out: str | Path,
+    *,
+    chains: int = 4,
+    superchains: int | None = None,
+    iter_warmup: int = 300,
+    iter_sampling: int = 500,
+    init: str = "random",
+    metric: str = "prior",
+    adapt_delta: float = 0.8,
+    max_treedepth: int = 10,
+    kernels: str = "auto",
+    seed: int = 1,
+    executor: Executor | None = None,
+    on_progress: Callable[[list[Progress]], None] | None = None,
+) -> Path:
+    """Sample from the posterior with the No-U-Turn sampler (Hoffman & Gelman 2014).
+
+    Parameters
+    ----------
+    problem : Problem
+    out : path
+        The run directory. It is created if it does not exist, and continued if it holds a run of
+        the same configuration.
+    chains, iter_warmup, iter_sampling : int
+        Number of chains, and of warm-up and sampling iterations of each.
+    superchains : int, optional
+        Number of superchains for nested R-hat (Margossian et al. 2024), a divisor of ``chains``.
+        The chains of a superchain have the same starting point and different random numbers. By
+        default each chain has its own starting point. `gptbayes.inference.superchains_of` returns
+        the superchain of each chain.
+    init : {"random", "pathfinder", "optimize"}
+        Starting point of each chain or superchain. "random": a draw from the prior with twice its
+        sd. "pathfinder": a draw from a Pathfinder path that starts there. "optimize": the mode that
+        L-BFGS finds from there, as for the members of a deep ensemble (Lakshminarayanan et al.
+        2017; Sommer et al. 2024). Only random starting points are overdispersed. The log density
+        of a mode is above that of all draws.
+    metric : {"prior", "diag_e", "dense_e", "unit_e"}
+        "prior": the inverse metric is the prior variance throughout, and only the step size is
+        adapted. This equals a unit metric for parameters in units of their prior sd. The others
+        are Stan's: a diagonal or dense metric estimated during warm-up, which takes at least 20
+        iterations, or the identity.
+    adapt_delta : float
+        Target acceptance statistic of the step-size adaptation, between 0 and 1.
+    max_treedepth : int
+    kernels : {"auto", "stan", "c++"}
+        Implementation of the likelihood. "stan" is plain Stan. "c++" has an analytic gradient,
+        equals plain Stan up to rounding, and is many times faster. "auto" is "c++" where it can be
+        compiled.
+    seed : int
+    executor : concurrent.futures.Executor, optional
+        Runs the chains. By default a pool with one worker for each core of this machine.
+    on_progress : callable, optional
+        Called several times a second with the progress of all chains.
+
+    Returns
+    -------
+    pathlib.Path
+        The run directory, for `gptbayes.inference.open_run`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or if ``out`` holds a run of another configuration.
+    RuntimeError
+        If a chain fails, or if disk or memory are too small. Finished chains are kept.
+
+    See Also
+    --------
+    pathfinder : A fast approximation.
+    optimize : Posterior modes.
+    prior : Draws from the prior.
+
+    Examples
+    --------
+    Two chains of the fifth stage (needs CmdStan, and compiles the program at first use)::
+
+        problem = make_problem(stage("05"), zen_of_python())
+        folder = nuts(problem, "runs/05-nuts", chains=2, seed=1)
+        idata = gptbayes.inference.open_run(folder)
+    """
+    check_one_of("init", init, INITS)
+    check_one_of("metric", metric, METRICS)
+    check_positive(chains=chains, iter_warmup=iter_warmup, iter_sampling=iter_sampling)
+    check_positive(max_treedepth=max_treedepth)
+    _check_superchains(chains, superchains)
+    if not 0 < adapt_delta < 1:
+        raise ValueError(f"adapt_delta must be between 0 and 1, got {adapt_delta!r}")
+    settings = {
+        "chains": chains,
+        "superchains": superchains,
+        "iter_warmup": iter_warmup,
+        "iter_sampling": iter_sampling,
+        "init": init,
+        "metric": metric,
+        "adapt_delta": adapt_delta,
+        "max_treedepth": max_treedepth,
+    }
+    arguments = {
+        "chains": 1,
+        "iter_warmup": iter_warmup,
+        "iter_sampling": iter_sampling,
+        "adapt_delta": adapt_delta,
+        "max_treedepth": max_treedepth,
+        "refresh": max(1, (iter_warmup + iter_sampling) // PROGRESS_MESSAGES),
+        "show_progress": False,
+    }
+    n_draws = chains * iter_sampling
+    with run_directory(problem, out, "nuts", settings, seed, n_draws, kernels=kernels) as run:
+        n_starts = superchains or chains
+        inits = chain_inits(run, problem, init, n_starts, executor, on_progress)
+        arguments |= _metric_arguments(run, problem, metric, iter_warmup)
+        units = [
+            make_unit(
+                run,
+                f"chain {k}",
+                "sample",
+                {**arguments, "chain_ids": [k], "inits": str(inits[start])},
+                total=iter_warmup + iter_sampling,
+                n_draws=iter_sampling,
+            )
+            for k, start in enumerate(start_of_chain(chains, superchains), start=1)
+        ]
+        run_units(units, executor, on_progress)
+    return run.folder
+
+
+def start_of_chain(chains: int, superchains: int | None) -> list[int]:
+    """Index of the starting point of each chain of `nuts`.
+
+    Parameters
+    ----------
+    chains : int
+    superchains : int or None
+        As for `nuts`.
+
+    Returns
+    -------
+    list of int, (chain,)
+        0-based and nondecreasing: the chains of a superchain are consecutive.
+
+    Examples
+    --------
+    >>> start_of_chain(6, 3)
+    [0, 0, 1, 1, 2, 2]
+    """
+    return [k * (superchains or chains) // chains for k in range(chains)]
+
+
+def prior_variances(problem: Problem) -> np.ndarray:
+    """The prior variance of each scalar parameter.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    ndarray, (weight,)
+        In the order of the Stan program.
+    """
+    stage, design, priors = problem.stage, problem.design, problem.priors
+    return np.concatenate(
+        [
+            np.full(np.prod(stage.shape(p, design), dtype=int), priors.scale(p) ** 2)
+            for p in stage.parameters
+        ]
+    )
+
+
+def _metric_arguments(run, problem, metric, iter_warmup):
+    """Arguments of `cmdstanpy.CmdStanModel.sample` for a metric and its adaptation windows."""
+    windows = ("adapt_init_phase", "adapt_metric_window", "adapt_step_size")
+    if metric == "prior":
+        path = run.folder / "init" / "metric.json"
+        write_json(path, {"inv_metric": prior_variances(problem).tolist()})
+        # With a metric window of length 0, Stan never replaces the metric by an estimate.
+        lengths = dict(zip(windows, (0, 0, iter_warmup), strict=True))
+        return {"metric": "diag_e", "inv_metric": str(path), **lengths}
+    if metric == "unit_e" or not 20 <= iter_warmup < sum(STAN_ADAPTATION_WINDOWS):
+        return {"metric": metric}
+    # Stan reports shorter windows for a short warm-up, but does not use them (stan#3380).
+    first, last = int(0.15 * iter_warmup), int(0.1 * iter_warmup)
+    lengths = (first, iter_warmup - first - last, last)
+    return {"metric": metric, **dict(zip(windows, lengths, strict=True))}
+
+
+def _check_superchains(chains, superchains):
+    if superchains is None:
+        return
+    check_positive(superchains=superchains)
+    if chains % superchains:
+        raise ValueError(f"superchains must divide chains, got {superchains} and {chains}")
