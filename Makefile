@@ -1,5 +1,6 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs, and nothing twice.
-# `make bench` and `make validate` are for whoever changes the programs.
+# `make essays` and `make docs` make pages to read; `make bench` and `make validate` are for whoever
+# changes the programs.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -7,6 +8,10 @@ EXTRA  ?= test
 ALSO   ?=
 RUNS   ?= runs/demo
 VALIDATE ?= runs/validate
+SITE   ?= site
+ESSAYS ?=
+REFERENCE := gptbayes $(addprefix gptbayes.,corpus findings inference model progress report stats \
+             toolchain)
 BENCH  ?= runs/bench
 BENCH_VENV ?= .venv-bench
 TORCH  ?= torch>=2
@@ -14,11 +19,12 @@ TORCH  ?= torch>=2
 BIN     := $(VENV)/bin
 SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html' -o -path '*kernels/*pp')
 FIRST   := $(RUNS)/01_first_fit.txt
-OTHERS  := $(RUNS)/02_what_comes_next.txt $(RUNS)/03_where_it_looks.txt \
-           $(RUNS)/04_what_chains_disagree_about.txt
+OTHERS  := $(RUNS)/02_next_character.txt $(RUNS)/03_attention_weights.txt \
+           $(RUNS)/04_chain_agreement.txt
+SBC     := 08_simulation_based_calibration
 REPORT  := $(RUNS)/05-nuts/report.html
 
-.PHONY: demo test validate bench setup clean
+.PHONY: demo test essays docs validate bench setup clean
 .DELETE_ON_ERROR:
 
 demo: setup $(FIRST) $(OTHERS) $(REPORT)
@@ -28,14 +34,28 @@ demo: setup $(FIRST) $(OTHERS) $(REPORT)
 test: setup
 	$(BIN)/python -m pytest
 
-# Half an hour: are the posteriors of all twelve stages calibrated? Goes on where it was.
+# Under an hour: the essays, executed and rendered, with an index. Fits in runs/ are reused. The
+# essay on simulation-based calibration takes half an hour by itself: it is executed if
+# `make validate` has run. `make essays ESSAYS='01 05'` renders these two.
+essays: $(VENV)/ready-docs setup
+	$(BIN)/python analyses/render.py $(SITE)/essays $(ESSAYS) \
+	  $(if $(wildcard runs/validate/$(SBC).txt),,--unexecuted $(SBC))
+
+# The reference of the Python interface, and the essays, in one folder.
+docs: $(VENV)/ready-docs
+	$(BIN)/python -W 'ignore:Error parsing type annotation' -m pdoc --docformat numpy --math \
+	  --output-directory $(SITE)/api $(REFERENCE)
+	@$(MAKE) --no-print-directory essays
+	@echo "The front page: $(abspath $(SITE)/index.html)"
+
+# Half an hour: are the posteriors of all twelve stages calibrated? Interrupted runs resume.
 validate: setup
 	@mkdir -p $(VALIDATE)
-	$(BIN)/python analyses/08_is_it_calibrated.py $(VALIDATE) > $(VALIDATE)/08_is_it_calibrated.partial
-	@mv $(VALIDATE)/08_is_it_calibrated.partial $(VALIDATE)/08_is_it_calibrated.txt
+	$(BIN)/python analyses/$(SBC).py --runs $(VALIDATE) > $(VALIDATE)/$(SBC).partial
+	@mv $(VALIDATE)/$(SBC).partial $(VALIDATE)/$(SBC).txt
 	@cp $(VALIDATE)/calibration.csv analyses/
 	@cp $(VALIDATE)/calibration.png analyses/figures/
-	@cat $(VALIDATE)/08_is_it_calibrated.txt
+	@cat $(VALIDATE)/$(SBC).txt
 
 # Ten minutes: gradients, forward pass and NUTS beside JAX, PyTorch, stanli, NumPyro, BlackJAX and
 # nutpie, in an environment of its own. `make bench QUICK=--quick` takes two minutes and says less;
@@ -55,10 +75,10 @@ bench:
 setup: $(VENV)/ready
 	$(BIN)/gptbayes setup
 
-# What an essay says is kept; progress goes to the terminal.
+# The output of an essay is saved; progress goes to the terminal.
 $(RUNS)/%.txt: analyses/%.py $(SOURCES) | setup
 	@mkdir -p $(RUNS)
-	$(BIN)/python $< $(RUNS) > $@.partial
+	$(BIN)/python $< --runs $(RUNS) > $@.partial
 	@mv $@.partial $@
 
 $(OTHERS): $(FIRST)
@@ -75,5 +95,9 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(ALSO),'$(ALSO)') --editable '.[$(EXTRA)]'
 	@touch $@
 
+$(VENV)/ready-docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) runs dist
+	rm -rf $(VENV) $(BENCH_VENV) runs dist $(SITE)

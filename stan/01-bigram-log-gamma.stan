@@ -1,5 +1,8 @@
-// 01, variant: bigram with a log-gamma prior. Rows of probabilities are
-// Dirichlet, a priori and a posteriori: every answer is known exactly.
+// Bigram model with a log-gamma prior. Each row of next-token probabilities
+// has a Dirichlet prior and a Dirichlet posterior, known in closed form.
+//
+// Components of the model, in the order of the forward pass:
+// - embedding of each token: the logits of the next token
 
 functions {
   #include embedding.stanfunctions
@@ -7,57 +10,59 @@ functions {
   #include generate.stanfunctions
 
   /**
-   * @param x tokens, B sequences of T
+   * The forward pass.
+   *
+   * @param x tokens, B sequences of length T
    * @return logits of the next token, one row per token, (B T, V)
    */
-  matrix gpt_logits(array[,] int x, array[] vector token_embedding) {
+  matrix gpt_logits(array[,] int x,
+                    array[] vector token_embedding) {
     return embed_tokens(x, token_embedding);  // (B T, V)
   }
-
-  #include log_likelihood/01.stanfunctions
 }
 data {
-  int<lower=1> vocab_size;  // V, number of characters
-  int<lower=1> block_size;  // T, length of the context
+  int<lower=1> vocab_size;  // V, number of distinct characters
+  int<lower=1> block_size;  // T, length of a sequence
   int<lower=1> batch_size;  // B, number of sequences
   array[batch_size, block_size] int<lower=1, upper=vocab_size> x;  // tokens
-  array[batch_size, block_size] int<lower=1, upper=vocab_size> y;  // next ones
+  array[batch_size, block_size] int<lower=1, upper=vocab_size> y;  // targets
 
-  real<lower=0> concentration;  // of the prior: exp(logit) is gamma(., 1)
-  real<lower=0> likelihood_weight;  // 1: posterior, 0: prior
+  real<lower=0> concentration;  // shape of the gamma prior of exp(logit)
+  real<lower=0> likelihood_weight;  // 1 for the posterior, 0 for the prior
 
-  int<lower=1> prompt_size;
-  array[prompt_size] int<lower=1, upper=vocab_size> prompt;
-  int<lower=0> n_new_tokens;  // how far to go on from the prompt
+  int<lower=1> prompt_size;  // length of the prompt
+  array[prompt_size] int<lower=1, upper=vocab_size> prompt;  // tokens
+  int<lower=0> n_new_tokens;  // number of tokens to generate
 }
 parameters {
-  array[vocab_size] vector[vocab_size] token_embedding;  // row: logits
+  array[vocab_size] vector[vocab_size] token_embedding;  // next-token logits
+}
+transformed parameters {
+  matrix[batch_size, block_size] log_lik;  // nats, one per target
+  profile("likelihood") {
+    log_lik = token_log_likelihood(y, gpt_logits(
+      x,
+      token_embedding));
+  }
 }
 model {
   for (v in 1:vocab_size) {
-    // density of the log of a gamma variable, its Jacobian exp(theta) included
+    // density of the log of a gamma variable, with its Jacobian exp(theta)
     target += sum(concentration * token_embedding[v]
                   - exp(token_embedding[v]));
   }
 
-  profile("likelihood") {
-    target += likelihood_weight * sum(
-      gpt_log_likelihood(y, x, token_embedding));
-  }
+  target += likelihood_weight * sum(to_vector(log_lik'));
 }
 generated quantities {
-  matrix[batch_size, block_size] log_lik;  // nats
-  array[n_new_tokens] int new_tokens;
+  array[n_new_tokens] int new_tokens;  // the prompt's continuation
   {
-    log_lik = to_matrix(
-      gpt_log_likelihood(y, x, token_embedding),
-      batch_size, block_size, 0);
-
     array[prompt_size + n_new_tokens] int text
       = append_array(prompt, rep_array(0, n_new_tokens));
     for (n in prompt_size:(prompt_size + n_new_tokens - 1)) {
       text[n + 1] = next_token_rng(gpt_logits(
-        context(text, n, block_size), token_embedding));
+        context(text, n, block_size),
+        token_embedding));
     }
     new_tokens = tail(text, n_new_tokens);
   }

@@ -1,65 +1,82 @@
-// 05: multi-headed self-attention. Several smaller heads look back side by
-// side.
+// Components of the model, in the order of the forward pass:
+// - embedding of each token
+// - embedding of each position
+// - causal self-attention, several heads
+// - linear head: the logits of the next token
 
 functions {
   #include embedding.stanfunctions
   #include position.stanfunctions
   #include attention.stanfunctions
-  #include multi_head_attention.stanfunctions  // 05
+  #include multi_head_attention.stanfunctions
   #include linear.stanfunctions
   #include token_log_likelihood.stanfunctions
   #include generate.stanfunctions
 
   /**
-   * @param x tokens, B sequences of T
+   * The forward pass.
+   *
+   * @param x tokens, B sequences of length T
    * @return logits of the next token, one row per token, (B T, V)
    */
-  matrix gpt_logits(array[,] int x, array[] vector token_embedding,
+  matrix gpt_logits(array[,] int x,
+                    array[] vector token_embedding,
                     array[] vector position_embedding,
-                    array[] matrix key, array[] matrix query,  // 05
-                    array[] matrix value,  // 05
-                    matrix lm_head_multiplier, vector lm_head_offset) {
+                    array[] matrix key,
+                    array[] matrix query,
+                    array[] matrix value,
+                    matrix lm_head_multiplier,
+                    vector lm_head_offset) {
     int T = size(x[1]);
     int C = size(token_embedding[1]);
     matrix[num_elements(x), C] stream = embed_tokens(x, token_embedding);
     stream += embed_positions(x, position_embedding);  // (B T, C)
-    stream = multi_head_attention(stream, T, key, query, value);  // 05
+    stream = multi_head_attention(stream, T, key, query, value);
     return linear(stream, lm_head_multiplier, lm_head_offset);  // (B T, V)
   }
-
-  #include log_likelihood/05.stanfunctions
 }
 data {
-  int<lower=1> vocab_size;  // V, number of characters
-  int<lower=1> block_size;  // T, length of the context
+  int<lower=1> vocab_size;  // V, number of distinct characters
+  int<lower=1> block_size;  // T, length of a sequence
   int<lower=1> batch_size;  // B, number of sequences
-  int<lower=1> n_embed;  // C, width of the model
-  int<lower=1> n_head;  // 05: H, number of heads
+  int<lower=1> n_embed;  // C, dimension of the embeddings
+  int<lower=1> n_head;  // H, number of attention heads
   array[batch_size, block_size] int<lower=1, upper=vocab_size> x;  // tokens
-  array[batch_size, block_size] int<lower=1, upper=vocab_size> y;  // next ones
+  array[batch_size, block_size] int<lower=1, upper=vocab_size> y;  // targets
 
   real<lower=0> token_embedding_scale;  // prior sd
   real<lower=0> position_embedding_scale;  // prior sd
-  real<lower=0> attention_scale;  // prior sd
+  real<lower=0> attention_scale;  // prior sd of key, query and value
   real<lower=0> lm_head_scale;  // prior sd
-  real<lower=0> offset_scale;  // prior sd
-  real<lower=0> likelihood_weight;  // 1: posterior, 0: prior
+  real<lower=0> offset_scale;  // prior sd of all offsets
+  real<lower=0> likelihood_weight;  // 1 for the posterior, 0 for the prior
 
-  int<lower=1> prompt_size;
-  array[prompt_size] int<lower=1, upper=vocab_size> prompt;
-  int<lower=0> n_new_tokens;  // how far to go on from the prompt
+  int<lower=1> prompt_size;  // length of the prompt
+  array[prompt_size] int<lower=1, upper=vocab_size> prompt;  // tokens
+  int<lower=0> n_new_tokens;  // number of tokens to generate
 }
 transformed data {
-  int head_size = n_embed %/% n_head;  // 05: h
+  int head_size = n_embed %/% n_head;  // h, dimension of a head
 }
 parameters {
-  array[vocab_size] vector[n_embed] token_embedding;  // of each character
-  array[block_size] vector[n_embed] position_embedding;
-  array[n_head] matrix[n_embed, head_size] key;  // 05
-  array[n_head] matrix[n_embed, head_size] query;  // 05
-  array[n_head] matrix[n_embed, head_size] value;  // 05
-  matrix[vocab_size, n_embed] lm_head_multiplier;
-  vector[vocab_size] lm_head_offset;
+  array[vocab_size] vector[n_embed] token_embedding;  // one per character
+  array[block_size] vector[n_embed] position_embedding;  // one per position
+  array[n_head] matrix[n_embed, head_size] key;  // attention keys
+  array[n_head] matrix[n_embed, head_size] query;  // attention queries
+  array[n_head] matrix[n_embed, head_size] value;  // attention values
+  matrix[vocab_size, n_embed] lm_head_multiplier;  // linear head
+  vector[vocab_size] lm_head_offset;  // linear head
+}
+transformed parameters {
+  matrix[batch_size, block_size] log_lik;  // nats, one per target
+  profile("likelihood") {
+    log_lik = token_log_likelihood(y, gpt_logits(
+      x,
+      token_embedding,
+      position_embedding,
+      key, query, value,
+      lm_head_multiplier, lm_head_offset));
+  }
 }
 model {
   for (v in 1:vocab_size) {
@@ -68,36 +85,26 @@ model {
   for (t in 1:block_size) {
     position_embedding[t] ~ normal(0, position_embedding_scale);
   }
-  for (head in 1:n_head) {  // 05
-    to_vector(key[head]) ~ normal(0, attention_scale);  // 05
-    to_vector(query[head]) ~ normal(0, attention_scale);  // 05
-    to_vector(value[head]) ~ normal(0, attention_scale);  // 05
-  }  // 05
+  for (head in 1:n_head) {
+    to_vector(key[head]) ~ normal(0, attention_scale);
+    to_vector(query[head]) ~ normal(0, attention_scale);
+    to_vector(value[head]) ~ normal(0, attention_scale);
+  }
   to_vector(lm_head_multiplier) ~ normal(0, lm_head_scale);
   lm_head_offset ~ normal(0, offset_scale);
 
-  profile("likelihood") {
-    target += likelihood_weight * sum(
-      gpt_log_likelihood(y, x, token_embedding, position_embedding,
-                         key, query, value,
-                         lm_head_multiplier, lm_head_offset));
-  }
+  target += likelihood_weight * sum(to_vector(log_lik'));
 }
 generated quantities {
-  matrix[batch_size, block_size] log_lik;  // nats
-  array[n_new_tokens] int new_tokens;
+  array[n_new_tokens] int new_tokens;  // the prompt's continuation
   {
-    log_lik = to_matrix(
-      gpt_log_likelihood(y, x, token_embedding, position_embedding,
-                         key, query, value,
-                         lm_head_multiplier, lm_head_offset),
-      batch_size, block_size, 0);
-
     array[prompt_size + n_new_tokens] int text
       = append_array(prompt, rep_array(0, n_new_tokens));
     for (n in prompt_size:(prompt_size + n_new_tokens - 1)) {
       text[n + 1] = next_token_rng(gpt_logits(
-        context(text, n, block_size), token_embedding, position_embedding,
+        context(text, n, block_size),
+        token_embedding,
+        position_embedding,
         key, query, value,
         lm_head_multiplier, lm_head_offset));
     }

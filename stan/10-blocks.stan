@@ -1,5 +1,13 @@
-// 10: blocks. Attention and feed-forward, L times over, and a last layer norm
-// before the head.
+// Components of the model, in the order of the forward pass:
+// - embedding of each token
+// - embedding of each position
+// - blocks of attention and feed-forward, repeated n_layer times
+// - layer norm before attention and before feed-forward
+// - causal self-attention, several heads
+// - feed-forward layer, 4 n_embed hidden units and a linear projection
+// - residual connections around attention and feed-forward
+// - final layer norm
+// - linear head: the logits of the next token
 
 functions {
   #include embedding.stanfunctions
@@ -13,85 +21,107 @@ functions {
   #include generate.stanfunctions
 
   /**
-   * @param x tokens, B sequences of T
+   * The forward pass.
+   *
+   * @param x tokens, B sequences of length T
    * @return logits of the next token, one row per token, (B T, V)
    */
-  matrix gpt_logits(array[,] int x, array[] vector token_embedding,
+  matrix gpt_logits(array[,] int x,
+                    array[] vector token_embedding,
                     array[] vector position_embedding,
-                    array[,] matrix key, array[,] matrix query,  // 10
-                    array[,] matrix value,  // 10
-                    array[] matrix feed_forward_multiplier,  // 10
-                    array[] vector feed_forward_offset,  // 10
-                    array[] matrix feed_forward_proj_multiplier,  // 10
-                    array[] vector feed_forward_proj_offset,  // 10
-                    array[] vector ln1_weight, array[] vector ln1_bias,  // 10
-                    array[] vector ln2_weight, array[] vector ln2_bias,  // 10
-                    vector ln_f_weight, vector ln_f_bias,  // 10
-                    matrix lm_head_multiplier, vector lm_head_offset) {
+                    array[,] matrix key,
+                    array[,] matrix query,
+                    array[,] matrix value,
+                    array[] matrix feed_forward_multiplier,
+                    array[] vector feed_forward_offset,
+                    array[] matrix feed_forward_proj_multiplier,
+                    array[] vector feed_forward_proj_offset,
+                    array[] vector ln1_weight,
+                    array[] vector ln1_bias,
+                    array[] vector ln2_weight,
+                    array[] vector ln2_bias,
+                    vector ln_f_weight,
+                    vector ln_f_bias,
+                    matrix lm_head_multiplier,
+                    vector lm_head_offset) {
     int T = size(x[1]);
     int C = size(token_embedding[1]);
     matrix[num_elements(x), C] stream = embed_tokens(x, token_embedding);
     stream += embed_positions(x, position_embedding);  // (B T, C)
-    for (l in 1:size(key)) {  // 10
+    for (l in 1:size(key)) {
       stream += multi_head_attention(
-        layer_norm(stream, ln1_weight[l], ln1_bias[l]),  // 10
-        T, key[l], query[l], value[l]);  // 10
+        layer_norm(stream, ln1_weight[l], ln1_bias[l]),
+        T, key[l], query[l], value[l]);
       stream += linear(
-        feed_forward(layer_norm(stream, ln2_weight[l], ln2_bias[l]),  // 10
+        feed_forward(layer_norm(stream, ln2_weight[l], ln2_bias[l]),
                      feed_forward_multiplier[l], feed_forward_offset[l]),
-        feed_forward_proj_multiplier[l], feed_forward_proj_offset[l]);  // 10
-    }  // 10
-    stream = layer_norm(stream, ln_f_weight, ln_f_bias);  // 10
+        feed_forward_proj_multiplier[l], feed_forward_proj_offset[l]);
+    }
+    stream = layer_norm(stream, ln_f_weight, ln_f_bias);
     return linear(stream, lm_head_multiplier, lm_head_offset);  // (B T, V)
   }
-
-  #include log_likelihood/10.stanfunctions
 }
 data {
-  int<lower=1> vocab_size;  // V, number of characters
-  int<lower=1> block_size;  // T, length of the context
+  int<lower=1> vocab_size;  // V, number of distinct characters
+  int<lower=1> block_size;  // T, length of a sequence
   int<lower=1> batch_size;  // B, number of sequences
-  int<lower=1> n_embed;  // C, width of the model
-  int<lower=1> n_head;  // H, number of heads
-  int<lower=1> n_layer;  // 10: L, number of blocks
+  int<lower=1> n_embed;  // C, dimension of the embeddings
+  int<lower=1> n_head;  // H, number of attention heads
+  int<lower=1> n_layer;  // L, number of blocks
   array[batch_size, block_size] int<lower=1, upper=vocab_size> x;  // tokens
-  array[batch_size, block_size] int<lower=1, upper=vocab_size> y;  // next ones
+  array[batch_size, block_size] int<lower=1, upper=vocab_size> y;  // targets
 
   real<lower=0> token_embedding_scale;  // prior sd
   real<lower=0> position_embedding_scale;  // prior sd
-  real<lower=0> attention_scale;  // prior sd
+  real<lower=0> attention_scale;  // prior sd of key, query and value
   real<lower=0> feed_forward_scale;  // prior sd
   real<lower=0> layer_norm_scale;  // prior sd
   real<lower=0> lm_head_scale;  // prior sd
-  real<lower=0> offset_scale;  // prior sd
-  real<lower=0> likelihood_weight;  // 1: posterior, 0: prior
+  real<lower=0> offset_scale;  // prior sd of all offsets
+  real<lower=0> likelihood_weight;  // 1 for the posterior, 0 for the prior
 
-  int<lower=1> prompt_size;
-  array[prompt_size] int<lower=1, upper=vocab_size> prompt;
-  int<lower=0> n_new_tokens;  // how far to go on from the prompt
+  int<lower=1> prompt_size;  // length of the prompt
+  array[prompt_size] int<lower=1, upper=vocab_size> prompt;  // tokens
+  int<lower=0> n_new_tokens;  // number of tokens to generate
 }
 transformed data {
-  int head_size = n_embed %/% n_head;  // h
+  int head_size = n_embed %/% n_head;  // h, dimension of a head
 }
 parameters {
-  array[vocab_size] vector[n_embed] token_embedding;  // of each character
-  array[block_size] vector[n_embed] position_embedding;
-  array[n_layer, n_head] matrix[n_embed, head_size] key;  // 10
-  array[n_layer, n_head] matrix[n_embed, head_size] query;  // 10
-  array[n_layer, n_head] matrix[n_embed, head_size] value;  // 10
-  array[n_layer] matrix[4 * n_embed, n_embed] feed_forward_multiplier;  // 10
-  array[n_layer] vector[4 * n_embed] feed_forward_offset;  // 10
+  array[vocab_size] vector[n_embed] token_embedding;  // one per character
+  array[block_size] vector[n_embed] position_embedding;  // one per position
+  array[n_layer, n_head] matrix[n_embed, head_size] key;  // attention keys
+  array[n_layer, n_head] matrix[n_embed, head_size] query;  // attention queries
+  array[n_layer, n_head] matrix[n_embed, head_size] value;  // attention values
+  array[n_layer] matrix[4 * n_embed, n_embed]
+    feed_forward_multiplier;  // hidden units
+  array[n_layer] vector[4 * n_embed] feed_forward_offset;  // hidden units
   array[n_layer] matrix[n_embed, 4 * n_embed]
-    feed_forward_proj_multiplier;  // 10
-  array[n_layer] vector[n_embed] feed_forward_proj_offset;  // 10
-  array[n_layer] vector[n_embed] ln1_weight;  // 10: before attention
-  array[n_layer] vector[n_embed] ln1_bias;  // 10
-  array[n_layer] vector[n_embed] ln2_weight;  // 10: before feed-forward
-  array[n_layer] vector[n_embed] ln2_bias;  // 10
-  vector[n_embed] ln_f_weight;  // 10: before the head
-  vector[n_embed] ln_f_bias;  // 10
-  matrix[vocab_size, n_embed] lm_head_multiplier;
-  vector[vocab_size] lm_head_offset;
+    feed_forward_proj_multiplier;  // projection
+  array[n_layer] vector[n_embed] feed_forward_proj_offset;  // projection
+  array[n_layer] vector[n_embed] ln1_weight;  // before attention
+  array[n_layer] vector[n_embed] ln1_bias;  // before attention
+  array[n_layer] vector[n_embed] ln2_weight;  // before feed-forward
+  array[n_layer] vector[n_embed] ln2_bias;  // before feed-forward
+  vector[n_embed] ln_f_weight;  // final layer norm
+  vector[n_embed] ln_f_bias;  // final layer norm
+  matrix[vocab_size, n_embed] lm_head_multiplier;  // linear head
+  vector[vocab_size] lm_head_offset;  // linear head
+}
+transformed parameters {
+  matrix[batch_size, block_size] log_lik;  // nats, one per target
+  profile("likelihood") {
+    log_lik = token_log_likelihood(y, gpt_logits(
+      x,
+      token_embedding,
+      position_embedding,
+      key, query, value,
+      feed_forward_multiplier, feed_forward_offset,
+      feed_forward_proj_multiplier, feed_forward_proj_offset,
+      ln1_weight, ln1_bias, ln2_weight, ln2_bias,
+      ln_f_weight, ln_f_bias,
+      lm_head_multiplier, lm_head_offset));
+  }
 }
 model {
   for (v in 1:vocab_size) {
@@ -100,65 +130,43 @@ model {
   for (t in 1:block_size) {
     position_embedding[t] ~ normal(0, position_embedding_scale);
   }
-  for (l in 1:n_layer) {  // 10
+  for (l in 1:n_layer) {
     for (head in 1:n_head) {
-      to_vector(key[l, head]) ~ normal(0, attention_scale);  // 10
-      to_vector(query[l, head]) ~ normal(0, attention_scale);  // 10
-      to_vector(value[l, head]) ~ normal(0, attention_scale);  // 10
+      to_vector(key[l, head]) ~ normal(0, attention_scale);
+      to_vector(query[l, head]) ~ normal(0, attention_scale);
+      to_vector(value[l, head]) ~ normal(0, attention_scale);
     }
-    to_vector(feed_forward_multiplier[l])  // 10
-      ~ normal(0, feed_forward_scale);
-    feed_forward_offset[l] ~ normal(0, offset_scale);  // 10
-    to_vector(feed_forward_proj_multiplier[l])  // 10
-      ~ normal(0, feed_forward_scale);
-    feed_forward_proj_offset[l] ~ normal(0, offset_scale);  // 10
-    ln1_weight[l] ~ normal(1, layer_norm_scale);  // 10
-    ln1_bias[l] ~ normal(0, layer_norm_scale);  // 10
-    ln2_weight[l] ~ normal(1, layer_norm_scale);  // 10
-    ln2_bias[l] ~ normal(0, layer_norm_scale);  // 10
-  }  // 10
-  ln_f_weight ~ normal(1, layer_norm_scale);  // 10
-  ln_f_bias ~ normal(0, layer_norm_scale);  // 10
+    to_vector(feed_forward_multiplier[l]) ~ normal(0, feed_forward_scale);
+    feed_forward_offset[l] ~ normal(0, offset_scale);
+    to_vector(feed_forward_proj_multiplier[l]) ~ normal(0, feed_forward_scale);
+    feed_forward_proj_offset[l] ~ normal(0, offset_scale);
+    ln1_weight[l] ~ normal(1, layer_norm_scale);
+    ln1_bias[l] ~ normal(0, layer_norm_scale);
+    ln2_weight[l] ~ normal(1, layer_norm_scale);
+    ln2_bias[l] ~ normal(0, layer_norm_scale);
+  }
+  ln_f_weight ~ normal(1, layer_norm_scale);
+  ln_f_bias ~ normal(0, layer_norm_scale);
   to_vector(lm_head_multiplier) ~ normal(0, lm_head_scale);
   lm_head_offset ~ normal(0, offset_scale);
 
-  profile("likelihood") {
-    target += likelihood_weight * sum(
-      gpt_log_likelihood(y, x, token_embedding, position_embedding,
-                         key, query, value,
-                         feed_forward_multiplier, feed_forward_offset,
-                         feed_forward_proj_multiplier,
-                         feed_forward_proj_offset,
-                         ln1_weight, ln1_bias, ln2_weight, ln2_bias,
-                         ln_f_weight, ln_f_bias,  // 10
-                         lm_head_multiplier, lm_head_offset));
-  }
+  target += likelihood_weight * sum(to_vector(log_lik'));
 }
 generated quantities {
-  matrix[batch_size, block_size] log_lik;  // nats
-  array[n_new_tokens] int new_tokens;
+  array[n_new_tokens] int new_tokens;  // the prompt's continuation
   {
-    log_lik = to_matrix(
-      gpt_log_likelihood(y, x, token_embedding, position_embedding,
-                         key, query, value,
-                         feed_forward_multiplier, feed_forward_offset,
-                         feed_forward_proj_multiplier,
-                         feed_forward_proj_offset,
-                         ln1_weight, ln1_bias, ln2_weight, ln2_bias,
-                         ln_f_weight, ln_f_bias,  // 10
-                         lm_head_multiplier, lm_head_offset),
-      batch_size, block_size, 0);
-
     array[prompt_size + n_new_tokens] int text
       = append_array(prompt, rep_array(0, n_new_tokens));
     for (n in prompt_size:(prompt_size + n_new_tokens - 1)) {
       text[n + 1] = next_token_rng(gpt_logits(
-        context(text, n, block_size), token_embedding, position_embedding,
+        context(text, n, block_size),
+        token_embedding,
+        position_embedding,
         key, query, value,
         feed_forward_multiplier, feed_forward_offset,
         feed_forward_proj_multiplier, feed_forward_proj_offset,
         ln1_weight, ln1_bias, ln2_weight, ln2_bias,
-        ln_f_weight, ln_f_bias,  // 10
+        ln_f_weight, ln_f_bias,
         lm_head_multiplier, lm_head_offset));
     }
     new_tokens = tail(text, n_new_tokens);

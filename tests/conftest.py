@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
@@ -58,15 +57,6 @@ def browser():
         pytest.skip(chromium.HOW_TO_GET)
     with chromium.launched() as found:
         yield found
-
-
-def pytest_collection_modifyitems(items):
-    if os.environ.get("GPTBAYES_SLOW_TESTS"):
-        return
-    slow = pytest.mark.skip(reason="takes minutes: set GPTBAYES_SLOW_TESTS=1")
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(slow)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -45,19 +45,10 @@ def stan_density(model: cmdstanpy.CmdStanModel, problem, parameters) -> Density:
     """What a compiled program says at one draw, whose arrays have Stan's shapes."""
     with TemporaryDirectory() as folder, chdir(folder):  # CmdStan leaves a profile where it is run
         table = model.log_prob(parameters, data=stan_data(problem), sig_figs=17)
+    arguments = {argument.name: argument for argument in problem.stage.arguments}
     gradient = {}
     for name, value in parameters.items():
         columns = [c for c in table.columns if c.split(".")[0] == f"g_{name}"]
-        gradient[name] = _in_stan_order(name, table[columns].to_numpy()[0], value.shape)
+        # by position: for arrays, the names that `log_prob` writes have another order
+        gradient[name] = arguments[name].unflat(table[columns].to_numpy()[0], value.shape)
     return Density(float(table["lp__"][0]), gradient)
-
-
-def _in_stan_order(name, flat, shape):
-    """Stan's gradient as an array: item by item of an array, each matrix by columns.
-
-    (The names that `log_prob` writes above the gradient follow another order for arrays.)
-    """
-    if name.endswith(("embedding", "offset", "weight", "bias")):  # vectors, or arrays of them
-        return flat.reshape(shape)
-    *items, rows, columns = shape
-    return np.swapaxes(flat.reshape(*items, columns, rows), -1, -2)

@@ -20,19 +20,18 @@ from jax_gpt import gpt
 from problems import UNEQUAL_PRIORS, small_problem
 
 from gptbayes import fit
-from gptbayes.fit import programs as fit_programs
 from gptbayes.inference import open_run
+from gptbayes.model import kernel_sources
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.log_density import argument_names, kernel_likelihood
+from gptbayes.model.log_density import kernel_likelihood
 from gptbayes.model.problem import make_problem, stan_data
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES, VARIANTS, stan_folder
 from gptbayes.report import write_report
-from gptbayes.toolchain import ToolchainError, build_kernels, compile_program, machine_flags
+from gptbayes.toolchain import ToolchainError, compile_program, machine_flags
 from gptbayes.validate.experiment import change_program
 
 HERE = Path(__file__).parent
-KERNELS = stan_folder() / "kernels"
 SIZES = {  # block_size T, batch_size B, n_embed C, n_head H, n_layer L
     "one sequence": (5, 1, 6, 3, 2),
     "one position": (1, 5, 6, 2, 2),
@@ -46,7 +45,7 @@ SIZES = {  # block_size T, batch_size B, n_embed C, n_head H, n_layer L
 
 @pytest.fixture(scope="module")
 def library():
-    return build_kernels(KERNELS).library
+    return kernel_sources.build().library
 
 
 # ---- the same numbers ----
@@ -124,7 +123,7 @@ def test_a_context_that_is_shorter_than_the_model_can_read(library, rng):
 def test_a_rounding_error_is_all_that_instructions_change(flags, library, rng):
     if flags and not have_avx2():
         pytest.skip("this machine has no AVX2")
-    portable = build_kernels(KERNELS, flags=flags).library
+    portable = kernel_sources.build(flags).library
     if machine_flags():
         assert portable != library
     problem = of_sizes("12", *SIZES["primes"])
@@ -178,10 +177,10 @@ def test_the_sampler_makes_the_same_draws(programs, tmp_path):
 @pytest.fixture(scope="module")
 def misused():
     """A program that weights tokens, and can leave out a row of an argument."""
-    built = build_kernels(KERNELS)
+    built = kernel_sources.build()
     exe = compile_program(
         HERE / "kernels" / "misused.stan",
-        [KERNELS],
+        [built.headers],
         user_header=built.headers / "02.hpp",
         object_files=[built.object_file],
     )
@@ -191,10 +190,10 @@ def misused():
 def test_any_weights_of_tokens_have_the_right_gradient(misused, rng, tmp_path):
     problem = small_problem("02")
     (draw,) = each_draw(problem, 1, rng)
-    weights = rng.normal(size=problem.training.x.size)
+    weights = rng.normal(size=problem.training.x.shape)
     with chdir(tmp_path):
         table = misused.log_prob(draw, data=misuse(problem, weights=weights), sig_figs=17)
-    theirs = jax_gradient(problem, draw, weights.reshape(problem.training.x.shape))
+    theirs = jax_gradient(problem, draw, weights)
     columns = [c for c in table.columns if c.startswith("g_lm_head_offset")]
     np.testing.assert_allclose(
         table[columns].to_numpy()[0], theirs["lm_head_offset"], rtol=1e-10, atol=1e-12
@@ -227,8 +226,9 @@ def test_no_memory_error_and_no_undefined_behaviour(flags, tmp_path):
     if flags == () and not machine_flags():
         pytest.skip("this compiler knows no flags for this machine")
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    sources = [str(HERE / "kernels" / "sanitized.cpp"), str(KERNELS / "gpt.cpp")]
-    command = ["g++", "-std=c++17", "-O1", "-g", "-w", *flags, *sanitizers, f"-I{KERNELS}"]
+    folder = kernel_sources.build().headers
+    sources = [str(HERE / "kernels" / "sanitized.cpp"), str(folder / "gpt.cpp")]
+    command = ["g++", "-std=c++17", "-O1", "-g", "-w", *flags, *sanitizers, f"-I{folder}"]
     exe = tmp_path / "sanitized"
     subprocess.run([*command, *sources, "-o", str(exe)], check=True)
     done = subprocess.run([str(exe)], capture_output=True, text=True)
@@ -237,20 +237,6 @@ def test_no_memory_error_and_no_undefined_behaviour(flags, tmp_path):
 
 
 # ---- which one runs ----
-
-
-@pytest.mark.parametrize("number", STAGES)
-def test_what_is_declared_is_what_is_defined(number):
-    declared, defined = (
-        (stan_folder() / folder / "log_likelihood" / f"{number}.stanfunctions").read_text()
-        for folder in ("kernels", "functions")
-    )
-    signature = re.search(r"vector gpt_log_likelihood\(.*?\)", defined, re.DOTALL)[0]
-    assert f"{signature};" in declared
-    program = STAGES[number].program.read_text()
-    signature_of_logits = re.search(r"matrix gpt_logits\((.*?)\) \{", program, re.DOTALL)[1]
-    names = re.findall(r"(\w+)(?:,|$)", re.sub(r"//.*|\[[,]*\]", "", signature_of_logits), re.M)
-    assert ["x", *argument_names(STAGES[number])] == names
 
 
 def test_a_run_says_which_it_used_and_goes_on_with_it(programs, tmp_path):
@@ -281,7 +267,7 @@ def test_without_a_compiled_kernel_plain_stan_runs(programs, tmp_path, monkeypat
     broken = tmp_path / "stan"
     shutil.copytree(stan_folder(), broken)
     (broken / "kernels" / "gpt.cpp").write_text("this is no C++")
-    monkeypatch.setattr(fit_programs, "stan_folder", lambda: broken)
+    monkeypatch.setattr(kernel_sources, "stan_folder", lambda: broken)
     assert fit.executable_of(STAGES["02"]).kernels == "stan"
     assert "computed by plain Stan instead" in caplog.text
     with pytest.raises(ToolchainError, match=r"compiling the kernels failed: .*gpt\.cpp.*error"):
@@ -293,7 +279,7 @@ def test_instructions_of_the_machine_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("GPTBAYES_NATIVE", "0")
     assert machine_flags() == ()
     if flags:
-        assert build_kernels(KERNELS) != build_kernels(KERNELS, flags)
+        assert kernel_sources.build() != kernel_sources.build(flags)
 
 
 # ---- helpers ----
@@ -363,11 +349,10 @@ def jax_gradient(problem, draw, weights):
 
 def misuse(problem, weights=None, **changes):
     data = stan_data(problem)
-    n_tokens = problem.training.x.size
     y = np.array(data["y"])
     if "y" in changes:
         y[0, 0] = changes.pop("y")
     none = {"rows_left_out": 0, "items_left_out": 0, "sequences_left_out": 0}
     names = ("vocab_size", "block_size", "batch_size", "n_embed", "x")
-    weights = np.ones(n_tokens) if weights is None else weights
+    weights = np.ones_like(y, float) if weights is None else weights
     return {**{n: data[n] for n in names}, "y": y, "weights": weights, **none, **changes}

@@ -22,7 +22,7 @@ from gptbayes.diagnostics.mode_connectivity import (
     straight_path,
 )
 from gptbayes.inference import open_run, parameters_of, problem_of
-from gptbayes.model import log_density
+from gptbayes.model import kernel_sources
 from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel, unravel
 from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import prior_draws
@@ -184,7 +184,7 @@ def test_without_kernels_paths_are_straight_and_it_is_said(mode, rng, tmp_path, 
     broken = tmp_path / "stan"
     shutil.copytree(stan_folder(), broken)
     (broken / "kernels" / "gpt.cpp").write_text("this is no C++")
-    monkeypatch.setattr(log_density, "stan_folder", lambda: broken)
+    monkeypatch.setattr(kernel_sources, "stan_folder", lambda: broken)
     problem, copies = mode
     found = connect_chains(problem, copies, rng=rng, n_pairs=2)
     assert found["path"].values.tolist() == ["straight", "arc"]

@@ -83,3 +83,30 @@ def test_wrong_shape_says_wanted_and_got():
         STAGES["02"].from_stan({**values, "lm_head_offset": np.zeros(64)}, DESIGN)
     with pytest.raises(ValueError, match="parameter token_embedding is missing"):
         STAGES["02"].from_stan({}, DESIGN)
+
+
+def test_arguments_are_masks_then_parameters():
+    names = [argument.name for argument in STAGES["11"].arguments]
+    masks = ["attention_mask", "attention_output_mask", "feed_forward_mask"]
+    assert names == [*masks, *(parameter.name for parameter in STAGES["11"].parameters)]
+    types = {argument.name: argument.stan_type for argument in STAGES["12"].arguments}
+    assert types["attention_mask"] == "data array[,] matrix"
+    assert types["token_embedding"] == "array[] vector"
+    assert types["lm_head_multiplier"] == "matrix"
+
+
+def test_stan_stores_matrices_by_columns(problem, rng):
+    for argument, p in zip(
+        problem.stage.arguments[::-1], problem.stage.parameters[::-1], strict=False
+    ):
+        value = rng.normal(size=problem.stage.stan_shape(p, problem.design))
+        flat = argument.flat(value)
+        by_columns = [item.ravel("F") for item in value.reshape(-1, *value.shape[-2:])]
+        expected = value.ravel() if argument.item == "vector" else np.concatenate(by_columns)
+        np.testing.assert_array_equal(flat, expected)
+        np.testing.assert_array_equal(argument.unflat(flat, value.shape), value)
+
+
+def test_stages_share_the_order_of_their_arguments(problem):
+    names = [argument.name for argument in problem.stage.arguments]
+    assert names == [argument.name for argument in STAGES["12"].arguments if argument.name in names]

@@ -51,7 +51,6 @@ def test_it_brings_programs_engine_and_template(installed):
         "gptbayes/stan/functions/attention.stanfunctions",
         "gptbayes/stan/loops/attention.stanfunctions",
         "gptbayes/stan/kernels/gpt.cpp",
-        "gptbayes/stan/kernels/log_likelihood/05.stanfunctions",
         "gptbayes/report/template.html",
         "gptbayes/toolchain/engine/makefile",
         "gptbayes/toolchain/engine/main.cpp",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gptbayes import toolchain
 from gptbayes.cli.terminal import OUT, describe
-from gptbayes.model.stages import stan_folder
+from gptbayes.model import kernel_sources
 
 
 def add_arguments(parser) -> None:
@@ -35,7 +35,7 @@ def _setup(arguments):
 
 def _kernels():
     try:
-        toolchain.build_kernels(stan_folder() / "kernels")
+        kernel_sources.build()
     except toolchain.ToolchainError as error:
         return f"none, fits use plain Stan: {error}"
     flags = " ".join(toolchain.machine_flags())

@@ -1,8 +1,7 @@
-"""Which body the likelihood of a stage gets: plain Stan, or the C++ kernels.
+"""Compiled programs of stages, whose likelihood is computed by plain Stan or by the C++ kernels.
 
-The program is the same. Its function `gpt_log_likelihood` is included from
-``functions/log_likelihood/``, where it is Stan, or from ``kernels/log_likelihood/``, where it is
-only declared and C++ with an analytic gradient is its body.
+With the kernels, one expression of the program is replaced before it is compiled, see
+`gptbayes.model.kernel_sources`.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from gptbayes.model.stages import Stage, stan_folder
-from gptbayes.toolchain import Kernels, ToolchainError, build_kernels, compile_program
+from gptbayes.model import kernel_sources
+from gptbayes.model.stages import Stage
+from gptbayes.toolchain import Kernels, ToolchainError, cache, compile_program
 
 KERNELS = ("auto", "stan", "c++")
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("gptbayes")
 
 
 class Executable(NamedTuple):
-    """A compiled program and the body that its likelihood has.
+    """A compiled program, and what computes its likelihood.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ def executable_of(stage: Stage, kernels: str = "auto") -> Executable:
     ----------
     stage : Stage
     kernels : {"auto", "stan", "c++"}
-        The body of its likelihood; "auto" is "c++" wherever that can be compiled and the stage's
+        What computes its likelihood; "auto" is "c++" wherever that can be compiled and the stage's
         program is this package's own.
 
     Returns
@@ -49,7 +49,7 @@ def executable_of(stage: Stage, kernels: str = "auto") -> Executable:
     Raises
     ------
     ValueError
-        For another name, or C++ wanted for a program that was changed: it would not be changed.
+        For another name, or for C++ and a changed program, which the kernels would ignore.
     ToolchainError
         If it cannot be compiled.
     """
@@ -61,22 +61,26 @@ def executable_of(stage: Stage, kernels: str = "auto") -> Executable:
     built = None if kernels == "stan" or stage.folder else _build(required=kernels == "c++")
     if built is None:
         return Executable(compile_program(stage.program, [functions]), "stan")
-    return Executable(compile_with_kernels(stage.program, stage.number, built), "c++")
+    return Executable(compile_with_kernels(stage, built), "c++")
 
 
-def compile_with_kernels(program: Path, number: str, kernels: Kernels) -> Path:
-    """The executable of a stage's program whose likelihood is the kernels'."""
+def compile_with_kernels(stage: Stage, kernels: Kernels) -> Path:
+    """The executable of a stage's program with the likelihood of the kernels."""
+    text = kernel_sources.program_with_kernels(stage)
+    folder = cache.cache_folder() / "programs" / f"{stage.name}-{cache.key([text])}"
+    source = f"{stage.name}.stan"
+    cache.folder_once(folder, lambda part: (part / source).write_text(text, encoding="utf-8"))
     return compile_program(
-        program,
-        [stan_folder() / "kernels", program.parent / "functions"],
-        user_header=kernels.headers / f"{number[:2]}.hpp",
+        folder / source,
+        [kernels.headers, stage.program.parent / "functions"],
+        user_header=kernels.headers / f"{stage.number[:2]}.hpp",
         object_files=[kernels.object_file],
     )
 
 
 def _build(required: bool) -> Kernels | None:
     try:
-        return build_kernels(stan_folder() / "kernels")
+        return kernel_sources.build()
     except ToolchainError as error:
         if required:
             raise

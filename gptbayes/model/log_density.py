@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptbayes.model import kernel_sources
 from gptbayes.model.forward import Parameters, token_log_prob
 from gptbayes.model.problem import Design, Problem, stan_data
 from gptbayes.model.simulate import log_prior
-from gptbayes.model.stages import Stage, stan_folder
-from gptbayes.toolchain import build_kernels
+from gptbayes.model.stages import Stage
 
 _NUMBERS = ctypes.POINTER(ctypes.c_double)
 _INTS = ctypes.POINTER(ctypes.c_int)
-_VECTORS = ("embedding", "offset", "weight", "bias", "output_mask", "feed_forward_mask")
 
 
 class LogLikelihood(NamedTuple):
@@ -79,7 +78,7 @@ def log_posterior_gradient(
     ToolchainError
         If there is no compiler for the kernels.
     """
-    library = build_kernels(stan_folder() / "kernels").library if library is None else library
+    library = kernel_sources.build().library if library is None else library
     stage, design = problem.stage, problem.design
     likelihood = kernel_likelihood(problem, library)
     weights = np.full(problem.training.x.shape, problem.likelihood_weight)
@@ -140,7 +139,7 @@ def kernel_likelihood(
     ----------
     problem : Problem
     library : path
-        As `gptbayes.toolchain.build_kernels` gives it.
+        As `gptbayes.model.kernel_sources.build` gives it.
     length : int, optional
         Look at the first positions of all sequences only.
 
@@ -153,8 +152,7 @@ def kernel_likelihood(
     """
     data, stage = stan_data(problem), problem.stage
     x, y = (np.array(data[name], dtype=np.int32)[:, :length] - 1 for name in ("x", "y"))
-    names = argument_names(stage)
-    masks = {name: _flat(name, data[name]) for name in names if name.endswith("_mask")}
+    masks = {a.name: a.flat(data[a.name]) for a in stage.arguments if a.kind == "mask"}
     sizes = _sizes(problem, x.shape)
     function = ctypes.CDLL(str(library)).gptbayes_log_likelihood
 
@@ -163,21 +161,23 @@ def kernel_likelihood(
         weights: np.ndarray | None = None,
         with_gradient: bool = True,
     ) -> LogLikelihood:
-        values = [masks[n] if n in masks else _flat(n, parameters[n]) for n in names]
-        gradients = [
-            None if name in masks else np.zeros_like(value)
-            for name, value in zip(names, values, strict=True)
-        ]
+        values = {
+            a.name: masks[a.name] if a.kind == "mask" else a.flat(parameters[a.name])
+            for a in stage.arguments
+        }
+        gradients = {
+            name: None if name in masks else np.zeros_like(value) for name, value in values.items()
+        }
         weights = np.ones(x.shape) if weights is None else np.ascontiguousarray(weights)
         log_lik = np.empty(x.shape)
         status = function(
             ctypes.byref(sizes),
             x.ctypes.data_as(_INTS),
             y.ctypes.data_as(_INTS),
-            _pointers(values),
+            _pointers(values.values()),
             weights.ctypes.data_as(_NUMBERS),
             log_lik.ctypes.data_as(_NUMBERS),
-            _pointers(gradients) if with_gradient else None,
+            _pointers(gradients.values()) if with_gradient else None,
         )
         if status != 0:
             raise MemoryError("the kernels found no memory for one evaluation of the likelihood")
@@ -186,20 +186,13 @@ def kernel_likelihood(
         return LogLikelihood(
             log_lik,
             {
-                name: _unflat(name, flat, np.shape(parameters[name]))
-                for name, flat in zip(names, gradients, strict=True)
-                if flat is not None
+                a.name: a.unflat(gradients[a.name], np.shape(parameters[a.name]))
+                for a in stage.arguments
+                if a.kind == "parameter"
             },
         )
 
     return evaluate
-
-
-def argument_names(stage: Stage) -> list[str]:
-    """What the kernels want of a stage, in their order: parameters and masks."""
-    text = stage.program.parent / "functions/log_likelihood" / f"{stage.number[:2]}.stanfunctions"
-    call = text.read_text(encoding="utf-8").split("gpt_logits(")[-1].split(")")[0]
-    return [name.strip() for name in call.split(",")][1:]
 
 
 class _Sizes(ctypes.Structure):
@@ -228,18 +221,3 @@ def _prior_gradient(problem, parameters):
 def _pointers(arrays):
     addresses = [None if a is None else a.ctypes.data_as(_NUMBERS) for a in arrays]
     return (_NUMBERS * len(arrays))(*addresses)
-
-
-def _flat(name, value):
-    """As Stan keeps it: item by item of an array, each matrix by columns."""
-    value = np.asarray(value, dtype=float)
-    if not name.endswith(_VECTORS):
-        value = np.swapaxes(value, -1, -2)
-    return np.ascontiguousarray(value).ravel()
-
-
-def _unflat(name, flat, shape):
-    if name.endswith(_VECTORS):
-        return flat.reshape(shape)
-    *items, rows, columns = shape
-    return np.swapaxes(flat.reshape(*items, columns, rows), -1, -2)

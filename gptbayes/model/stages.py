@@ -18,6 +18,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from gptbayes.model.arguments import MASKS, Argument, Item
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -32,6 +34,8 @@ class Parameter:
     stan_dims : tuple of str
         Dims of the parameter in the Stan program; axes of length one may be missing and
         ``head, head_dim`` may be one axis, ``embed``. Element order is the same.
+    item : {"matrix", "vector"}
+        What the Stan program declares: one of these, or an array of them.
     family : str
         Where its prior is set, a field of `gptbayes.model.problem.Priors`.
     prior : {"normal", "log_gamma"}
@@ -43,6 +47,7 @@ class Parameter:
     name: str
     dims: tuple[str, ...]
     stan_dims: tuple[str, ...]
+    item: Item
     family: str
     prior: Literal["normal", "log_gamma"] = "normal"
 
@@ -105,6 +110,15 @@ class Stage:
     def program(self) -> Path:
         """The Stan program of this stage."""
         return (self.folder or stan_folder()) / f"{self.name}.stan"
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """Arguments of the forward pass after the tokens: the masks, then the parameters.
+
+        This order is the one of ``gpt_logits`` in the Stan program and of the C++ kernels.
+        """
+        parameters = (Argument(p.name, "parameter", p.stan_dims, p.item) for p in self.parameters)
+        return (*(MASKS if "dropout" in self.features else ()), *parameters)
 
     def parameter(self, name: str) -> Parameter:
         for parameter in self.parameters:
@@ -241,13 +255,14 @@ def _reshaped(name, values, wanted, target):
 
 def _position() -> list[Parameter]:
     dims = ("position", "embed")
-    return [Parameter("position_embedding", dims, dims, "position_embedding")]
+    return [Parameter("position_embedding", dims, dims, "vector", "position_embedding")]
 
 
 def _attention(prefix: tuple[str, ...]) -> list[Parameter]:
     dims = ("layer", "head", "embed", "head_dim")
     stan_dims = (*prefix, "embed", "head_dim")
-    return [Parameter(name, dims, stan_dims, "attention") for name in ("key", "query", "value")]
+    names = ("key", "query", "value")
+    return [Parameter(name, dims, stan_dims, "matrix", "attention") for name in names]
 
 
 def _projection() -> list[Parameter]:
@@ -256,42 +271,43 @@ def _projection() -> list[Parameter]:
             "sa_proj_multiplier",
             ("layer", "embed", "head", "head_dim"),
             ("layer", "embed", "embed"),
+            "matrix",
             "attention_proj",
         ),
-        Parameter("sa_proj_offset", ("layer", "embed"), ("layer", "embed"), "offset"),
+        Parameter("sa_proj_offset", ("layer", "embed"), ("layer", "embed"), "vector", "offset"),
     ]
 
 
 def _feed_forward(prefix: tuple[str, ...], wide: bool) -> list[Parameter]:
-    def parameter(name, dims, family):
-        return Parameter(name, ("layer", *dims), (*prefix, *dims), family)
+    def linear(name, rows, columns):
+        def parameter(suffix, dims, item, family):
+            return Parameter(f"{name}_{suffix}", ("layer", *dims), (*prefix, *dims), item, family)
 
-    parameters = [
-        parameter("feed_forward_multiplier", ("hidden", "embed"), "feed_forward"),
-        parameter("feed_forward_offset", ("hidden",), "offset"),
-    ]
+        yield parameter("multiplier", (rows, columns), "matrix", "feed_forward")
+        yield parameter("offset", (rows,), "vector", "offset")
+
+    parameters = [*linear("feed_forward", "hidden", "embed")]
     if wide:
-        parameters += [
-            parameter("feed_forward_proj_multiplier", ("embed", "hidden"), "feed_forward"),
-            parameter("feed_forward_proj_offset", ("embed",), "offset"),
-        ]
+        parameters += linear("feed_forward_proj", "embed", "hidden")
     return parameters
 
 
 def _layer_norm(prefix: tuple[str, ...]) -> list[Parameter]:
     names = ("ln1_weight", "ln1_bias", "ln2_weight", "ln2_bias")
-    return [Parameter(n, ("layer", "embed"), (*prefix, "embed"), "layer_norm") for n in names]
+    dims, stan_dims = ("layer", "embed"), (*prefix, "embed")
+    return [Parameter(name, dims, stan_dims, "vector", "layer_norm") for name in names]
 
 
 def _final_layer_norm() -> list[Parameter]:
     names = ("ln_f_weight", "ln_f_bias")
-    return [Parameter(name, ("embed",), ("embed",), "layer_norm") for name in names]
+    return [Parameter(name, ("embed",), ("embed",), "vector", "layer_norm") for name in names]
 
 
 def _lm_head() -> list[Parameter]:
+    dims = ("token", "embed")
     return [
-        Parameter("lm_head_multiplier", ("token", "embed"), ("token", "embed"), "lm_head"),
-        Parameter("lm_head_offset", ("token",), ("token",), "offset"),
+        Parameter("lm_head_multiplier", dims, dims, "matrix", "lm_head"),
+        Parameter("lm_head_offset", dims[:1], dims[:1], "vector", "offset"),
     ]
 
 
@@ -315,7 +331,7 @@ def _parameters(features: frozenset[str]) -> tuple[Parameter, ...]:
     layer = ("layer",) if "blocks" in features else ()
     head = ("head",) if "multi_head" in features else ()
     token = ("token", "embed")
-    parameters = [Parameter("token_embedding", token, token, "token_embedding")]
+    parameters = [Parameter("token_embedding", token, token, "vector", "token_embedding")]
     if "position" in features:
         parameters += _position()
     if "attention" in features:

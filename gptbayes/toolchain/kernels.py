@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Kernels(NamedTuple):
     library : pathlib.Path
         The same as a shared library, of which ``gpt.h`` says what can be called.
     headers : pathlib.Path
-        A folder with a copy of the headers, one for the programs of each stage.
+        A folder with all sources: a copy of the given folder's, and the generated ones.
     """
 
     object_file: Path
@@ -46,7 +46,11 @@ def machine_flags() -> tuple[str, ...]:
     return ("-march=native",) if _macros("-march=native") else ()
 
 
-def build_kernels(folder: str | Path, flags: tuple[str, ...] | None = None) -> Kernels:
+def build_kernels(
+    folder: str | Path,
+    flags: tuple[str, ...] | None = None,
+    generated: Mapping[str, str] | None = None,
+) -> Kernels:
     """Compile ``gpt.cpp`` of a folder, unless it is in the cache.
 
     Parameters
@@ -56,6 +60,8 @@ def build_kernels(folder: str | Path, flags: tuple[str, ...] | None = None) -> K
     flags : tuple of str, optional
         For the machine, by default `machine_flags`. The cache knows what the compiler makes of
         them, so that a home folder can be shared by machines that differ.
+    generated : mapping of str to str, optional
+        Text of further sources by file name, which are not in the folder.
 
     Returns
     -------
@@ -66,20 +72,21 @@ def build_kernels(folder: str | Path, flags: tuple[str, ...] | None = None) -> K
     ToolchainError
         Without a compiler, or if it fails, with what it said.
     """
-    source = Path(folder) / "gpt.cpp"
     flags = machine_flags() if flags is None else flags
     parts: list[str | bytes] = [system.compiler_version(), *_FLAGS, *flags, _macros(*flags)]
-    texts = [path for path in sorted(source.parent.iterdir()) if path.suffix in _SUFFIXES]
-    for text in texts:
-        parts += [text.name, text.read_bytes()]
+    paths = [path for path in sorted(Path(folder).iterdir()) if path.suffix in _SUFFIXES]
+    sources = {path.name: path.read_bytes() for path in paths}
+    sources |= {name: text.encode() for name, text in (generated or {}).items()}
+    for name, content in sources.items():
+        parts += [name, content]
     target = cache.cache_folder() / "kernels" / cache.key(parts)
 
     def fill(part: Path) -> None:
         system.require_compiler_and_make()
         _log.info("compiling the kernels: some seconds, once")
-        for text in texts:  # cmdstanpy takes no header from a folder whose path has spaces
-            shutil.copyfile(text, part / text.name)
-        compiled, library = part / "gpt.o", part / "libgpt.so"
+        for name, content in sources.items():  # cmdstanpy wants headers in a path without spaces
+            (part / name).write_bytes(content)
+        source, compiled, library = part / "gpt.cpp", part / "gpt.o", part / "libgpt.so"
         _run([*system.compiler().split(), *_FLAGS, *flags, "-c", str(source), "-o", str(compiled)])
         _run([*system.compiler().split(), "-shared", str(compiled), "-o", str(library)])
 

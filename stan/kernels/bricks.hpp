@@ -1,16 +1,16 @@
-// The bricks of a GPT, each with its reverse pass: the names are those of stan/functions/.
+// The components of a GPT, each with its reverse pass, named as in stan/functions/.
 //
-// An activation is `Lanes a[feature][column]`. A column is one position of LANES sequences: all
-// positions of the first LANES sequences, then all of the next. A reverse pass is given `d_out`,
-// the derivative of the log likelihood by what the brick put out, and finds `d_in`; what it finds
-// for weights it adds to `gradient`.
+// An activation is `Pack a[feature][column]`. A column is one position of PACK_SIZE sequences: all
+// positions of the first PACK_SIZE sequences, then all positions of the next. A reverse pass takes
+// `d_out`, the derivative of the log likelihood with respect to the output, and computes `d_in`,
+// the derivative with respect to the input. It adds the derivatives of weights to `gradient`.
 
 #ifndef GPTBAYES_BRICKS_HPP
 #define GPTBAYES_BRICKS_HPP
 
 #include <cmath>
 
-#include "lanes.hpp"
+#include "pack.hpp"
 
 namespace gptbayes {
 
@@ -29,14 +29,14 @@ struct Weights {
 };
 
 /// out = A in + b
-inline void linear(Lanes* out, Weights A, const double* b, const Lanes* in, int rows, int inner,
+inline void linear(Pack* out, Weights A, const double* b, const Pack* in, int rows, int inner,
                    int columns) {
   product(out, A.value, b, in, rows, inner, columns);
 }
 
 /// d_in (+)= A' d_out; A.gradient += d_out in'; b_gradient += sum of d_out
-inline void linear_reverse(Lanes* d_in, bool add, Weights A, double* b_gradient,
-                           const Lanes* d_out, const Lanes* in, int rows, int inner, int columns) {
+inline void linear_reverse(Pack* d_in, bool add, Weights A, double* b_gradient,
+                           const Pack* d_out, const Pack* in, int rows, int inner, int columns) {
   outer_product(A.gradient, A.value.row_stride, A.value.column_stride, d_out, in, rows, inner,
                 columns);
   if (b_gradient) {
@@ -47,23 +47,23 @@ inline void linear_reverse(Lanes* d_in, bool add, Weights A, double* b_gradient,
 
 // ---- layer norm ----
 
-/// @param unit the stream with mean 0 and sd 1 (divisor C - 1), kept for the way back
-/// @param inverse_sd of each column, kept for the way back
-inline void layer_norm(Lanes* out, Lanes* unit, Lanes* inverse_sd, const Lanes* stream,
+/// @param unit the input with mean 0 and sd 1 (divisor C - 1), stored for the reverse pass
+/// @param inverse_sd of each column, stored for the reverse pass
+inline void layer_norm(Pack* out, Pack* unit, Pack* inverse_sd, const Pack* stream,
                        const double* weight, const double* bias, int C, int columns) {
   for (int n = 0; n < columns; ++n) {
-    Lanes total = {};
+    Pack total = {};
     for (int c = 0; c < C; ++c) {
       total += stream[c * columns + n];
     }
-    const Lanes mean = total / C;
-    Lanes squares = {};
+    const Pack mean = total / C;
+    Pack squares = {};
     for (int c = 0; c < C; ++c) {
-      const Lanes centred = stream[c * columns + n] - mean;
+      const Pack centred = stream[c * columns + n] - mean;
       unit[c * columns + n] = centred;
       squares += centred * centred;
     }
-    for (int lane = 0; lane < LANES; ++lane) {
+    for (int lane = 0; lane < PACK_SIZE; ++lane) {
       inverse_sd[n][lane] = 1 / std::sqrt(squares[lane] / (C - 1));
     }
     for (int c = 0; c < C; ++c) {
@@ -73,12 +73,12 @@ inline void layer_norm(Lanes* out, Lanes* unit, Lanes* inverse_sd, const Lanes* 
   }
 }
 
-/// d_stream += what goes back through the norm
-inline void layer_norm_reverse(Lanes* d_stream, double* weight_gradient, double* bias_gradient,
-                               const Lanes* d_out, const Lanes* unit, const Lanes* inverse_sd,
+/// d_stream += derivative with respect to the input
+inline void layer_norm_reverse(Pack* d_stream, double* weight_gradient, double* bias_gradient,
+                               const Pack* d_out, const Pack* unit, const Pack* inverse_sd,
                                const double* weight, int C, int columns) {
   for (int c = 0; c < C; ++c) {
-    Lanes to_weight = {}, to_bias = {};
+    Pack to_weight = {}, to_bias = {};
     for (int n = 0; n < columns; ++n) {
       to_weight += d_out[c * columns + n] * unit[c * columns + n];
       to_bias += d_out[c * columns + n];
@@ -87,34 +87,34 @@ inline void layer_norm_reverse(Lanes* d_stream, double* weight_gradient, double*
     bias_gradient[c] += sum(to_bias);
   }
   for (int n = 0; n < columns; ++n) {
-    Lanes total = {}, along = {};
+    Pack total = {}, along = {};
     for (int c = 0; c < C; ++c) {
-      const Lanes d_unit = d_out[c * columns + n] * weight[c];
+      const Pack d_unit = d_out[c * columns + n] * weight[c];
       total += d_unit;
       along += d_unit * unit[c * columns + n];
     }
-    const Lanes mean = total / C, share = along / (C - 1);
+    const Pack mean = total / C, share = along / (C - 1);
     for (int c = 0; c < C; ++c) {
-      const Lanes d_unit = d_out[c * columns + n] * weight[c];
+      const Pack d_unit = d_out[c * columns + n] * weight[c];
       d_stream[c * columns + n] += inverse_sd[n] * (d_unit - mean - unit[c * columns + n] * share);
     }
   }
 }
 
-// ---- causal attention, one head in LANES sequences ----
+// ---- causal attention, one head in PACK_SIZE sequences ----
 //
-// Weights of query position t and key positions s <= t are one row of a triangle. Three products
-// on that triangle are all there is, forward and back.
+// The weights of query position t and key positions s <= t are one row of a triangle. Forward and
+// reverse pass consist of the same three products with such triangles.
 
-constexpr int SIDE_BY_SIDE = 8;  // sums that are kept in registers
+constexpr int SIDE_BY_SIDE = 8;  // sums in registers at a time
 
 inline int triangle_size(int T) { return T * (T + 1) / 2; }
 
 /// w(t, s) = sum over j of a(j, t) b(j, s)
-inline void triangle(Lanes* w, const Lanes* a, const Lanes* b, int T, int h, int columns) {
+inline void triangle(Pack* w, const Pack* a, const Pack* b, int T, int h, int columns) {
   for (int t = 0; t < T; w += ++t) {
     in_blocks<SIDE_BY_SIDE>(t + 1, [&](int s, auto S) {
-      Lanes sums[S.value] = {};
+      Pack sums[S.value] = {};
       for (int j = 0; j < h; ++j) {
         for (int i = 0; i < S.value; ++i) {
           sums[i] += a[j * columns + t] * b[j * columns + s + i];
@@ -128,10 +128,11 @@ inline void triangle(Lanes* w, const Lanes* a, const Lanes* b, int T, int h, int
 }
 
 /// out(j, t) = sum over s <= t of w(t, s) b(j, s)
-inline void look_back(Lanes* out, const Lanes* w, const Lanes* b, int T, int h, int columns) {
+inline void weights_times_values(Pack* out, const Pack* w, const Pack* b, int T, int h,
+                                 int columns) {
   for (int t = 0; t < T; w += ++t) {
     in_blocks<SIDE_BY_SIDE>(h, [&](int j, auto S) {
-      Lanes sums[S.value] = {};
+      Pack sums[S.value] = {};
       for (int s = 0; s <= t; ++s) {
         for (int i = 0; i < S.value; ++i) {
           sums[i] += w[s] * b[(j + i) * columns + s];
@@ -145,12 +146,13 @@ inline void look_back(Lanes* out, const Lanes* w, const Lanes* b, int T, int h, 
 }
 
 /// out(j, s) = sum over t >= s of w(t, s) b(j, t)
-inline void look_ahead(Lanes* out, const Lanes* w, const Lanes* b, int T, int h, int columns) {
+inline void transposed_weights_times_values(Pack* out, const Pack* w, const Pack* b, int T, int h,
+                                            int columns) {
   for (int s = 0; s < T; ++s) {
     in_blocks<SIDE_BY_SIDE>(h, [&](int j, auto S) {
-      Lanes sums[S.value] = {};
+      Pack sums[S.value] = {};
       for (int t = s; t < T; ++t) {
-        const Lanes weight = w[triangle_size(t) + s];
+        const Pack weight = w[triangle_size(t) + s];
         for (int i = 0; i < S.value; ++i) {
           sums[i] += weight * b[(j + i) * columns + t];
         }
@@ -163,32 +165,32 @@ inline void look_ahead(Lanes* out, const Lanes* w, const Lanes* b, int T, int h,
 }
 
 /// weights = softmax(q'k / sqrt(h)) over the positions up to each
-inline void attention_weights(Lanes* weights, const Lanes* q, const Lanes* k, int T, int h,
+inline void attention_weights(Pack* weights, const Pack* q, const Pack* k, int T, int h,
                               int columns) {
   triangle(weights, q, k, T, h, columns);
   const double scale = 1 / std::sqrt(h);
   for (int t = 0; t < T; weights += ++t) {
-    Lanes largest = weights[0];
+    Pack largest = weights[0];
     for (int s = 1; s <= t; ++s) {
       largest = larger(largest, weights[s]);
     }
-    Lanes total = {};
+    Pack total = {};
     for (int s = 0; s <= t; ++s) {
       weights[s] = exp_of_nonpositive((weights[s] - largest) * scale);
       total += weights[s];
     }
-    const Lanes inverse = 1.0 / total;
+    const Pack inverse = 1.0 / total;
     for (int s = 0; s <= t; ++s) {
       weights[s] *= inverse;
     }
   }
 }
 
-/// From the derivative by the weights to that by q'k, in place
-inline void attention_weights_reverse(Lanes* d, const Lanes* weights, int T, int h) {
+/// From the derivative with respect to the weights to that with respect to q'k, in place
+inline void attention_weights_reverse(Pack* d, const Pack* weights, int T, int h) {
   const double scale = 1 / std::sqrt(h);
   for (int t = 0; t < T; d += t + 1, weights += t + 1, ++t) {
-    Lanes mean = {};
+    Pack mean = {};
     for (int s = 0; s <= t; ++s) {
       mean += weights[s] * d[s];
     }
@@ -199,7 +201,7 @@ inline void attention_weights_reverse(Lanes* d, const Lanes* weights, int T, int
 }
 
 /// out = weights .* mask
-inline void drop_weights(Lanes* out, const Lanes* weights, Matrix mask, int T) {
+inline void drop_weights(Pack* out, const Pack* weights, Matrix mask, int T) {
   for (int t = 0; t < T; out += t + 1, weights += t + 1, ++t) {
     for (int s = 0; s <= t; ++s) {
       out[s] = weights[s] * mask(t, s);
@@ -207,24 +209,24 @@ inline void drop_weights(Lanes* out, const Lanes* weights, Matrix mask, int T) {
   }
 }
 
-// ---- what is done to every number ----
+// ---- elementwise functions ----
 
-/// Only the positive part passes. What does not pass becomes -0, so that the way back can tell it
-/// from a 0 that passed, as Stan's fmax(x, 0) lets it.
-inline void positive_part(Lanes* a, int count) {
+/// max(a, 0). Negative numbers become -0, so that the reverse pass can distinguish them from an
+/// input of 0, where Stan's fmax(x, 0) has slope 1.
+inline void positive_part(Pack* a, int count) {
   for (int i = 0; i < count; ++i) {
     a[i] = a[i] >= 0.0 ? a[i] + 0.0 : all(-0.0);
   }
 }
 
-inline void positive_part_reverse(Lanes* d, const Lanes* a, int count) {
+inline void positive_part_reverse(Pack* d, const Pack* a, int count) {
   for (int i = 0; i < count; ++i) {
-    d[i] = ((Bits)a[i] >> 63) == 0 ? d[i] : Lanes{};
+    d[i] = ((Bits)a[i] >> 63) == 0 ? d[i] : Pack{};
   }
 }
 
 /// Each row times its entry of the mask
-inline void drop(Lanes* a, const double* mask, int C, int columns) {
+inline void drop(Pack* a, const double* mask, int C, int columns) {
   for (int c = 0; c < C; ++c) {
     for (int n = 0; n < columns; ++n) {
       a[c * columns + n] *= mask[c];
@@ -234,20 +236,20 @@ inline void drop(Lanes* a, const double* mask, int C, int columns) {
 
 // ---- the likelihood ----
 
-/// From logits to the derivative of the weighted log likelihood by them, in place.
+/// From logits to the derivative of the weighted log likelihood with respect to them, in place.
 ///
 /// @param logits (V, columns)
 /// @param next_token, weight of each column and lane; 0-based tokens
 /// @param log_lik of each column and lane, in nats
 /// @param largest, total work space, one per column
-inline void token_log_likelihood(Lanes* logits, const int* next_token, const Lanes* weight,
-                                 Lanes* log_lik, Lanes* largest, Lanes* total, int V,
+inline void token_log_likelihood(Pack* logits, const int* next_token, const Pack* weight,
+                                 Pack* log_lik, Pack* largest, Pack* total, int V,
                                  int columns) {
   for (int n = 0; n < columns; ++n) {
     largest[n] = logits[n];
-    total[n] = Lanes{};
-    for (int lane = 0; lane < LANES; ++lane) {
-      log_lik[n][lane] = logits[next_token[n * LANES + lane] * columns + n][lane];
+    total[n] = Pack{};
+    for (int lane = 0; lane < PACK_SIZE; ++lane) {
+      log_lik[n][lane] = logits[next_token[n * PACK_SIZE + lane] * columns + n][lane];
     }
   }
   for (int v = 1; v < V; ++v) {
@@ -257,13 +259,13 @@ inline void token_log_likelihood(Lanes* logits, const int* next_token, const Lan
   }
   for (int v = 0; v < V; ++v) {
     for (int n = 0; n < columns; ++n) {
-      Lanes& p = logits[v * columns + n];
+      Pack& p = logits[v * columns + n];
       p = exp_of_nonpositive(p - largest[n]);
       total[n] += p;
     }
   }
   for (int n = 0; n < columns; ++n) {
-    for (int lane = 0; lane < LANES; ++lane) {
+    for (int lane = 0; lane < PACK_SIZE; ++lane) {
       log_lik[n][lane] -= largest[n][lane] + std::log(total[n][lane]);
     }
     total[n] = -weight[n] / total[n];
@@ -274,8 +276,8 @@ inline void token_log_likelihood(Lanes* logits, const int* next_token, const Lan
     }
   }
   for (int n = 0; n < columns; ++n) {
-    for (int lane = 0; lane < LANES; ++lane) {
-      logits[next_token[n * LANES + lane] * columns + n][lane] += weight[n][lane];
+    for (int lane = 0; lane < PACK_SIZE; ++lane) {
+      logits[next_token[n * PACK_SIZE + lane] * columns + n][lane] += weight[n][lane];
     }
   }
 }

@@ -1,8 +1,8 @@
-// A GPT, forward and back, for a tile of sequences at a time.
+// A GPT: forward and reverse pass for a tile of sequences at a time.
 //
-// The stages are a ladder: what one has, the next ones have. So there is one GPT here, and the
-// number of the stage says how far up it goes. Read `forward` beside gpt_logits in stan/12-final.stan,
-// and `reverse` from its end.
+// Each stage has all components of the stage before it. So there is one GPT here, and the number
+// of the stage selects its components. `forward` follows gpt_logits in stan/12-final.stan, and
+// `reverse` goes through the same components in the opposite order.
 
 #include "gpt.h"
 
@@ -16,14 +16,14 @@
 namespace gptbayes {
 namespace {
 
-// The stage that brings each part.
+// The first stage that has each component.
 constexpr int HEAD = 2, POSITION = 3, ATTENTION = 4, FEED_FORWARD = 6, SKIP = 7,
               FEED_FORWARD_PROJECTION = 8, LAYER_NORM = 9, BLOCKS = 10, DROPOUT = 11,
               PROJECTION = 12;
 
-constexpr std::size_t TILE_BYTES = 1 << 20;  // half of a level-2 cache of today
+constexpr std::size_t TILE_BYTES = 1 << 20;  // half of a common level-2 cache
 
-/// One argument of gpt_logits and its gradient, or nothing.
+/// One argument of gpt_logits and its gradient; null if the stage does not have it.
 struct Argument {
   const double* value = nullptr;
   double* gradient = nullptr;
@@ -34,84 +34,71 @@ struct Argument {
   Weights matrix(int rows) const { return Weights::by_columns(value, gradient, rows); }
 };
 
-/// The arguments of gpt_logits, by name; those that a stage lacks are nothing.
+/// The arguments of gpt_logits by name. gptbayes/model/kernel_sources.py writes `arguments.inc`.
 struct Arguments {
-  Argument token_embedding, position_embedding, key, query, value, attention_mask,
-      sa_proj_multiplier, sa_proj_offset, attention_output_mask, feed_forward_multiplier,
-      feed_forward_offset, feed_forward_proj_multiplier, feed_forward_proj_offset,
-      feed_forward_mask, ln1_weight, ln1_bias, ln2_weight, ln2_bias, ln_f_weight, ln_f_bias,
-      lm_head_multiplier, lm_head_offset;
+#define GPTBAYES_ARGUMENT(since, name, ...) Argument name;
+#include "arguments.inc"
+#undef GPTBAYES_ARGUMENT
 
   Arguments(int stage, const double* const* values, double* const* gradients) {
     int next = 0;
-    const auto take = [&](int since, auto... arguments) {
-      if (stage >= since) {
-        ((this->*arguments = {values[next], gradients ? gradients[next] : nullptr}, ++next), ...);
-      }
-    };
-    using A = Arguments;
-    take(1, &A::token_embedding);
-    take(POSITION, &A::position_embedding);
-    take(ATTENTION, &A::key, &A::query, &A::value);
-    take(DROPOUT, &A::attention_mask);
-    take(PROJECTION, &A::sa_proj_multiplier, &A::sa_proj_offset);
-    take(DROPOUT, &A::attention_output_mask);
-    take(FEED_FORWARD, &A::feed_forward_multiplier, &A::feed_forward_offset);
-    take(FEED_FORWARD_PROJECTION, &A::feed_forward_proj_multiplier, &A::feed_forward_proj_offset);
-    take(DROPOUT, &A::feed_forward_mask);
-    take(LAYER_NORM, &A::ln1_weight, &A::ln1_bias, &A::ln2_weight, &A::ln2_bias);
-    take(BLOCKS, &A::ln_f_weight, &A::ln_f_bias);
-    take(HEAD, &A::lm_head_multiplier, &A::lm_head_offset);
+#define GPTBAYES_ARGUMENT(since, name, ...)                       \
+  if (stage >= since) {                                           \
+    name = {values[next], gradients ? gradients[next] : nullptr}; \
+    ++next;                                                       \
+  }
+#include "arguments.inc"
+#undef GPTBAYES_ARGUMENT
   }
 };
 
-/// What the forward pass of a layer norm leaves for the way back.
+/// What the forward pass of a layer norm stores for the reverse pass.
 struct Norm {
-  Lanes *out, *unit, *inverse_sd;
+  Pack *out, *unit, *inverse_sd;
 };
 
-/// What the forward pass of one block leaves for the way back.
+/// What the forward pass of one block stores for the reverse pass.
 struct Block {
   Norm norm1, norm2;
-  Lanes *q, *k, *v;          // (C, columns)
-  Lanes *weights, *dropped;  // of each head and group of sequences a triangle
-  Lanes* heads;              // side by side, (C, columns)
-  Lanes* middle;             // the stream after attention
-  Lanes* hidden;             // (F, columns)
-  Lanes* after;              // the stream after the block
+  Pack *q, *k, *v;          // (C, columns)
+  Pack *weights, *dropped;  // a triangle per head and group of sequences
+  Pack* heads;              // outputs of all heads, (C, columns)
+  Pack* middle;             // residual stream after attention
+  Pack* hidden;             // (F, columns)
+  Pack* after;              // residual stream after the block
 };
 
-/// Gives out memory piece by piece; without any, counts what would be needed.
-class Shelf {
+/// Allocates from one piece of memory; without memory, counts how much is needed.
+class Arena {
  public:
-  explicit Shelf(Lanes* memory) : memory_(memory) {}
-  Lanes* take(std::size_t count) {
+  explicit Arena(Pack* memory) : memory_(memory) {}
+  Pack* take(std::size_t count) {
     used_ += count;
     return memory_ ? memory_ + used_ - count : nullptr;
   }
   std::size_t used() const { return used_; }
 
  private:
-  Lanes* memory_;
+  Pack* memory_;
   std::size_t used_ = 0;
 };
 
 class Tile {
  public:
-  /// @param groups of LANES sequences
-  Tile(const gptbayes_sizes& sizes, const Arguments& arguments, int groups, Lanes* memory)
+  /// @param groups of PACK_SIZE sequences
+  Tile(const gptbayes_sizes& sizes, const Arguments& arguments, int groups, Pack* memory)
       : s_(sizes), a_(arguments), groups_(groups), columns_(groups * sizes.T),
         hidden_size_(sizes.stage >= FEED_FORWARD_PROJECTION ? 4 * sizes.C : sizes.C),
         blocks_(sizes.stage >= ATTENTION ? sizes.L : 0) {
-    Shelf shelf(memory);
-    const auto rows = [&](int count) { return shelf.take(std::size_t(count) * columns_); };
+    Arena arena(memory);
+    const auto rows = [&](int count) { return arena.take(std::size_t(count) * columns_); };
     const auto norm = [&]() -> Norm { return {rows(s_.C), rows(s_.C), rows(1)}; };
     weight_ = rows(1);
     log_lik_ = rows(1);
     largest_ = rows(1);
     total_ = rows(1);
-    x_.resize(std::size_t(columns_) * LANES);
-    y_.resize(std::size_t(columns_) * LANES);
+    x_.resize(std::size_t(columns_) * PACK_SIZE);
+    y_.resize(std::size_t(columns_) * PACK_SIZE);
     embedded_ = rows(s_.C);
     const std::size_t triangles = std::size_t(s_.H) * groups_ * triangle_size(s_.T);
     for (Block& b : blocks_) {
@@ -122,8 +109,8 @@ class Tile {
       b.q = rows(s_.C);
       b.k = rows(s_.C);
       b.v = rows(s_.C);
-      b.weights = shelf.take(triangles);
-      b.dropped = has(DROPOUT) ? shelf.take(triangles) : b.weights;
+      b.weights = arena.take(triangles);
+      b.dropped = has(DROPOUT) ? arena.take(triangles) : b.weights;
       b.heads = rows(s_.C);
       b.middle = has(PROJECTION) || has(SKIP) ? rows(s_.C) : b.heads;
       b.hidden = has(FEED_FORWARD) ? rows(hidden_size_) : nullptr;
@@ -141,18 +128,17 @@ class Tile {
     d_k_ = rows(s_.C);
     d_v_ = rows(s_.C);
     d_hidden_ = rows(hidden_size_);
-    d_weights_ = shelf.take(triangle_size(s_.T));
-    size_ = shelf.used();
+    d_weights_ = arena.take(triangle_size(s_.T));
+    size_ = arena.used();
   }
 
   std::size_t size() const { return size_; }
 
-  /// Read sequences first to last - 1. Lanes that are left over read the last of them again, with
-  /// weight 0.
+  /// Read sequences first to last - 1. Unused lanes repeat the last sequence with weight 0.
   void read(const int* x, const int* y, const double* weights, int first, int last) {
     for_each_token(first, last, [&](int column, int lane, int token, bool left_over) {
-      x_[column * LANES + lane] = x[token];
-      y_[column * LANES + lane] = y[token];
+      x_[column * PACK_SIZE + lane] = x[token];
+      y_[column * PACK_SIZE + lane] = y[token];
       weight_[column][lane] = left_over ? 0 : weights[token];
     });
   }
@@ -167,11 +153,11 @@ class Tile {
 
   void forward() {
     embed();
-    const Lanes* stream = embedded_;
+    const Pack* stream = embedded_;
     for (int l = 0; l < int(blocks_.size()); ++l) {
       attend(l, stream);
       if (has(FEED_FORWARD)) {
-        think(l);
+        feed_forward(l);
       }
       stream = blocks_[l].after;
     }
@@ -188,10 +174,10 @@ class Tile {
     token_log_likelihood(logits_, y_.data(), weight_, log_lik_, largest_, total_, s_.V, columns_);
   }
 
-  /// After forward: `logits_` holds the derivative by the logits.
+  /// Call after `forward`, which leaves the derivative with respect to the logits in `logits_`.
   void reverse() {
-    const Lanes* stream = blocks_.empty() ? embedded_ : blocks_.back().after;
-    Lanes* d = has(BLOCKS) ? d_read_ : d_stream_;
+    const Pack* stream = blocks_.empty() ? embedded_ : blocks_.back().after;
+    Pack* d = has(BLOCKS) ? d_read_ : d_stream_;
     if (has(HEAD)) {
       linear_reverse(d, false, a_.lm_head_multiplier.matrix(s_.V), a_.lm_head_offset.gradient,
                      logits_, has(BLOCKS) ? final_.out : stream, s_.V, s_.C, columns_);
@@ -199,12 +185,12 @@ class Tile {
       std::copy(logits_, logits_ + s_.V * columns_, d);
     }
     if (has(BLOCKS)) {
-      std::fill(d_stream_, d_stream_ + s_.C * columns_, Lanes{});
+      std::fill(d_stream_, d_stream_ + s_.C * columns_, Pack{});
       norm_reverse(d_stream_, final_, a_.ln_f_weight, a_.ln_f_bias);
     }
     for (int l = int(blocks_.size()) - 1; l >= 0; --l) {
       if (has(FEED_FORWARD)) {
-        think_reverse(l);
+        feed_forward_reverse(l);
       }
       attend_reverse(l, l > 0 ? blocks_[l - 1].after : embedded_);
     }
@@ -223,9 +209,9 @@ class Tile {
       const double* position
           = has(POSITION) ? a_.position_embedding.value + n % s_.T * s_.C : nullptr;
       for (int c = 0; c < s_.C; ++c) {
-        Lanes& out = embedded_[c * columns_ + n];
-        for (int lane = 0; lane < LANES; ++lane) {
-          out[lane] = a_.token_embedding.value[x_[n * LANES + lane] * s_.C + c];
+        Pack& out = embedded_[c * columns_ + n];
+        for (int lane = 0; lane < PACK_SIZE; ++lane) {
+          out[lane] = a_.token_embedding.value[x_[n * PACK_SIZE + lane] * s_.C + c];
         }
         if (position) {
           out += position[c];
@@ -236,8 +222,8 @@ class Tile {
 
   void embed_reverse() {
     for (int n = 0; n < columns_; ++n) {
-      for (int lane = 0; lane < LANES; ++lane) {
-        double* gradient = a_.token_embedding.gradient + x_[n * LANES + lane] * s_.C;
+      for (int lane = 0; lane < PACK_SIZE; ++lane) {
+        double* gradient = a_.token_embedding.gradient + x_[n * PACK_SIZE + lane] * s_.C;
         for (int c = 0; c < s_.C; ++c) {
           gradient[c] += d_stream_[c * columns_ + n][lane];
         }
@@ -251,11 +237,11 @@ class Tile {
     }
   }
 
-  // ---- the first half of a block: look at other positions ----
+  // ---- the first half of a block: attention ----
 
-  void attend(int l, const Lanes* stream) {
+  void attend(int l, const Pack* stream) {
     Block& b = blocks_[l];
-    const Lanes* read = stream;
+    const Pack* read = stream;
     if (has(LAYER_NORM)) {
       norm(b.norm1, stream, a_.ln1_weight.item(l, s_.C), a_.ln1_bias.item(l, s_.C));
       read = b.norm1.out;
@@ -272,10 +258,11 @@ class Tile {
         if (has(DROPOUT)) {
           drop_weights(b.dropped + triangle, b.weights + triangle, attention_mask(l, head), s_.T);
         }
-        look_back(b.heads + row, b.dropped + triangle, b.v + row, s_.T, head_size(), columns_);
+        weights_times_values(b.heads + row, b.dropped + triangle, b.v + row, s_.T, head_size(),
+                             columns_);
       });
     }
-    Lanes* out = b.middle;
+    Pack* out = b.middle;
     if (has(PROJECTION)) {
       linear(out, a_.sa_proj_multiplier.item(l, s_.C * s_.C).matrix(s_.C),
              a_.sa_proj_offset.item(l, s_.C).value, b.heads, s_.C, s_.C, columns_);
@@ -290,11 +277,12 @@ class Tile {
     }
   }
 
-  /// d_stream_: from the derivative by the stream after attention to that before it
-  void attend_reverse(int l, const Lanes* stream) {
+  /// d_stream_: from the derivative with respect to the residual stream after attention to that
+  /// before it
+  void attend_reverse(int l, const Pack* stream) {
     Block& b = blocks_[l];
-    const Lanes* read = has(LAYER_NORM) ? b.norm1.out : stream;
-    const Lanes* d_out = d_stream_;
+    const Pack* read = has(LAYER_NORM) ? b.norm1.out : stream;
+    const Pack* d_out = d_stream_;
     if (has(DROPOUT)) {
       std::copy(d_stream_, d_stream_ + count(), d_out_);
       drop(d_out_, a_.attention_output_mask.item(l, s_.C).value, s_.C, columns_);
@@ -311,10 +299,10 @@ class Tile {
         attention_reverse(l, head, b, triangle, row, d_out);
       });
     }
-    Lanes* d_read = has(LAYER_NORM) ? d_read_ : d_stream_;
+    Pack* d_read = has(LAYER_NORM) ? d_read_ : d_stream_;
     bool added = has(SKIP) && !has(LAYER_NORM);
     for (int head = 0; head < s_.H; ++head) {
-      const struct { const Argument& map; const Lanes* d; } parts[]
+      const struct { const Argument& map; const Pack* d; } parts[]
           = {{a_.query, d_q_}, {a_.key, d_k_}, {a_.value, d_v_}};
       for (const auto& part : parts) {
         linear_reverse(d_read, added, projection(part.map, l, head), nullptr,
@@ -327,23 +315,23 @@ class Tile {
     }
   }
 
-  void attention_reverse(int l, int head, const Block& b, int at, int row, const Lanes* d_out) {
+  void attention_reverse(int l, int head, const Block& b, int at, int row, const Pack* d_out) {
     const int T = s_.T, h = head_size();
-    look_ahead(d_v_ + row, b.dropped + at, d_out + row, T, h, columns_);
+    transposed_weights_times_values(d_v_ + row, b.dropped + at, d_out + row, T, h, columns_);
     triangle(d_weights_, d_out + row, b.v + row, T, h, columns_);
     if (has(DROPOUT)) {
       drop_weights(d_weights_, d_weights_, attention_mask(l, head), T);
     }
     attention_weights_reverse(d_weights_, b.weights + at, T, h);
-    look_back(d_q_ + row, d_weights_, b.k + row, T, h, columns_);
-    look_ahead(d_k_ + row, d_weights_, b.q + row, T, h, columns_);
+    weights_times_values(d_q_ + row, d_weights_, b.k + row, T, h, columns_);
+    transposed_weights_times_values(d_k_ + row, d_weights_, b.q + row, T, h, columns_);
   }
 
-  // ---- the second half of a block: think about each position by itself ----
+  // ---- the second half of a block: feed-forward ----
 
-  void think(int l) {
+  void feed_forward(int l) {
     Block& b = blocks_[l];
-    const Lanes* read = b.middle;
+    const Pack* read = b.middle;
     if (has(LAYER_NORM)) {
       norm(b.norm2, b.middle, a_.ln2_weight.item(l, s_.C), a_.ln2_bias.item(l, s_.C));
       read = b.norm2.out;
@@ -365,10 +353,11 @@ class Tile {
     }
   }
 
-  /// d_stream_: from the derivative by the stream after the block to that in its middle
-  void think_reverse(int l) {
+  /// d_stream_: from the derivative with respect to the residual stream after the block to that
+  /// after attention
+  void feed_forward_reverse(int l) {
     Block& b = blocks_[l];
-    const Lanes* d_out = d_stream_;
+    const Pack* d_out = d_stream_;
     if (has(DROPOUT)) {
       std::copy(d_stream_, d_stream_ + count(), d_out_);
       drop(d_out_, a_.feed_forward_mask.item(l, s_.C).value, s_.C, columns_);
@@ -382,7 +371,7 @@ class Tile {
       std::copy(d_out, d_out + count(), d_hidden_);
     }
     positive_part_reverse(d_hidden_, b.hidden, hidden_size_ * columns_);
-    Lanes* d_read = has(LAYER_NORM) ? d_read_ : d_stream_;
+    Pack* d_read = has(LAYER_NORM) ? d_read_ : d_stream_;
     linear_reverse(d_read, has(SKIP) && !has(LAYER_NORM), into_hidden(l),
                    a_.feed_forward_offset.item(l, hidden_size_).gradient, d_hidden_,
                    has(LAYER_NORM) ? b.norm2.out : b.middle, hidden_size_, s_.C, columns_);
@@ -391,19 +380,19 @@ class Tile {
     }
   }
 
-  // ---- small things ----
+  // ---- helpers ----
 
-  void norm(const Norm& n, const Lanes* stream, Argument weight, Argument bias) {
+  void norm(const Norm& n, const Pack* stream, Argument weight, Argument bias) {
     layer_norm(n.out, n.unit, n.inverse_sd, stream, weight.value, bias.value, s_.C, columns_);
   }
 
-  /// From d_read_, added to `d`
-  void norm_reverse(Lanes* d, const Norm& n, Argument weight, Argument bias) {
+  /// The reverse pass of a layer norm: from d_read_, added to `d`
+  void norm_reverse(Pack* d, const Norm& n, Argument weight, Argument bias) {
     layer_norm_reverse(d, weight.gradient, bias.gradient, d_read_, n.unit, n.inverse_sd,
                        weight.value, s_.C, columns_);
   }
 
-  /// (h, C): Stan's programs have (C, h) and multiply from the right
+  /// (h, C): the Stan programs have (C, h) and multiply from the right
   Weights projection(const Argument& map, int l, int head) const {
     return map.item(l * s_.H + head, s_.C * head_size()).matrix(s_.C).transposed();
   }
@@ -417,15 +406,15 @@ class Tile {
     const int size = s_.block_size * s_.block_size;
     return {a_.attention_mask.item(l * s_.H + head, size).value, 1, s_.block_size};
   }
-  Lanes* of_head(Lanes* a, int head) const { return a + head * head_size() * columns_; }
+  Pack* of_head(Pack* a, int head) const { return a + head * head_size() * columns_; }
 
-  void add(Lanes* to, const Lanes* stream) const {
+  void add(Pack* to, const Pack* stream) const {
     for (int i = 0; i < count(); ++i) {
       to[i] += stream[i];
     }
   }
 
-  /// Where the triangle of each group of sequences is, and the first of a head's numbers
+  /// For each group of sequences, the offsets of its triangle and of the head's first row
   template <typename Visit>
   void for_each_group(int head, Visit visit) const {
     for (int g = 0; g < groups_; ++g) {
@@ -436,8 +425,8 @@ class Tile {
   template <typename Visit>
   void for_each_token(int first, int last, Visit visit) const {
     for (int g = 0; g < groups_; ++g) {
-      for (int lane = 0; lane < LANES; ++lane) {
-        const int sequence = first + g * LANES + lane;
+      for (int lane = 0; lane < PACK_SIZE; ++lane) {
+        const int sequence = first + g * PACK_SIZE + lane;
         const int kept = std::min(sequence, last - 1);
         for (int t = 0; t < s_.T; ++t) {
           visit(g * s_.T + t, lane, kept * s_.T + t, sequence >= last);
@@ -452,29 +441,29 @@ class Tile {
   std::vector<Block> blocks_;
   std::vector<int> x_, y_;
   Norm final_;
-  Lanes *weight_, *log_lik_, *largest_, *total_, *embedded_, *logits_;
-  Lanes *d_stream_, *d_read_, *d_out_, *d_heads_, *d_q_, *d_k_, *d_v_, *d_hidden_, *d_weights_;
+  Pack *weight_, *log_lik_, *largest_, *total_, *embedded_, *logits_;
+  Pack *d_stream_, *d_read_, *d_out_, *d_heads_, *d_q_, *d_k_, *d_v_, *d_hidden_, *d_weights_;
   std::size_t size_;
 };
 
-/// Memory that a thread keeps from one gradient to the next: asking for it costs more than using it.
-Lanes* memory_of(std::size_t count) {
+/// Memory that a thread keeps from one gradient to the next, because allocation is slow.
+Pack* memory_of(std::size_t count) {
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
   };
-  static thread_local std::unique_ptr<Lanes, Free> memory;
+  static thread_local std::unique_ptr<Pack, Free> memory;
   static thread_local std::size_t size = 0;
   if (count > size) {
-    memory.reset(static_cast<Lanes*>(std::aligned_alloc(sizeof(Lanes), count * sizeof(Lanes))));
+    memory.reset(static_cast<Pack*>(std::aligned_alloc(sizeof(Pack), count * sizeof(Pack))));
     size = memory ? count : 0;
   }
   return memory.get();
 }
 
-/// As many groups of sequences as fit into the cache together.
+/// The number of groups of sequences that fit into the cache together.
 int groups_in_tile(const gptbayes_sizes& sizes, const Arguments& arguments) {
-  const std::size_t bytes = Tile(sizes, arguments, 1, nullptr).size() * sizeof(Lanes);
-  const int all_groups = (sizes.B + LANES - 1) / LANES;
+  const std::size_t bytes = Tile(sizes, arguments, 1, nullptr).size() * sizeof(Pack);
+  const int all_groups = (sizes.B + PACK_SIZE - 1) / PACK_SIZE;
   const int fitting = std::max(1, int(TILE_BYTES / bytes));
   const int tiles = (all_groups + fitting - 1) / fitting;
   return (all_groups + tiles - 1) / tiles;
@@ -489,13 +478,13 @@ int gptbayes_log_likelihood(const gptbayes_sizes* sizes, const int* x, const int
   using namespace gptbayes;
   const Arguments named(sizes->stage, arguments, gradients);
   const int groups = groups_in_tile(*sizes, named);
-  Lanes* memory = memory_of(Tile(*sizes, named, groups, nullptr).size());
+  Pack* memory = memory_of(Tile(*sizes, named, groups, nullptr).size());
   if (!memory) {
     return 1;
   }
   Tile tile(*sizes, named, groups, memory);
-  for (int first = 0; first < sizes->B; first += groups * LANES) {
-    const int last = std::min(sizes->B, first + groups * LANES);
+  for (int first = 0; first < sizes->B; first += groups * PACK_SIZE) {
+    const int last = std::min(sizes->B, first + groups * PACK_SIZE);
     tile.read(x, y, weights, first, last);
     tile.forward();
     tile.write(log_lik, first, last);

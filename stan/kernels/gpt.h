@@ -1,4 +1,5 @@
-/* The log likelihood of every stage and its gradient: plain C, for Stan and for anybody else. */
+/* The log likelihood of every stage and its gradient: a plain C interface, used by Stan programs
+   and by Python. */
 
 #ifndef GPTBAYES_GPT_H
 #define GPTBAYES_GPT_H
@@ -11,8 +12,8 @@ struct gptbayes_sizes {
   int stage;      /* 1 to 12 */
   int V;          /* number of characters */
   int block_size; /* positions that have an embedding, at least T */
-  int C;          /* width of the stream */
-  int H;          /* number of heads, of C / H each */
+  int C;          /* dimension of the residual stream */
+  int H;          /* number of heads, of dimension C / H */
   int L;          /* number of blocks */
   int B;          /* sequences */
   int T;          /* length of each */
@@ -21,16 +22,17 @@ struct gptbayes_sizes {
 /**
  * Log probability of every next token, and the gradient of their weighted sum.
  *
- * Sizes are not checked here. Threads may call it at the same time.
+ * Sizes are not checked here. Several threads may call the function at the
+ * same time.
  *
  * @param x, y tokens and next tokens, 0 to V - 1: sequence 1 first, then sequence 2
- * @param arguments one pointer for each argument of the stage's gpt_logits after x, in its order;
- *   arrays item by item, matrices column by column
+ * @param arguments one pointer per argument of the stage's gpt_logits after x, in the order of
+ *   `arguments.inc`; arrays item by item, matrices column by column
  * @param weights of the tokens, in the order of x
  * @param log_lik B T numbers in nats, in the order of x
- * @param gradients one pointer for each argument, 0 for masks; what is found is *added* there. Or
- *   0, if no gradient is wanted.
- * @return 0, or 1 if there is no memory
+ * @param gradients one pointer per argument, null for masks; the gradient is *added* to what is
+ *   there. Or null, to compute values only.
+ * @return 0, or 1 if memory cannot be allocated
  */
 int gptbayes_log_likelihood(const struct gptbayes_sizes* sizes, const int* x, const int* y,
                             const double* const* arguments, const double* weights,

@@ -1,8 +1,9 @@
-// gpt_log_likelihood for Stan programs: what functions/log_likelihood/ says in Stan, computed by
-// gpt.cpp. GPTBAYES_STAGE is the number of the stage.
+// gpt_log_likelihood for Stan programs: token_log_likelihood(y, gpt_logits(x, ...)), computed by
+// gpt.cpp. GPTBAYES_STAGE is the number of the stage. gptbayes/model/kernel_sources.py writes one
+// header per stage that defines it, and `arguments.inc`, the list of all arguments.
 //
-// The gradient of the sum of the log likelihoods is found together with their values, because that
-// is what a model block asks for. Whoever weights them otherwise pays a second time.
+// A model block needs the gradient of the sum of the log likelihoods, so this gradient is computed
+// together with their values. Any other weighted sum costs a second evaluation.
 
 #ifndef GPTBAYES_GPT_LOG_LIKELIHOOD_HPP
 #define GPTBAYES_GPT_LOG_LIKELIHOOD_HPP
@@ -13,6 +14,7 @@
 #include <stan/model/model_header.hpp>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -24,6 +26,8 @@ namespace gptbayes {
 
 constexpr const char* NAME = "gpt_log_likelihood";
 using Tokens = std::vector<std::vector<int>>;
+using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using Vars = Eigen::Matrix<stan::math::var, Eigen::Dynamic, Eigen::Dynamic>;
 
 template <typename T>
 constexpr bool is_parameter = stan::is_var<stan::scalar_type_t<T>>::value;
@@ -42,67 +46,60 @@ void for_each_item(const std::vector<T>& array, Visit&& visit) {
   }
 }
 
-/// What an argument must be like.
-struct Wanted {
+/// The number of items of an argument and the shape of each.
+struct ExpectedShape {
   const char* name;
   int items, rows, columns;
 };
 
-/// The arguments of gpt_logits after x, in order: as in gpt.cpp, and in the programs.
-inline std::vector<Wanted> wanted(const gptbayes_sizes& s) {
-  const int h = s.C / s.H, L = s.L, C = s.C, F = s.stage >= 8 ? 4 * C : C;
-  const struct { int since; Wanted argument; } ladder[] = {
-      {1, {"token_embedding", s.V, C, 1}},
-      {3, {"position_embedding", s.block_size, C, 1}},
-      {4, {"key", L * s.H, C, h}},
-      {4, {"query", L * s.H, C, h}},
-      {4, {"value", L * s.H, C, h}},
-      {11, {"attention_mask", L * s.H, s.block_size, s.block_size}},
-      {12, {"sa_proj_multiplier", L, C, C}},
-      {12, {"sa_proj_offset", L, C, 1}},
-      {11, {"attention_output_mask", L, C, 1}},
-      {6, {"feed_forward_multiplier", L, F, C}},
-      {6, {"feed_forward_offset", L, F, 1}},
-      {8, {"feed_forward_proj_multiplier", L, C, F}},
-      {8, {"feed_forward_proj_offset", L, C, 1}},
-      {11, {"feed_forward_mask", L, C, 1}},
-      {9, {"ln1_weight", L, C, 1}},
-      {9, {"ln1_bias", L, C, 1}},
-      {9, {"ln2_weight", L, C, 1}},
-      {9, {"ln2_bias", L, C, 1}},
-      {10, {"ln_f_weight", 1, C, 1}},
-      {10, {"ln_f_bias", 1, C, 1}},
-      {2, {"lm_head_multiplier", 1, s.V, C}},
-      {2, {"lm_head_offset", 1, s.V, 1}},
-  };
-  std::vector<Wanted> found;
-  for (const auto& rung : ladder) {
-    if (s.stage >= rung.since) {
-      found.push_back(rung.argument);
-    }
+/// The arguments of gpt_logits after x, in order.
+inline std::vector<ExpectedShape> expected_shapes(const gptbayes_sizes& s) {
+  const int V = s.V, block_size = s.block_size, C = s.C, H = s.H, L = s.L, h = C / H;
+  const int F = s.stage >= 8 ? 4 * C : C;  // hidden units
+  std::vector<ExpectedShape> shapes;
+#define GPTBAYES_ARGUMENT(since, name, has_gradient, items, rows, columns) \
+  if (s.stage >= since) {                                                  \
+    shapes.push_back({#name, items, rows, columns});                       \
   }
-  return found;
+#include "arguments.inc"
+#undef GPTBAYES_ARGUMENT
+  return shapes;
 }
 
-/// @throw std::invalid_argument naming the argument, what was wanted and what came
+/// The position of an argument of this stage in the list.
+constexpr std::size_t index_of(std::string_view argument) {
+  std::size_t index = 0;
+#define GPTBAYES_ARGUMENT(since, name, ...) \
+  if (GPTBAYES_STAGE >= since) {            \
+    if (argument == #name) {                \
+      return index;                         \
+    }                                       \
+    ++index;                                \
+  }
+#include "arguments.inc"
+#undef GPTBAYES_ARGUMENT
+  return index;
+}
+
+/// @throw std::invalid_argument with the argument's name, the expected shape and the shape it has
 template <typename T>
-void check(const T& argument, const Wanted& wanted) {
+void check(const T& argument, const ExpectedShape& expected) {
   int items = 0;
-  const auto complain = [&](const std::string& came) {
-    throw std::invalid_argument(std::string(NAME) + ": " + wanted.name + " must be "
-                                + std::to_string(wanted.items) + " of ("
-                                + std::to_string(wanted.rows) + ", "
-                                + std::to_string(wanted.columns) + "), got " + came);
+  const auto fail = [&](const std::string& got) {
+    throw std::invalid_argument(std::string(NAME) + ": " + expected.name + " must be "
+                                + std::to_string(expected.items) + " of ("
+                                + std::to_string(expected.rows) + ", "
+                                + std::to_string(expected.columns) + "), got " + got);
   };
   for_each_item(argument, [&](const auto& item) {
-    if (item.rows() != wanted.rows || item.cols() != wanted.columns) {
-      complain("one of (" + std::to_string(item.rows()) + ", " + std::to_string(item.cols())
+    if (item.rows() != expected.rows || item.cols() != expected.columns) {
+      fail("one of (" + std::to_string(item.rows()) + ", " + std::to_string(item.cols())
                + ")");
     }
     ++items;
   });
-  if (items != wanted.items) {
-    complain(std::to_string(items));
+  if (items != expected.items) {
+    fail(std::to_string(items));
   }
 }
 
@@ -152,7 +149,7 @@ int layers(const std::vector<std::vector<T>>& key) {
 template <typename... Args>
 gptbayes_sizes sizes_of(const Tokens& x, const std::tuple<const Args&...>& arguments) {
   gptbayes_sizes s{};
-  const auto& token_embedding = std::get<0>(arguments);
+  const auto& token_embedding = std::get<index_of("token_embedding")>(arguments);
   s.stage = GPTBAYES_STAGE;
   s.B = static_cast<int>(x.size());
   s.T = s.B > 0 ? static_cast<int>(x[0].size()) : 0;
@@ -165,29 +162,32 @@ gptbayes_sizes sizes_of(const Tokens& x, const std::tuple<const Args&...>& argum
                                  "tokens that have one", s.V);
   }
   if constexpr (GPTBAYES_STAGE >= 3) {
-    s.block_size = static_cast<int>(std::get<1>(arguments).size());
+    s.block_size =
+        static_cast<int>(std::get<index_of("position_embedding")>(arguments).size());
     stan::math::check_less_or_equal(NAME, "tokens in a sequence of x", s.T, s.block_size);
   }
   if constexpr (GPTBAYES_STAGE >= 4) {
-    s.H = heads(std::get<2>(arguments));
-    s.L = layers(std::get<2>(arguments));
+    const auto& key = std::get<index_of("key")>(arguments);
+    s.H = heads(key);
+    s.L = layers(key);
   }
   stan::math::check_positive(NAME, "number of heads", s.H);
   return s;
 }
 
-// ---- values, gradients, and the way back ----
+// ---- values, gradients, and the reverse pass ----
 
-/// A call of gptbayes_log_likelihood, in Stan's arena, so that the way back finds it there.
+/// A call of gptbayes_log_likelihood. Its arrays are in Stan's arena, where they last until the
+/// reverse pass.
 struct Call {
   gptbayes_sizes sizes;
   int n_tokens, n_arguments;
-  std::size_t n_numbers = 0;  // of all arguments
+  std::size_t n_numbers = 0;  // in all arguments
   int *x, *y;
   double** arguments;
   double** gradients;
-  double *values, *gradient;       // of each number
-  stan::math::vari** parameters;  // what each number is, or null if it is data
+  double *values, *gradient;      // one element per number
+  stan::math::vari** parameters;  // the autodiff variable of each number, or null for data
   double* weights;
 };
 
@@ -218,14 +218,14 @@ void append(Call& call, int& which, const T& argument) {
   });
 }
 
-/// @throw what `check` and `flat_tokens` throw
+/// @throw as `check` and `flat_tokens`
 template <typename... Args>
 Call call_of(const Tokens& y, const Tokens& x, const Args&... arguments) {
   Call call;
   call.sizes = sizes_of(x, std::tie(arguments...));
   const auto& s = call.sizes;
   call.n_arguments = sizeof...(arguments);
-  const std::vector<Wanted> all = wanted(s);
+  const std::vector<ExpectedShape> all = expected_shapes(s);
   stan::math::check_size_match(NAME, "arguments", call.n_arguments, "arguments of this stage",
                                all.size());
   int which = 0;
@@ -235,7 +235,7 @@ Call call_of(const Tokens& y, const Tokens& x, const Args&... arguments) {
   call.n_tokens = s.B * s.T;
 
   std::size_t count = 0;
-  for (const Wanted& each : all) {
+  for (const ExpectedShape& each : all) {
     count += static_cast<std::size_t>(each.items) * each.rows * each.columns;
   }
   call.arguments = arena<double*>(call.n_arguments);
@@ -249,9 +249,9 @@ Call call_of(const Tokens& y, const Tokens& x, const Args&... arguments) {
   return call;
 }
 
-/// The log likelihoods and, if wanted, the gradient of their sum weighted by `call.weights`.
-inline Eigen::VectorXd evaluate(const Call& call, bool with_gradient) {
-  Eigen::VectorXd log_lik(call.n_tokens);
+/// The log likelihoods and, if asked for, the gradient of their sum weighted by `call.weights`.
+inline Eigen::MatrixXd evaluate(const Call& call, bool with_gradient) {
+  RowMajor log_lik(call.sizes.B, call.sizes.T);  // sequence 1 first, then sequence 2
   if (with_gradient) {
     std::fill_n(call.gradient, call.n_numbers, 0.0);
   }
@@ -264,11 +264,11 @@ inline Eigen::VectorXd evaluate(const Call& call, bool with_gradient) {
   return log_lik;
 }
 
-/// On the way back: the adjoints of the log likelihoods go to the parameters.
-inline void chain(Call& call, const stan::arena_t<Eigen::Matrix<stan::math::var, -1, 1>>& log_lik) {
-  double scale = call.n_tokens > 0 ? log_lik.coeff(0).adj() : 0;
+/// Reverse pass: from the adjoints of the log likelihoods to those of the parameters.
+inline void chain(Call& call, const stan::arena_t<Vars>& log_lik) {
+  double scale = call.n_tokens > 0 ? log_lik.coeff(0, 0).adj() : 0;
   if (!(log_lik.adj().array() == scale).all()) {
-    Eigen::Map<Eigen::VectorXd>(call.weights, call.n_tokens) = log_lik.adj();
+    Eigen::Map<RowMajor>(call.weights, call.sizes.B, call.sizes.T) = log_lik.adj();
     evaluate(call, true);
     scale = 1;
   }
@@ -279,17 +279,18 @@ inline void chain(Call& call, const stan::arena_t<Eigen::Matrix<stan::math::var,
   }
 }
 
-/// With numbers: values. With parameters: values that know their gradient.
+/// For data, the values. For parameters, autodiff variables with the gradient.
 template <typename... Args, std::size_t... I>
 auto gpt_log_likelihood(const Tokens& y, const Tokens& x, const std::tuple<const Args&...>& all,
                         std::index_sequence<I...>) {
-  constexpr bool with_gradient = (is_parameter<std::tuple_element_t<I, std::tuple<Args...>>> || ...);
+  constexpr bool with_gradient
+      = (is_parameter<std::tuple_element_t<I, std::tuple<Args...>>> || ...);
   if constexpr (with_gradient) {
     Call call = call_of(y, x, std::get<I>(all)...);
     std::fill_n(call.weights, call.n_tokens, 1.0);
-    stan::arena_t<Eigen::Matrix<stan::math::var, -1, 1>> log_lik = evaluate(call, true);
+    stan::arena_t<Vars> log_lik = evaluate(call, true);
     stan::math::reverse_pass_callback([call, log_lik]() mutable { chain(call, log_lik); });
-    return Eigen::Matrix<stan::math::var, -1, 1>(log_lik);
+    return Vars(log_lik);
   } else {
     stan::math::nested_rev_autodiff frees_the_arena;
     const Call call = call_of(y, x, std::get<I>(all)...);
@@ -301,10 +302,10 @@ auto gpt_log_likelihood(const Tokens& y, const Tokens& x, const std::tuple<const
 }  // namespace gptbayes
 
 /**
- * Log probability of every next token, in nats: sequence 1 first, then sequence 2.
+ * Log probability of each next token in nats, (B, T).
  *
- * @param arguments those of the stage's gpt_logits after x; the last one is a stream for messages,
- *   of which there are none
+ * @param arguments those of the stage's gpt_logits after x, then the output stream for messages
+ *   that Stan passes to every function, which is not used
  */
 template <typename... Args>
 auto gpt_log_likelihood(const gptbayes::Tokens& y, const gptbayes::Tokens& x,

@@ -1,6 +1,6 @@
-// Calls the likelihood of stage 02 with weights of its own, and with arguments that do not fit.
+// The likelihood of stage 02 with any weights, and with arguments of the wrong size.
 functions {
-  #include log_likelihood/02.stanfunctions
+  #include 02.stanfunctions
 }
 data {
   int vocab_size;
@@ -9,9 +9,9 @@ data {
   int n_embed;
   array[batch_size, block_size] int x;
   array[batch_size, block_size] int y;
-  vector[batch_size * block_size] weights;
-  int rows_left_out;  // of the head
-  int items_left_out;  // of the embeddings
+  matrix[batch_size, block_size] weights;  // of the tokens
+  int rows_left_out;  // of lm_head_multiplier
+  int items_left_out;  // of token_embedding
   int sequences_left_out;  // of y
 }
 parameters {
@@ -20,7 +20,7 @@ parameters {
   vector[vocab_size] lm_head_offset;
 }
 model {
-  target += dot_product(weights, gpt_log_likelihood(
+  target += sum(weights .* gpt_log_likelihood(
     y[1:(batch_size - sequences_left_out)], x,
     token_embedding[1:(vocab_size - items_left_out)],
     lm_head_multiplier[1:(vocab_size - rows_left_out)], lm_head_offset));

@@ -1,4 +1,4 @@
-// All stages at odd sizes, every array exactly as long as gpt.h says, for the sanitizers to watch.
+// All stages at odd sizes, for the sanitizers: every array has exactly the length that it needs.
 
 #include <cmath>
 #include <cstdio>
@@ -13,22 +13,22 @@ static double next_number() {
   return state / 4294967296.0 - 0.5;
 }
 
-static std::vector<long> lengths(const gptbayes_sizes& s) {
-  const long h = s.C / s.H, LH = s.L * s.H, F = s.stage >= 8 ? 4 * s.C : s.C;
-  const struct { int since; long length; } ladder[] = {
-      {1, s.V * s.C}, {3, s.block_size * s.C},
-      {4, LH * s.C * h}, {4, LH * s.C * h}, {4, LH * s.C * h},
-      {11, -LH * s.block_size * s.block_size},  // negative: a mask, which has no gradient
-      {12, s.L * s.C * s.C}, {12, s.L * s.C}, {11, -s.L * s.C},
-      {6, s.L * F * s.C}, {6, s.L * F}, {8, s.L * F * s.C}, {8, s.L * s.C}, {11, -s.L * s.C},
-      {9, s.L * s.C}, {9, s.L * s.C}, {9, s.L * s.C}, {9, s.L * s.C},
-      {10, s.C}, {10, s.C}, {2, s.V * s.C}, {2, s.V}};
-  std::vector<long> found;
-  for (const auto& rung : ladder) {
-    if (s.stage >= rung.since) {
-      found.push_back(rung.length);
-    }
+/// The length of an argument, and whether it has a gradient.
+struct Length {
+  std::size_t count;
+  bool has_gradient;
+};
+
+static std::vector<Length> lengths(const gptbayes_sizes& s) {
+  const std::size_t V = s.V, block_size = s.block_size, C = s.C, H = s.H, L = s.L;
+  const std::size_t h = C / H, F = s.stage >= 8 ? 4 * C : C;
+  std::vector<Length> found;
+#define GPTBAYES_ARGUMENT(since, name, has_gradient, items, rows, columns) \
+  if (s.stage >= since) {                                                  \
+    found.push_back({(items) * (rows) * (columns), has_gradient == 1});    \
   }
+#include "arguments.inc"
+#undef GPTBAYES_ARGUMENT
   return found;
 }
 
@@ -36,12 +36,12 @@ static bool runs(gptbayes_sizes s) {
   std::vector<std::vector<double>> values, gradients;
   std::vector<const double*> value_of;
   std::vector<double*> gradient_of;
-  for (const long length : lengths(s)) {
-    values.emplace_back(std::labs(length));
+  for (const Length& length : lengths(s)) {
+    values.emplace_back(length.count);
     for (double& value : values.back()) {
       value = next_number();
     }
-    gradients.emplace_back(length > 0 ? length : 0);
+    gradients.emplace_back(length.has_gradient ? length.count : 0);
   }
   for (std::size_t i = 0; i < values.size(); ++i) {
     value_of.push_back(values[i].data());

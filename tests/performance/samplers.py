@@ -23,9 +23,9 @@ from stan_peer import NAMES
 
 from gptbayes import fit
 from gptbayes.fit.programs import compile_with_kernels
+from gptbayes.model import kernel_sources
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import stan_folder
-from gptbayes.toolchain import build_kernels
 
 TARGET, MAX_DEPTH = 0.8, 10
 
@@ -141,10 +141,10 @@ def _seconds_to_compile(problem, bricks):
         stage = replace(problem.stage, folder=copy)
         with stage.program.open("a") as program:
             program.write(f"// {time.time_ns()}\n")
-        kernels = build_kernels(stan_folder() / "kernels")
+        kernels = kernel_sources.build()
         before = processor_seconds()
         if bricks == "kernels":
-            executable = compile_with_kernels(stage.program, stage.number, kernels)
+            executable = compile_with_kernels(stage, kernels)
         else:
             executable = fit.executable_of(stage, "stan").path
         seconds = processor_seconds() - before

@@ -1,0 +1,110 @@
+"""Sources that are generated from the table of stages, so that Stan, C++ and Python agree.
+
+The Stan programs compute the log likelihood as ``token_log_likelihood(y, gpt_logits(x, ...))``.
+With the C++ kernels, the same program calls ``gpt_log_likelihood(y, x, ...)`` instead, a function
+that is declared in Stan and defined in ``stan/kernels/gpt_log_likelihood.hpp``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gptbayes.model.stages import STAGES, Stage, stan_folder
+from gptbayes.toolchain import Kernels, build_kernels
+
+_SIZES = {  # what the C++ sources call the sizes of dims
+    "token": "V",
+    "position": "block_size",
+    "embed": "C",
+    "layer": "L",
+    "head": "H",
+    "head_dim": "h",
+    "hidden": "F",
+}
+
+
+def build(flags: tuple[str, ...] | None = None) -> Kernels:
+    """Compile the package's kernels for all stages, unless they are in the cache.
+
+    Parameters
+    ----------
+    flags : tuple of str, optional
+        For the machine, see `gptbayes.toolchain.build_kernels`.
+
+    Returns
+    -------
+    gptbayes.toolchain.Kernels
+        ``headers`` also has the sources of `generated`.
+
+    Raises
+    ------
+    ToolchainError
+        If they cannot be compiled.
+    """
+    return build_kernels(stan_folder() / "kernels", flags, generated())
+
+
+def generated() -> dict[str, str]:
+    """Text of every generated source by file name.
+
+    ``arguments.inc`` lists the arguments for C++. Each stage has a header, such as ``05.hpp``, and
+    the declaration of its `gpt_log_likelihood` for Stan, such as ``05.stanfunctions``.
+    """
+    sources = {"arguments.inc": _argument_list()}
+    for number, stage in STAGES.items():
+        sources[f"{number}.stanfunctions"] = declaration(stage)
+        sources[f"{number}.hpp"] = (
+            f'#define GPTBAYES_STAGE {int(number)}\n#include "gpt_log_likelihood.hpp"\n'
+        )
+    return sources
+
+
+def declaration(stage: Stage) -> str:
+    """The declaration of a stage's ``gpt_log_likelihood`` in Stan."""
+    types = ["array[,] int y", "array[,] int x"]
+    types += [f"{argument.stan_type} {argument.name}" for argument in stage.arguments]
+    start = "matrix gpt_log_likelihood("
+    return start + f",\n{' ' * len(start)}".join(types) + ");\n"
+
+
+def program_with_kernels(stage: Stage) -> str:
+    """The text of a stage's program with the kernels' likelihood in place of the one in Stan.
+
+    Raises
+    ------
+    ValueError
+        If the program does not compute its likelihood from the arguments of the table.
+    """
+    text = stage.program.read_text(encoding="utf-8")
+    names = ", ".join(argument.name for argument in stage.arguments)
+    include = "#include token_log_likelihood.stanfunctions"
+    start, end = "token_log_likelihood(y, gpt_logits(", f"x, {names})"
+    arguments = f"{_code(start)}(\\s*{_code(end)})\\s*\\)"
+    text, included = re.subn(_code(include), f"#include {stage.number[:2]}.stanfunctions", text)
+    text, called = re.subn(arguments, r"gpt_log_likelihood(y,\1", text)
+    for code, count in ((include, included), (f"{start}{end})", called)):
+        if count != 1:
+            raise ValueError(f"{stage.program} must have once, got {count} times: {code}")
+    return text
+
+
+def _code(text: str) -> str:
+    """A regular expression for code with any white space."""
+    return r"\s*".join(map(re.escape, re.findall(r"\w+|\S", text)))
+
+
+def _argument_list() -> str:
+    """A call of the macro ``GPTBAYES_ARGUMENT`` for each argument of the last stage.
+
+    Earlier stages have some of them, in the same order.
+    """
+    *_, last = STAGES.values()
+    lines = ["// GPTBAYES_ARGUMENT(first stage, name, has a gradient, items, rows, columns)"]
+    for argument in last.arguments:
+        first = next(n for n, s in STAGES.items() if argument.name in [a.name for a in s.arguments])
+        items = " * ".join(_SIZES[dim] for dim in argument.array_dims) or "1"
+        rows, columns = (*argument.stan_dims[len(argument.array_dims) :], None)[:2]
+        shape = f"{items}, {_SIZES[rows]}, {_SIZES.get(columns, '1')}"
+        has_gradient = int(argument.kind == "parameter")
+        lines.append(f"GPTBAYES_ARGUMENT({int(first)}, {argument.name}, {has_gradient}, {shape})")
+    return "\n".join(lines) + "\n"

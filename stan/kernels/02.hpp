@@ -1,2 +1,0 @@
-#define GPTBAYES_STAGE 2
-#include "gpt_log_likelihood.hpp"

@@ -1,2 +1,0 @@
-#define GPTBAYES_STAGE 9
-#include "gpt_log_likelihood.hpp"
