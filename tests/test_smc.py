@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import os
 import pickle
@@ -95,12 +94,6 @@ def exact_modes(data):
 
 
 # What is known
-
-
-def test_the_example_of_the_docstring_runs():
-    found = doctest.testmod(sys.modules["gptbayes.fit.smc"])
-    assert found.attempted > 5
-    assert found.failed == 0
 
 
 def test_conjugate_bigram_at_every_level(bigrams):
