@@ -126,7 +126,7 @@ def test_the_verdict_says_what_smc_knows(bigram, rng):
     verdict = Verdict(MIXED, "Mixed.", WRONG_IF[MIXED], xr.Dataset())
     assert with_masses(verdict, None) is verdict
     one = with_masses(verdict, mode_masses(placed(bigram, [0] * 4, rng)))
-    assert "knows of one mode" in one.text
+    assert "4 replicates from the prior, finds no other mode" in one.text
     assert "none of 4 replicates from the prior had a particle in it" in one.wrong_if
     two = with_masses(verdict, mode_masses(placed(bigram, [2] * 4, rng)))
     assert "mode 2 has mass 0.25" in two.text

@@ -129,11 +129,12 @@ def compare_evidence_of_runs(
     with warnings.catch_warnings():  # n_bad_k says it
         warnings.simplefilter("ignore", UserWarning)
         loos = {run.name: loo(run.idata) for run in fits if _n_sequence(run) > 1}
+    of_loo = {
+        name: ("fit", [of(loos[fit]) if fit in loos else np.nan for fit in table["fit"].values])
+        for name, of in _OF_LOO.items()
+    }
     table = table.assign(
-        {
-            name: ("fit", [of(loos[fit]) if fit in loos else np.nan for fit in table["fit"].values])
-            for name, of in _OF_LOO.items()
-        },
+        **of_loo,
         held_out_elpd=held_out["elpd"].sel(fit=table["fit"]),
         held_out_se=held_out["se"].sel(fit=table["fit"]),
     )

@@ -177,11 +177,8 @@ def with_masses(verdict: Verdict, masses: ModeMasses | None) -> Verdict:
     if not one:
         words = f"By sequential Monte Carlo, {'; '.join(each.text for each in masses.findings)}."
         return verdict._replace(text=f"{verdict.text} {words}")
-    words = (
-        f"Sequential Monte Carlo, {n_chain} replicates from the prior, knows of one mode: all that "
-        "it predicts is near to these chains"
-    )
-    changed = verdict._replace(text=f"{verdict.text} {words}.")
+    words = f"Sequential Monte Carlo, {n_chain} replicates from the prior, finds no other mode."
+    changed = verdict._replace(text=f"{verdict.text} {words}")
     if verdict.name not in (MIXED, UP_TO_SYMMETRY):
         return changed
     return changed._replace(
