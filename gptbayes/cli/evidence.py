@@ -72,7 +72,12 @@ _TABLES = {
 }
 
 
+_OF_SEVERAL = ("log_bayes_factor", "probability")
+
+
 def _print(table, title, shown):
+    if table.sizes["fit"] < 2:
+        shown = {name: spec for name, spec in shown.items() if spec[0] not in _OF_SEVERAL}
     printed = columns("fit", *shown)
     for name in table["fit"].values:
         row = table.sel(fit=name)

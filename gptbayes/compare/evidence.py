@@ -18,6 +18,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 from scipy.special import logsumexp
+from scipy.stats import t as student_t
 
 from gptbayes.compare.refits import FittedRun
 from gptbayes.compare.same_text import open_same_text
@@ -29,8 +30,10 @@ from gptbayes.inference import problem_of
 from gptbayes.predict import compare_held_out, loo, n_bad_pareto_k
 from gptbayes.validate import conjugate_bigram
 
-AGREEMENT = 3.0
-"""Standard errors beyond which the two estimates of an evidence are said to differ."""
+ALPHA = 0.01
+"""Of the test that the two estimates of an evidence agree."""
+TOLERANCE = 0.1
+"""Nats between the two estimates that are not worth a warning."""
 
 
 WHY_THEY_MAY_DISAGREE = (
@@ -353,7 +356,8 @@ def _agreement(smc, integrated):
     if not np.isfinite(se):
         return Finding(True, f"{text} nats")
     text = f"{text} ± {se:.2f} nats"
-    if abs(mean) <= max(AGREEMENT * se, 0.1):
+    limit = float(student_t.isf(ALPHA / 2, len(difference) - 1)) * se
+    if abs(mean) <= max(limit, TOLERANCE):
         return Finding(True, text)
     return Finding(
         False,
