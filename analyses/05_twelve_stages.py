@@ -53,7 +53,7 @@ from gptbayes.progress import progress_bars
 from gptbayes.report import write_report
 from gptbayes.report.analysis import Analysis
 from gptbayes.stats.summary import log_mean_exp
-from gptbayes.validate.exact_marginals import exact_marginals, family_wise_p
+from gptbayes.validate.exact_marginals import check_exact_marginals, family_wise_p
 
 METHODS = ("mode", "pathfinder", "nuts")
 DENSITIES = ("training", "training_se", "held_out", "held_out_se")
@@ -165,7 +165,7 @@ rows = []
 for number in stages:
     row = {}
     for name in ("nuts", "pathfinder"):
-        exact = exact_marginals(fits[number, name])
+        exact = check_exact_marginals(fits[number, name])
         row[f"{name}, p"] = f"{family_wise_p(exact):.2g}"
         row[f"{name}, sd / exact"] = round(float((exact["sd"] / exact["exact_sd"]).min()), 2)
     rows.append({"scalars": int(exact["n"].sum()), **row})

@@ -48,7 +48,6 @@ import xarray as xr
 from gptbayes import fit, plots
 from gptbayes.cli.settings import output_folder, settings_from
 from gptbayes.corpus import Windows, keep_frequent, read_text, split, zen_of_python
-from gptbayes.diagnostics.modes import stack_chains
 from gptbayes.findings import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT
 from gptbayes.inference import open_run
 from gptbayes.model.problem import make_problem
@@ -60,6 +59,7 @@ from gptbayes.predict import (
     held_out_log_prob,
     held_out_reliability,
     psis_weights,
+    stack_chains,
     unigram_log_density,
 )
 from gptbayes.progress import progress_bars
@@ -228,11 +228,11 @@ plots.show(fig, save=folder / "10-gain.png")
 
 
 # %%
-def print_sentences(found):
+def print_findings(found):
     """What is said of each fit, its first sentence before the others."""
-    for name, sentences in found.sentences.items():
-        print(f"  {name}: {sentences[0]}")
-        for sentence in sentences[1:]:
+    for name, findings in found.findings.items():
+        print(f"  {name}: {findings[0].text}")
+        for sentence in (finding.text for finding in findings[1:]):
             print(f"    {sentence}")
 
 
@@ -243,9 +243,9 @@ for size in dict.fromkeys((middle, largest)):
     named = {label: fits[size][method] for label, method in named.items()}
     judged[size] = held_out_reliability(named, np.random.default_rng(seed))
     print(f"\n{size} training sequences")
-    print_sentences(judged[size])
+    print_findings(judged[size])
 
-pairs = [(size, name) for size, found in judged.items() for name in found.sentences]
+pairs = [(size, name) for size, found in judged.items() for name in found.findings]
 fig, axes = plots.figure(len(pairs), width=10, height=3.2, columns=3)
 for ax, (size, name) in zip(axes, pairs, strict=True):
     plots.plot_reliability(judged[size].curve.sel(fit=name), ax=ax)
@@ -265,7 +265,7 @@ for k, (size, found) in enumerate(judged.items()):
     last = found.by_position.isel(position=-1)
     words = ", ".join(
         f"{name} {float(one['gain']):+.2f} ± {float(one['gain_se']):.2f}"
-        for name, one in ((name, last.sel(fit=name)) for name in found.sentences)
+        for name, one in ((name, last.sel(fit=name)) for name in found.findings)
     )
     print(f"{size} sequences, nats gained by a context of {T} characters over one of 1: {words}")
 plots.show(fig, save=folder / "10-pit.png")
@@ -295,7 +295,7 @@ found = held_out_reliability(
     np.random.default_rng(seed),
 )
 print(f"{middle} training sequences")
-print_sentences(found)
+print_findings(found)
 
 # %% [markdown]
 # ## Predictive checks of whole texts

@@ -24,7 +24,11 @@ from scipy.stats import kstest, kstwo
 
 from gptbayes.findings import Finding
 from gptbayes.inference import problem_of
-from gptbayes.predict.calibration_findings import calibration_findings, draws_findings
+from gptbayes.predict.calibration_findings import (
+    calibration_findings,
+    draws_findings,
+    power_findings,
+)
 from gptbayes.predict.held_out import held_out_predictive
 
 EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -63,6 +67,8 @@ class Reliability(NamedTuple):
         sequences, and ``gain_se``; in nats per character.
     findings : dict of str to list of gptbayes.findings.Finding
         What is to be said of each fit, warnings included.
+    power : list of gptbayes.findings.Finding
+        Warnings about the amount of held-out text, common to all fits.
     """
 
     curve: xr.Dataset
@@ -71,6 +77,7 @@ class Reliability(NamedTuple):
     pit: xr.Dataset
     by_position: xr.Dataset
     findings: dict[str, list[Finding]]
+    power: list[Finding]
 
 
 def held_out_reliability(
@@ -186,6 +193,7 @@ def forecast_reliability(
         pit.assign_attrs(prob=prob, n_character=tokens.size),
         xr.concat([_by_position(p, tokens) for p in arrays.values()], names),
         {},
+        power_findings(len(tokens), tokens.size),
     )
     found.findings.update(
         {name: calibration_findings(found, name, len(tokens)) for name in forecasts}

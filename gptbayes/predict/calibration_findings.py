@@ -25,7 +25,7 @@ def calibration_findings(found, name: str, n_sequence: int) -> list[Finding]:
     Returns
     -------
     list of gptbayes.findings.Finding
-        Warnings: miscalibration, and few characters or sequences.
+        A warning if the fit is miscalibrated or its log score is not finite.
     """
     curve, row = found.curve.sel(fit=name), found.calibration.sel(fit=name)
     score = found.scores.sel(fit=name)
@@ -37,13 +37,26 @@ def calibration_findings(found, name: str, n_sequence: int) -> list[Finding]:
             _score_words(score, str(found.curve["fit"].values[0]), n_sequence),
         ),
     ]
-    n = found.curve.attrs["n_character"]
-    if n < FEW_CHARACTERS:
-        said.append(
-            Finding(False, f"only {n} held-out characters: tests of calibration have little power")
-        )
+    return said
+
+
+def power_findings(n_sequence: int, n_character: int) -> list[Finding]:
+    """Warnings about the amount of held-out text, which are the same for all fits.
+
+    Parameters
+    ----------
+    n_sequence, n_character : int
+
+    Returns
+    -------
+    list of gptbayes.findings.Finding
+    """
+    found = []
+    if n_character < FEW_CHARACTERS:
+        text = f"only {n_character} held-out characters: tests of calibration have little power"
+        found.append(Finding(False, text))
     few = few_sequences_finding(n_sequence)
-    return [*said, few] if few else said
+    return [*found, few] if few else found
 
 
 def _verdict(curve, row, prob):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gptbayes import plots
+from gptbayes.findings import Finding
 from gptbayes.predict import Reliability
 from gptbayes.report.analysis import HeldOut
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Table, findings, picture
@@ -51,8 +54,15 @@ def density_blocks(found: HeldOut) -> list:
     ]
 
 
-def calibration_blocks(found: Reliability) -> list:
-    """Calibration of next-character probabilities on held-out text."""
+def calibration_blocks(found: Reliability, shown: Sequence[Finding] = ()) -> list:
+    """Calibration of next-character probabilities on held-out text.
+
+    Parameters
+    ----------
+    found : gptbayes.predict.Reliability
+    shown : sequence of Finding
+        Warnings that stand above already.
+    """
     names = [str(name) for name in found.curve["fit"].values]
     fig, axes = plots.figure(len(names), width=3.4 * min(len(names), 3), height=3.3, columns=3)
     for ax, name in zip(axes, names, strict=True):
@@ -91,6 +101,7 @@ def calibration_blocks(found: Reliability) -> list:
             f"log score by length of the context. {gain}",
         ),
     ]
+    blocks += findings(*(each for each in found.power if each not in shown))
     for name in names:
         blocks += [Paragraph(f"{name}:"), Findings(found.findings[name])]
     return blocks

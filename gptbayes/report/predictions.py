@@ -25,7 +25,7 @@ def predictions_section(analysis: Analysis) -> Section:
         *(text_block(title, scored) for title, scored in analysis.texts),
         *text_check_blocks(analysis.text_checks),
         *density_blocks(analysis.held_out),
-        *calibration_blocks(analysis.calibration),
+        *calibration_blocks(analysis.calibration, analysis.held_out.findings),
     ]
     question = "What does the model predict, and how well?"
     return Section("predictions", "Posterior predictive text", question, blocks)
