@@ -42,7 +42,7 @@ import xarray as xr
 
 from gptbayes import fit, plots
 from gptbayes.cli.settings import output_folder, settings_from
-from gptbayes.compare.evidence import compare_evidence, counting_evidence, evidence
+from gptbayes.compare.evidence import compare_evidence, counting_evidence, model_evidence
 from gptbayes.compare.evidence_sensitivity import scale_sensitivity, scale_sentences
 from gptbayes.corpus import Windows, keep_frequent, read_text, zen_of_python
 from gptbayes.findings import warnings_of
@@ -93,7 +93,7 @@ for size in sizes:
                 on_progress=on_progress,
             )
         fits[size, number] = open_run(run)
-found = {key: evidence(idata) for key, idata in fits.items()}
+found = {key: model_evidence(idata) for key, idata in fits.items()}
 seconds = sum(float(idata["path"]["seconds"].sum()) for idata in fits.values())
 print(f"{len(fits)} fits of {replicates} replicates, {seconds / 60:.1f} minutes of one core in all")
 for (size, number), each in found.items():

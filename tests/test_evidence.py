@@ -15,8 +15,8 @@ from gptbayes.compare.evidence import (
     Evidence,
     compare_evidence,
     counting_evidence,
-    evidence,
     evidence_findings,
+    model_evidence,
     thermodynamic_integration,
 )
 from gptbayes.compare.evidence_sensitivity import (
@@ -67,7 +67,7 @@ def made_up(log_evidence, se=0.1, **changes):
 
 
 def test_evidence_by_both_estimates(conjugate):
-    found = evidence(open_run(conjugate))
+    found = model_evidence(open_run(conjugate))
     exact = exact_log_z(bigram())
     assert abs(found.log_evidence - exact) < 4 * found.se
     assert found.se < 0.6
@@ -96,7 +96,7 @@ def test_thermodynamic_integration_of_known_means():
 def test_wbic_and_learning_coefficient(conjugate):
     """Of the bigram: minus the derivative of log Z at weight 1 / log n, and β² times the second."""
     problem = bigram()
-    found = evidence(open_run(conjugate))
+    found = model_evidence(open_run(conjugate))
     beta, step = 1 / math.log(problem.n_targets), 1e-4
     low, here, high = (exact_log_z(problem, beta + k * step) for k in (-1, 0, 1))
     assert abs(found.wbic + (high - low) / (2 * step)) < 5 * found.wbic_se
@@ -110,7 +110,7 @@ def test_singular_fluctuation(conjugate, rng):
     draws = conjugate_bigram.posterior_draws(bigram(), 4000, rng)
     problem = bigram()
     log_lik = token_log_prob(problem.stage, draws, problem.training).sum(axis=-1)
-    assert evidence(idata).singular_fluctuation == pytest.approx(
+    assert model_evidence(idata).singular_fluctuation == pytest.approx(
         log_lik.var(axis=0).sum() / 2, rel=0.25
     )
 
@@ -139,7 +139,7 @@ def test_refit_where_weights_do_not_reach(conjugate):
     run = FittedRun("it", conjugate, open_run(conjugate))
     idata = refit_with_scale(run, "concentration", 3.0)
     exact = exact_log_z(bigram(), concentration=3.0)
-    found = evidence(idata)
+    found = model_evidence(idata)
     assert abs(found.log_evidence - exact) < 4 * found.se
     assert (conjugate / "scales" / "concentration-3" / "config.json").exists()
 
@@ -193,10 +193,10 @@ def test_counting_is_the_conjugate_bigram_and_exchangeable():
 
 def test_only_smc_of_a_posterior_has_an_evidence(runs, tmp_path):
     with pytest.raises(ValueError, match="a path is that of smc, got a fit by nuts"):
-        evidence(open_run(runs["nuts"]))
+        model_evidence(open_run(runs["nuts"]))
     power = fit.smc(bigram(likelihood_weight=0.1), tmp_path / "run", replicates=1, **SETTINGS)
     with pytest.raises(ValueError, match=r"that of likelihood_weight 1, got 0\.1"):
-        evidence(open_run(power))
+        model_evidence(open_run(power))
 
 
 # The command
@@ -206,7 +206,7 @@ def test_evidence_in_a_terminal(conjugate, bigram_of_normals, tmp_path, capsys):
     out = tmp_path / "evidence.csv"
     assert main(["evidence", str(conjugate), str(bigram_of_normals), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    found = evidence(open_run(conjugate))
+    found = model_evidence(open_run(conjugate))
     assert f"{found.log_evidence:.2f} ± {found.se:.2f}" in said
     assert f"{exact_log_z(bigram()):.2f}" in said  # characters counted, order 1
     assert "Sensitivity of the log evidence of 01 to its prior scales" in said

@@ -11,7 +11,7 @@ from problems import small_problem
 
 from gptbayes import fit, plots
 from gptbayes.cli import main
-from gptbayes.compare.evidence import compare_evidence, evidence
+from gptbayes.compare.evidence import compare_evidence, model_evidence
 from gptbayes.compare.evidence_summary import summarise_tempering
 from gptbayes.diagnostics.mode_masses import (
     label_of_draws,
@@ -168,7 +168,7 @@ def test_what_a_report_shows(bigram):
 def test_the_report_has_a_section_on_the_evidence(bigram):
     html = render(Analysis(bigram, "it"))
     assert html.index('id="diagnostics"') < html.index('id="evidence"') < html.index('id="chains"')
-    found = evidence(bigram)
+    found = model_evidence(bigram)
     assert f"{found.log_evidence:.2f} ± {found.se:.2f}" in html
     assert "would have been shown wrong by replicates that differ" in html
     assert "independent draws from the prior" in html
@@ -184,7 +184,7 @@ def test_figures_of_the_path(bigram, draw):
 
 def test_figures_of_evidence_and_masses(bigram, rng):
     _, axes = plots.figure(3)
-    table = compare_evidence({"it": evidence(bigram)})
+    table = compare_evidence({"it": model_evidence(bigram)})
     assert plots.plot_evidence(table, ax=axes[0]) is axes[0]
     masses = mode_masses(placed(bigram, [1, 2, 3, 2], rng))
     assert plots.plot_mode_masses(masses.of_replicate, ax=axes[1]) is axes[1]

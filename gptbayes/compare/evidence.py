@@ -126,7 +126,7 @@ def compare_evidence_of_runs(
         If a run is of another method or of a power posterior, or texts differ.
     """
     fits = open_same_text(folders, "evidence")
-    found = {run.name: evidence(run.idata) for run in fits}
+    found = {run.name: model_evidence(run.idata) for run in fits}
     table = compare_evidence(found)
     held_out = compare_held_out({run.name: run.idata for run in fits}).table
     with warnings.catch_warnings():  # n_bad_k says it
@@ -172,7 +172,7 @@ def counting_evidence(windows: Windows, vocab_size: int, concentration: float = 
     return xr.Dataset({"log_evidence": ("model", values)}, {"model": ["order 0", "order 1"]})
 
 
-def evidence(idata: az.InferenceData) -> Evidence:
+def model_evidence(idata: az.InferenceData) -> Evidence:
     """The evidence of a fit by sequential Monte Carlo.
 
     Parameters

@@ -129,7 +129,7 @@ def refit_with_scale(
     Returns
     -------
     InferenceData
-        Of the run directory ``RUN/scales/FAMILY-FACTOR``, for `gptbayes.compare.evidence.evidence`.
+        Of the run directory ``RUN/scales/FAMILY-FACTOR``, for `gptbayes.compare.model_evidence`.
     """
     problem = problem_of(run.idata)
     scale = getattr(problem.priors, family, None)

@@ -8,7 +8,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.compare.evidence import Evidence, counting_evidence, evidence
+from gptbayes.compare.evidence import Evidence, counting_evidence, model_evidence
 from gptbayes.compare.evidence_sensitivity import scale_sensitivity
 from gptbayes.diagnostics.mode_masses import ModeMasses, mode_masses
 from gptbayes.diagnostics.tempering_health import last_level, path_findings, path_of
@@ -76,7 +76,7 @@ def summarise_tempering(idata: az.InferenceData) -> TemperingSummary:
         If the fit is of another method.
     """
     path, problem = path_of(idata), problem_of(idata)
-    found = evidence(idata) if problem.likelihood_weight == 1 else None
+    found = model_evidence(idata) if problem.likelihood_weight == 1 else None
     masses = mode_masses(idata)
     of_path = found.findings if found else path_findings(idata)
     return TemperingSummary(
