@@ -327,8 +327,8 @@ def _findings(table, share, elsewhere):
             found.append(
                 Finding(
                     False,
-                    f"{text}, found by {noun} {which} of {n_chain} only: its mass is of the order "
-                    "of one particle's share, or other replicates missed it; run more chains",
+                    f"{text}, found by {noun} {which} of {n_chain} only: its mass is uncertain "
+                    "beyond this error; run more chains",
                 )
             )
     if elsewhere > MIN_SHARE:

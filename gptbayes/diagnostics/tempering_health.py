@@ -83,8 +83,8 @@ def _ancestors(path, settings):
     which = "every replicate" if len(alone) == len(survivors) else f"replicate {', '.join(alone)}"
     return Finding(
         False,
-        f"all draws of {which} descend from one of {n} first particles: what NUTS does not cross "
-        "by itself, such as a valley between modes, has no mass that could be estimated; run more "
+        f"all draws of {which} descend from one of {n} first particles: masses of modes that NUTS "
+        "does not move between are not estimated; run more "
         f"chains (now {settings['chains']})",
     )
 
