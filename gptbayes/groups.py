@@ -54,6 +54,14 @@ def group_names(idata: az.InferenceData) -> list[str]:
     return [name.strip("/") for name in idata.groups if name != "/"] if IS_TREE else idata.groups()
 
 
+def add_group(idata: az.InferenceData, name: str, dataset: xr.Dataset) -> None:
+    """Add a group of its own name to a fit."""
+    if IS_TREE:
+        idata[name] = xr.DataTree(dataset)
+    else:
+        idata.add_groups({name: dataset}, warn_on_custom_groups=False)
+
+
 def select(
     idata: az.InferenceData, names: Sequence[str] | None = None, **indexers: Any
 ) -> az.InferenceData:

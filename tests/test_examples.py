@@ -1,4 +1,5 @@
-"""The examples in docstrings run and print what they show. They are quick and need no Stan."""
+"""The examples in docstrings run and print what they show. They are quick, and only that of
+`gptbayes.fit.sequential_monte_carlo` needs Stan."""
 
 from __future__ import annotations
 

@@ -16,7 +16,10 @@ from gptbayes.cli.terminal import (
     print_table,
 )
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
+from gptbayes.diagnostics.mode_masses import same_posterior
 from gptbayes.diagnostics.verdict import TOO_SHORT
+from gptbayes.fit import read_config
+from gptbayes.inference import open_run
 from gptbayes.report import Analysis
 
 _COLUMNS = {
@@ -43,7 +46,13 @@ def add_arguments(parser) -> None:
             gptbayes symmetry runs/05-nuts --no-paths --no-contraction --out mixing.csv
         """,
     )
-    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains")
+    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains, or a fit by smc")
+    add(
+        "--smc",
+        type=Path,
+        metavar="RUN",
+        help="a fit of the same posterior by smc, for masses of modes (one in a folder beside RUN)",
+    )
     add("--no-paths", action="store_true", help="do not look for barriers between chains")
     add("--no-contraction", action="store_true", help="do not compare posterior and prior")
     add("--out", type=Path, metavar="FILE.csv", help="write the table of mixing")
@@ -51,7 +60,7 @@ def add_arguments(parser) -> None:
 
 def _symmetry(arguments):
     with ERR.status("reading") as status:
-        analysis = Analysis.of_run(arguments.run, on_step=status.update)
+        analysis = Analysis.of_run(arguments.run, on_step=status.update, smc=_smc(arguments))
         verdict, modes = analysis.verdict, analysis.modes
         connectivity = None if arguments.no_paths else analysis.connectivity
         learned = None if arguments.no_contraction else analysis.contraction.sentences
@@ -65,6 +74,7 @@ def _symmetry(arguments):
     OUT.print()
     _print_modes(modes)
     _print_stacking(analysis.stacking)
+    _print_masses(analysis)
     if connectivity is not None:
         print_lines("Paths between chains", connection_sentences(connectivity))
     if learned is not None:
@@ -72,6 +82,37 @@ def _symmetry(arguments):
     if arguments.out:
         verdict.evidence.to_dataframe().to_csv(arguments.out)
         print_path(arguments.out)
+
+
+def _smc(arguments):
+    """The fit by smc that was named, or one of the same posterior in a neighbouring folder."""
+    if arguments.smc:
+        return open_run(arguments.smc)
+    idata = open_run(arguments.run)
+    if idata.attrs["method"] != "nuts":
+        return None
+    for folder in sorted(arguments.run.resolve().parent.iterdir()):
+        if not (folder / "posterior.nc").exists() or read_config(folder)["method"] != "smc":
+            continue
+        other = open_run(folder)
+        if same_posterior(idata, other):
+            ERR.print(f"masses of modes from {folder}", markup=False, soft_wrap=True)
+            return other
+    return None
+
+
+def _print_masses(analysis):
+    if analysis.masses is None:
+        return
+    lines = [finding.text for finding in analysis.masses.findings]
+    mixtures = analysis.weighted_by_mass
+    if mixtures is not None:
+        each = (
+            f"{name} {float(mixtures['elpd'][k]):.1f} ± {float(mixtures['se'][k]):.1f}"
+            for k, name in enumerate(mixtures["mixture"].values)
+        )
+        lines.append(f"held-out elpd of the chains weighted by each: {', '.join(each)}")
+    print_lines("Masses of modes, by sequential Monte Carlo", lines)
 
 
 def _print_symmetries(symmetries, n_redundant, n_parameters):

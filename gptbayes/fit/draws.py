@@ -31,6 +31,7 @@ _UNITS = {
     "pathfinder": ("path", "paths", "draws"),
     "optimize": ("start", "starts", None),
     "prior": ("prior", None, "draws"),
+    "smc": ("replicate", "replicates", "draws"),
 }
 
 

@@ -31,12 +31,15 @@ class Progress(NamedTuple):
         Iterations of NUTS; 0 or 1 of 1 for a path or an optimization.
     begun : bool
         False while the unit waits for a free worker.
+    note : str
+        What is known so far, for the reader.
     """
 
     label: str
     done: int
     total: int
     begun: bool
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,13 @@ from gptbayes.plots.chains import (
 )
 from gptbayes.plots.comparison import plot_gain, plot_ladder
 from gptbayes.plots.diagnostics import plot_r_hat, plot_trace
+from gptbayes.plots.evidence import (
+    plot_evidence,
+    plot_evidence_by_size,
+    plot_level_health,
+    plot_mode_masses,
+    plot_tempering,
+)
 from gptbayes.plots.predictions import plot_held_out, plot_next_character
 from gptbayes.plots.style import COLOURS, close, drawable, figure, show, visible
 from gptbayes.plots.text_checks import plot_frequencies, plot_text_checks
@@ -44,12 +51,16 @@ __all__ = [
     "plot_by_position",
     "plot_contraction",
     "plot_dendrogram",
+    "plot_evidence",
+    "plot_evidence_by_size",
     "plot_frequencies",
     "plot_gain",
     "plot_held_out",
     "plot_ladder",
+    "plot_level_health",
     "plot_mixing",
     "plot_mode_map",
+    "plot_mode_masses",
     "plot_next_character",
     "plot_pareto_k",
     "plot_path",
@@ -59,6 +70,7 @@ __all__ = [
     "plot_reliability",
     "plot_role_excess",
     "plot_roles",
+    "plot_tempering",
     "plot_text_checks",
     "plot_trace",
     "plot_weights",

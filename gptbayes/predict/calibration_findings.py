@@ -141,7 +141,7 @@ def draws_findings(idata: az.InferenceData, weights: xr.DataArray | None) -> lis
     warning = weights_warning(weights)
     if warning:
         return [Finding(False, f"{warning}: the forecasts are those of a few draws")]
-    if idata.attrs["method"] != "nuts" or idata.posterior.sizes["draw"] < 4:
+    if idata.attrs["method"] not in ("nuts", "smc") or idata.posterior.sizes["draw"] < 4:
         return []
     log_lik = idata.log_likelihood["log_lik"].sum("position")
     found = convergence_of("log densities of training sequences", log_lik)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.report.analysis import Analysis
+from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings, picture
 from gptbayes.report.format import p_value
 from gptbayes.validate.exact_marginals import ALPHA
@@ -20,7 +20,7 @@ _NO_LOO = (
 def diagnostics_section(analysis: Analysis) -> Section:
     """How far the draws can be relied on."""
     blocks = [*findings(*analysis.findings)]
-    if analysis.method == "nuts":
+    if analysis.method in CHAINS:
         blocks += _nuts(analysis)
     elif analysis.method == "pathfinder":
         blocks += _pathfinder(analysis)

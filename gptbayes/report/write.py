@@ -12,6 +12,7 @@ from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.attention import attention_section
 from gptbayes.report.chains import chains_section
 from gptbayes.report.diagnostics import diagnostics_section
+from gptbayes.report.evidence import evidence_section
 from gptbayes.report.model import model_section
 from gptbayes.report.page import page
 from gptbayes.report.predictions import predictions_section
@@ -84,10 +85,17 @@ def render(analysis: Analysis) -> str:
         title=f"The posterior of a small GPT: {stage.title.lower()}",
         subtitle=f"Stage {stage.number} on {analysis.problem.source}, "
         f"{METHOD_NAMES[analysis.method]}, {attrs['target']}.",
-        sections=[section(analysis) for section in SECTIONS],
+        sections=[section(analysis) for section in _sections(analysis)],
         footer=f"Written by gptbayes {__version__} from {analysis.name}. Text is generated with "
         f"seed {attrs['seed']}. Every figure can be recomputed from posterior.nc beside this page.",
     )
+
+
+def _sections(analysis):
+    """Those of every fit; the evidence, of fits that estimate it, after their diagnostics."""
+    if analysis.tempering is None:
+        return SECTIONS
+    return (*SECTIONS[:2], evidence_section, *SECTIONS[2:])
 
 
 def _named_apart(analysis, others, folders):
