@@ -282,8 +282,8 @@ CHECKS = {
     ),
     "repetition": Check(
         text_statistics.repetition,
-        f"of the held-out text's spans of {text_statistics.SPAN} characters {{observed}} occurred in it "
-        "before, of the model's {model}",
+        f"of the held-out text's spans of {text_statistics.SPAN} characters {{observed}} occurred "
+        "in it before, of the model's {model}",
         "the model repeats itself less than the text does",
         "the model repeats itself more than the text does",
     ),
