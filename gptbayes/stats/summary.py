@@ -37,7 +37,8 @@ def summarise(
     -------
     Dataset (...)
         ``mean``, ``sd``, ``lower``, ``upper``, ``mcse_mean``, ``ess_bulk``, ``ess_tail`` and
-        ``r_hat``. R-hat is nan for one chain, everything but the mean for fewer than four draws per chain.
+        ``r_hat``. R-hat is nan for one chain, everything but the mean for fewer than four draws
+        per chain.
 
     Raises
     ------
