@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -115,9 +115,13 @@ def compare_runs(
     nuts_runs = [run for run in runs if run.idata.attrs["method"] == "nuts"]
     psis = {run.name: loo(run.idata) for run in nuts_runs}
     if on_plan:
-        plan = {"refits": refits, "settings": settings}
+        plan: dict[str, Any] = {"refits": refits, "settings": settings}
         on_plan([plan_refits(run, psis[run.name], **plan) for run in nuts_runs])
-    options = {"settings": settings, "executor": executor, "on_progress": on_progress}
+    options: dict[str, Any] = {
+        "settings": settings,
+        "executor": executor,
+        "on_progress": on_progress,
+    }
     loos = {
         run.name: exact_loo(run, refits=refits, psis=psis[run.name], **options) for run in nuts_runs
     }
@@ -148,18 +152,15 @@ def open_runs(folders: Sequence[str | Path]) -> list[FittedRun]:
     ValueError
         As `compare_runs`.
     """
-    folders = [Path(folder) for folder in folders]
-    if not folders:
+    paths = [Path(folder) for folder in folders]
+    if not paths:
         raise ValueError("compare needs at least one run, got none")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError(f"each run can be given once, got {', '.join(map(str, folders))}")
-    names = [folder.resolve().name for folder in folders]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError(f"each run can be given once, got {', '.join(map(str, paths))}")
+    names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    runs = [
-        FittedRun(name, folder, open_run(folder))
-        for name, folder in zip(names, folders, strict=True)
-    ]
+        names = [str(path) for path in paths]
+    runs = [FittedRun(name, path, open_run(path)) for name, path in zip(names, paths, strict=True)]
     _check_comparable(runs)
     return runs
 

@@ -28,7 +28,7 @@ ALPHA = 0.05
 FEW_WORDS = 20
 """A text of fewer is too short for checks that say much."""
 
-FREQUENCIES = {
+FREQUENCIES: dict[str, Callable[[str], Sequence[str | int]]] = {
     "characters": text_statistics.characters,
     "bigrams": text_statistics.bigrams,
     "word lengths": text_statistics.word_lengths,
