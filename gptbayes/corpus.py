@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -186,8 +186,8 @@ def zen_of_python() -> str:
     >>> zen_of_python()[:17]
     'The Zen of Python'
     """
-    source = importlib.util.find_spec("this").loader.get_source("this")
-    rotated = source.split('"""')[1]
+    spec: Any = importlib.util.find_spec("this")  # of the standard library, so there is one
+    rotated = spec.loader.get_source("this").split('"""')[1]
     return codecs.decode(rotated, "rot13")
 
 

@@ -206,7 +206,9 @@ def _stack_units(draws, n_units):
 
     Each unit is copied as it is read, so that at most two units are in memory twice.
     """
-    variables, stats, seconds = {}, {}, []
+    variables: dict[str, np.ndarray] = {}
+    stats: dict[str, np.ndarray] = {}
+    seconds = []
     for k, unit in enumerate(draws):
         for arrays, values in ((variables, unit.variables), (stats, unit.method_variables)):
             for name, value in values.items():

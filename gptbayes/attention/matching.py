@@ -232,10 +232,10 @@ def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
         _match_layer(np.ascontiguousarray(patterns[:, layer]), kind, max_iterations, n)
         for layer in range(sizes["layer"])
     ]
-    order = np.stack([each.order for each in found], axis=1)
+    orders = np.stack([each.order for each in found], axis=1)
     dims = (*OVER, "layer", "head")
     coords = {dim: weights[dim] for dim in OVER}
-    order = xr.DataArray(order.reshape([sizes[dim] for dim in dims]), dims=dims, coords=coords)
+    order = xr.DataArray(orders.reshape([sizes[dim] for dim in dims]), dims=dims, coords=coords)
     ambiguous = xr.DataArray([each.ambiguous.mean() for each in found], dims="layer")
     return Matched(weights.isel(head=order), order, ambiguous)
 
@@ -325,7 +325,7 @@ def _patterns(problem, parameters, contexts):
     for b, context in enumerate(contexts[:, None]):
 
         def of_one(chunk, context=context):
-            weights = forward(problem.stage, chunk, context).attention[..., 0, :, :]
+            weights = forward(problem.stage, chunk, context).attention_weights[..., 0, :, :]
             return weights[..., past].astype(np.float32)
 
         values = over_draws(problem.stage, parameters, context, of_one)
@@ -339,11 +339,12 @@ def _match_layer(patterns, kind, max_iterations, n_positions):
     flat = patterns.reshape(-1, n)
     together = patterns.mean(axis=1)
     start = np.argmin(((together - together.mean(axis=0)) ** 2).sum(axis=-1))
-    reference, order, iterations, converged = patterns[start], None, 0, False
+    order = np.full((n_draws, n_head), -1)  # none yet
+    reference, iterations, converged = patterns[start], 0, False
     while iterations < max_iterations and not converged:
         iterations += 1
         new_order, ambiguous = _assigned(reference, patterns, kind, kind)
-        converged = order is not None and np.array_equal(new_order, order)
+        converged = np.array_equal(new_order, order)
         order = new_order
         plays = (order[:, :, None] == np.arange(n_head)).astype(np.float32)  # (draw, i, j)
         reference = np.swapaxes(plays, 0, 1).reshape(n_head, -1) @ flat / n_draws
@@ -397,8 +398,8 @@ def _matching(idata, group, contexts, found):
     """Layers side by side."""
     n_layer, batch = len(found), [idata[group].sizes[dim] for dim in OVER]
     order = np.stack([each.order for each in found], axis=1)  # (draw, layer, head)
-    ambiguous = np.stack([each.ambiguous for each in found], axis=1)  # (draw, layer)
-    ambiguous = labelled(idata, group, ambiguous.reshape(*batch, n_layer), "layer")
+    is_ambiguous = np.stack([each.ambiguous for each in found], axis=1)  # (draw, layer)
+    ambiguous = labelled(idata, group, is_ambiguous.reshape(*batch, n_layer), "layer")
     share = probability(ambiguous)
     reference = np.stack([each.reference for each in found])
     reference = reference.reshape(*order.shape[1:], len(contexts), -1)

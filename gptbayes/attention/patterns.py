@@ -91,8 +91,8 @@ def summarise_attention(
         ``effective_positions`` (layer, head, sequence, query_position) is the exponential of the
         entropy of a row, between 1 and t, the number of positions that would have it if they
         were looked at alike (Hill 1973, order 1), with ``effective_positions_`` lower, upper,
-        mcse, ess_bulk, ess_tail and r_hat. ``ambiguous`` (layer) and ``ambiguous_mcse`` as in `Matching`;
-        coord ``text`` (sequence) holds the contexts.
+        mcse, ess_bulk, ess_tail and r_hat. ``ambiguous`` (layer) and ``ambiguous_mcse`` as in
+        `Matching`; coord ``text`` (sequence) holds the contexts.
 
         What is certain by construction, weights on the future, the first position's on itself
         and those that a dropout mask silences, has no spread, and nan for ``ess_bulk`` and
@@ -133,7 +133,7 @@ def _past_weights(stage, parameters, contexts, past):
     """
 
     def of_chunk(chunk):
-        weights = forward(stage, chunk, contexts).attention
+        weights = forward(stage, chunk, contexts).attention_weights
         return np.concatenate([weights[..., past], weights[..., :1, 0]], axis=-1)
 
     return over_draws(stage, parameters, contexts, of_chunk)

@@ -70,7 +70,7 @@ def _parser(wanted):
     """The parser, with the arguments of one command: the others are not imported."""
     parser = argparse.ArgumentParser(
         prog="gptbayes",
-        description="Bayesian analysis of small GPTs: fit them with NUTS or Pathfinder, and report.",
+        description="Bayesian analysis of small GPTs: fits with NUTS or Pathfinder, and reports.",
     )
     add_examples(
         parser,

@@ -147,7 +147,7 @@ def plan_refits(
         raise ValueError(f"refits must be all, none or a number, got {refits!r}")
     k = psis.pareto_k.values
     worst_first = [int(i) for i in np.argsort(-k, kind="stable") if k[i] > PARETO_K_LIMIT]
-    limit = {"all": len(worst_first), "none": 0}.get(refits, refits)
+    limit = refits if isinstance(refits, int) else {"all": len(worst_first), "none": 0}[refits]
     sequences = tuple(worst_first[:limit])
     wanted = _settings(run, settings)
     finished = sum(_is_finished(_folder(run, sequence), wanted) for sequence in sequences)
@@ -281,11 +281,12 @@ def refit_density(
     values = token_log_prob(problem.stage, parameters_of(idata), left_out).sum(axis=(-1, -2))
     log_density = xr.DataArray(values, dims=("chain", "draw"))
     mean = log_mean_exp(log_density)
+    ratios = log_density.copy(data=np.exp((log_density - mean).values))
     summary = summarise(log_density)
     return xr.Dataset(
         {
             "exact": mean,
-            "mcse": summarise(np.exp(log_density - mean))["mcse_mean"],
+            "mcse": summarise(ratios)["mcse_mean"],
             "r_hat": summary["r_hat"],
             "ess_bulk": summary["ess_bulk"],
             "density_k": pareto_smoothed(values.ravel())[1],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xarray as xr
 
@@ -115,9 +115,13 @@ def compare_runs(
     nuts_runs = [run for run in runs if run.idata.attrs["method"] == "nuts"]
     psis = {run.name: loo(run.idata) for run in nuts_runs}
     if on_plan:
-        plan = {"refits": refits, "settings": settings}
+        plan: dict[str, Any] = {"refits": refits, "settings": settings}
         on_plan([plan_refits(run, psis[run.name], **plan) for run in nuts_runs])
-    options = {"settings": settings, "executor": executor, "on_progress": on_progress}
+    options: dict[str, Any] = {
+        "settings": settings,
+        "executor": executor,
+        "on_progress": on_progress,
+    }
     loos = {
         run.name: exact_loo(run, refits=refits, psis=psis[run.name], **options) for run in nuts_runs
     }

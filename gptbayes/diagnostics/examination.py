@@ -90,10 +90,10 @@ def load_examination(folder: str | Path) -> SavedExamination | None:
         attrs = xr.load_dataset(path, engine="h5netcdf").attrs
         with h5netcdf.File(path) as file:
             names = set(file.groups)
-        groups = [
+        connections, local = (
             xr.load_dataset(path, group=name, engine="h5netcdf") if name in names else None
             for name in ("connections", "local")
-        ]
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is corrupted ({error}): delete it") from None
-    return SavedExamination(*groups, json.loads(attrs["learned"]))
+    return SavedExamination(connections, local, json.loads(attrs["learned"]))

@@ -93,8 +93,8 @@ def mixing_verdict(
     scalars at this ESS, the classifier of R* cannot tell chains apart, and the ESS is at least 400
     for the median scalar and 100 for the worst. Where chains disagree, their segments are grouped
     on the scalars that they disagree about: *modes* are groups that agree within and have a valley
-    between (`gptbayes.diagnostics.segments.group`). A chain that is slow disagrees with itself as much
-    as with the others, and forms no such groups.
+    between (`gptbayes.diagnostics.segments.group`). A chain that is slow disagrees with itself as
+    much as with the others, and forms no such groups.
 
     - mixed: all kinds agree. Wrong if another chain settled elsewhere.
     - mixed up to symmetry: all but the raw weights agree. Wrong if another chain settled elsewhere

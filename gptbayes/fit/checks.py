@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def check_one_of(name: str, value: object, valid: Sequence[object]) -> None:
     """Raise a ValueError that lists the valid values if ``value`` is not one of them."""
     if value not in valid:
-        raise ValueError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, valid))}, got {value!r}")
 
 
 def check_positive(**values: object) -> None:

@@ -199,8 +199,9 @@ def _metric_arguments(run, problem, metric, iter_warmup):
         path = run.folder / "init" / "metric.json"
         write_json(path, {"inv_metric": prior_variances(problem).tolist()})
         # With a metric window of length 0, Stan never replaces the metric by an estimate.
-        lengths = dict(zip(windows, (0, 0, iter_warmup), strict=True))
-        return {"metric": "diag_e", "inv_metric": str(path), **lengths}
+        lengths = (0, 0, iter_warmup)
+        windows_of_length = dict(zip(windows, lengths, strict=True))
+        return {"metric": "diag_e", "inv_metric": str(path), **windows_of_length}
     if metric == "unit_e" or not 20 <= iter_warmup < sum(STAN_ADAPTATION_WINDOWS):
         return {"metric": metric}
     # Stan reports shorter windows for a short warm-up, but does not use them (stan#3380).

@@ -7,6 +7,7 @@ square of a cell is the upper end of the interval, the inner one its lower end.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -102,7 +103,12 @@ def plot_attention_key(*, ax: Axes | None = None) -> Axes:
         (MEAN, "mean"),
         (LOWER, "lower end"),
     )
-    style = {"marker": "s", "ls": "", "markeredgecolor": "0.4", "markeredgewidth": 0.5}
+    style: dict[str, Any] = {
+        "marker": "s",
+        "ls": "",
+        "markeredgecolor": "0.4",
+        "markeredgewidth": 0.5,
+    }
     sizes = (11, 8, 5)
     handles = [
         Line2D([], [], color=colour, ms=ms, label=name, **style)
@@ -131,9 +137,8 @@ def plot_weights(
     """
     ax = plt.gca() if ax is None else ax
     n = int(summary["query_position"]) + 1 if "query_position" in summary.coords else None
-    summary, prior = (
-        each if each is None else each.isel(key_position=slice(n)) for each in (summary, prior)
-    )
+    summary = summary.isel(key_position=slice(n))
+    prior = None if prior is None else prior.isel(key_position=slice(n))
     y = np.arange(summary.sizes["key_position"])
     _beside(ax, y, summary, prior)
     ax.axvline(1 / len(y), color="0.3", ls=":", lw=1)
@@ -184,12 +189,12 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     ax.tick_params(length=0)
     for row in range(1, len(ours)):
         ax.axhline(row, color="0.92", lw=0.8, zorder=0)
-    style = {"marker": "s", "ls": "", "ms": 8, "markeredgewidth": 0.8}
+    style: dict[str, Any] = {"marker": "s", "ls": "", "ms": 8, "markeredgewidth": 0.8}
     handles = [
         Line2D([], [], color=MEAN, markeredgecolor=MEAN, label="posterior", **style),
         Line2D([], [], color="none", markeredgecolor="black", label="prior", **style),
     ]
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
     ax.legend(handles=handles, frameon=False, **place)
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
@@ -328,5 +333,5 @@ def _beside(ax, y, ours, theirs, compared=None):
         ax.plot(mean[alike], y[alike], "o", ms=5, mfc="white", color=COLOURS[0])
         if alike.any():
             ax.plot([], [], "o", ms=5, mfc="white", color=COLOURS[0], label="like the prior")
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
     ax.legend(frameon=False, fontsize="x-small", borderaxespad=0.2, columnspacing=1, **place)

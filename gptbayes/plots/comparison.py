@@ -34,8 +34,8 @@ def plot_ladder(
         one = values.sel(fit=name)
         style = {"color": COLOURS[k], "marker": marker, "ms": 4, "lw": 1.2, "capsize": 2}
         ax.errorbar(x + 0.12 * (k - 1), one["mean"], one["se"], label=str(name), **style)
-    for style, (name, value) in zip(("--", ":", "-."), (yardsticks or {}).items(), strict=False):
-        ax.axhline(value, color="0.4", ls=style, lw=1, label=name)
+    for ls, (name, value) in zip(("--", ":", "-."), (yardsticks or {}).items(), strict=False):
+        ax.axhline(value, color="0.4", ls=ls, lw=1, label=name)
     ax.set_xticks(x, [str(stage) for stage in values["stage"].values])
     ax.set(xlabel="stage")
     ax.legend(frameon=False, fontsize="small")

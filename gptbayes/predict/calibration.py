@@ -339,7 +339,7 @@ def _envelope(observed, simulated, prob):
         extreme = np.minimum(extreme, np.minimum(at_most, at_least))
     # The largest rank to which so few curves go out that the others are `prob` of all.
     going_out = np.searchsorted(np.sort(extreme), np.arange(1, n + 1), side="right")
-    allowed = np.count_nonzero(going_out <= (1 - prob) * n)  # ranks up to it are outside
+    allowed = int((going_out <= (1 - prob) * n).sum())  # ranks up to it are outside
     edge = min(allowed, (n - 1) // 2)
     spread = curves.std(axis=0)
     z = (abs(curves - curves.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).max(axis=1)

@@ -114,7 +114,7 @@ def encode_prompt(vocabulary: Vocabulary, prompt: str) -> np.ndarray:
 
 
 def next_probabilities(
-    problem: Problem, parameters: Parameters, contexts: Sequence[np.ndarray]
+    problem: Problem, parameters: Parameters, contexts: Sequence[np.ndarray] | np.ndarray
 ) -> xr.DataArray:
     """Probabilities of the next character after some contexts, for every draw.
 
@@ -123,7 +123,7 @@ def next_probabilities(
     problem : Problem
     parameters : mapping of str to ndarray
         Each ``(chain, draw, dims of that parameter)``.
-    contexts : sequence of ndarray of int
+    contexts : sequence of ndarray of int, or ndarray of int (context, position)
         The last ``block_size`` tokens of each are read.
 
     Returns

@@ -28,7 +28,7 @@ ALPHA = 0.05
 FEW_WORDS = 20
 """A text of fewer is too short for checks that say much."""
 
-FREQUENCIES = {
+FREQUENCIES: dict[str, Callable[[str], Sequence[str | int]]] = {
     "characters": text_statistics.characters,
     "bigrams": text_statistics.bigrams,
     "word lengths": text_statistics.word_lengths,
@@ -282,8 +282,8 @@ CHECKS = {
     ),
     "repetition": Check(
         text_statistics.repetition,
-        f"of the held-out text's spans of {text_statistics.SPAN} characters {{observed}} occurred in it "
-        "before, of the model's {model}",
+        f"of the held-out text's spans of {text_statistics.SPAN} characters {{observed}} occurred "
+        "in it before, of the model's {model}",
         "the model repeats itself less than the text does",
         "the model repeats itself more than the text does",
     ),

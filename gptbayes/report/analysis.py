@@ -232,7 +232,7 @@ class Analysis:
         found = [] if self.target_finding is None else [self.target_finding]
         if self.method in sampler.METHOD_FINDINGS:
             found.append(sampler.METHOD_FINDINGS[self.method])
-        elif self.method == "pathfinder":
+        elif self.sampler_health is None:
             found.append(sampler.pareto_finding(self.idata))
         else:
             found += self.tempering.findings if self.tempering else []
@@ -303,11 +303,11 @@ class Analysis:
         found = []
         for i in evenly_spaced(len(held_out.x), N_NEXT):
             context, character = decode(held_out.x[i]), decode(held_out.y[i, -1:])
-            sides = (
+            posterior, prior = (
                 predict.next_character(self.idata, context, prob=self.prob, group=group)
                 for group in ("posterior", "prior")
             )
-            found.append((context, character, *sides))
+            found.append((context, character, posterior, prior))
         return found
 
     @cached_property

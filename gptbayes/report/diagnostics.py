@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gptbayes import plots
@@ -19,7 +21,7 @@ _NO_LOO = (
 
 def diagnostics_section(analysis: Analysis) -> Section:
     """How far the draws can be relied on."""
-    blocks = [*findings(*analysis.findings)]
+    blocks: list[Any] = [*findings(*analysis.findings)]
     if analysis.method in CHAINS:
         blocks += _nuts(analysis)
     elif analysis.method == "pathfinder":

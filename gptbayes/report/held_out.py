@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +24,14 @@ def density_blocks(found: HeldOut) -> list:
     rows = []
     for name in table["fit"].values:
         row = table.sel(fit=name)
+        difference = plus_minus(float(row["difference"]), float(row["difference_se"]))
         rows.append(
             [
                 str(name),
                 f"{float(row['per_character']):.3f} ± {float(row['per_character_se']):.3f}",
                 f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}",
                 "" if np.isnan(row["mcse"]) else f"{float(row['mcse']):.1f}",
-                "" if name == first else plus_minus(row["difference"], row["difference_se"]),
+                "" if name == first else difference,
             ]
         )
     unigram = f"{found.unigram:.3f} ± {found.unigram_se:.3f}"
@@ -77,7 +79,7 @@ def calibration_blocks(found: Reliability, shown: Sequence[Finding] = ()) -> lis
         f"contexts of {found.by_position.sizes['position']} characters instead of one, paired "
         "within sequences."
     )
-    blocks = [
+    blocks: list[Any] = [
         Heading("Calibration"),
         Paragraph(
             "A model is calibrated if, of the characters to which it gives probability 0.3, three "

@@ -46,6 +46,6 @@ def _next_character_picture(next_characters):
     return picture(
         fig,
         alt=f"probabilities of the next character at {n} held-out contexts",
-        caption=f"Next-character probabilities at held-out contexts, posterior and prior: {places}. "
-        "␣ is a space, ↵ a new line.",
+        caption="Next-character probabilities at held-out contexts, posterior and prior: "
+        f"{places}. ␣ is a space, ↵ a new line.",
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gptbayes import __version__
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
@@ -58,7 +59,7 @@ def write_report(
     folders = [Path(folder) for folder in (run, *beside)]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError(f"each run can be given once: {', '.join(str(f) for f in folders)}")
-    options = {"on_step": on_step} if on_step else {}
+    options: dict[str, Any] = {"on_step": on_step} if on_step else {}
     analysis, *others = (Analysis.of_run(folder, **options) for folder in folders)
     html = render(replace(analysis, beside=_named_apart(analysis, others, folders)))
     path = Path(run) / "report.html"

@@ -82,7 +82,7 @@ def locked(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
+def folder_once(target: Path, fill: Callable[[Path], object]) -> Path:
     """Make a folder once, whoever asks and however often, and never by halves.
 
     The folder is filled under another name beside its place and renamed when it is complete.

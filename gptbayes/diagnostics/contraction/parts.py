@@ -93,7 +93,7 @@ def _query_key_norm(parameters):
 
 
 def _distance_from_uniform(problem, chunk):
-    weights = forward(problem.stage, chunk, problem.training.x).attention[..., 1:, :]
+    weights = forward(problem.stage, chunk, problem.training.x).attention_weights[..., 1:, :]
     total = weights.sum(axis=-1, keepdims=True)  # less than one where a mask drops weights
     weights = weights / np.where(total > 0, total, 1)
     entropy = -xlogy(weights, weights).sum(axis=-1)  # (..., L, H, B, T - 1)
