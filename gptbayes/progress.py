@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress import TimeRemainingColumn as TimeRemaining
 
 from gptbayes import fit
+from gptbayes.corpus import printable
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
     >>> with progress_bars() as on_progress:
     ...     on_progress([fit.Progress("chain 1", done=250, total=500, begun=True)])
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True, highlight=False)
     bars = Progress(*columns, TimeElapsedColumn(), TimeRemaining(), console=console)
     with _displayed(bars) if in_notebook() else bars:
@@ -41,7 +42,8 @@ def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
         def on_progress(units):
             for unit in units:
                 if unit.label not in tasks:
-                    tasks[unit.label] = bars.add_task(unit.label, total=unit.total, start=False)
+                    name = printable(unit.label)
+                    tasks[unit.label] = bars.add_task(name, total=unit.total, start=False)
                 if unit.begun:
                     bars.start_task(tasks[unit.label])
                 bars.update(tasks[unit.label], completed=unit.done, refresh=in_notebook())

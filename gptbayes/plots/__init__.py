@@ -26,7 +26,7 @@ from gptbayes.plots.chains import (
 from gptbayes.plots.comparison import plot_gain, plot_ladder
 from gptbayes.plots.diagnostics import plot_r_hat, plot_trace
 from gptbayes.plots.predictions import plot_held_out, plot_next_character
-from gptbayes.plots.style import COLOURS, close, drawable, figure, show, visible
+from gptbayes.plots.style import COLOURS, close, drawable, figure, figure_formats, literal, show
 from gptbayes.plots.text_checks import plot_frequencies, plot_text_checks
 from gptbayes.plots.validation import plot_pareto_k, plot_rank_ecdf
 
@@ -35,6 +35,8 @@ __all__ = [
     "close",
     "drawable",
     "figure",
+    "figure_formats",
+    "literal",
     "plot_ablation",
     "plot_agreement",
     "plot_attention",
@@ -63,5 +65,4 @@ __all__ = [
     "plot_trace",
     "plot_weights",
     "show",
-    "visible",
 ]
