@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from gptbayes.cli.terminal import (
+    ERR,
     OUT,
     check_targets,
     columns,

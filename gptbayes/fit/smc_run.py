@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
 
-from gptbayes.fit.checks import check_positive
+from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import run_directory
 from gptbayes.fit.replicate import Settings
 from gptbayes.fit.sampling import prior_variances
@@ -75,7 +75,7 @@ def smc(
     ValueError, RuntimeError
         As `nuts`, and if levels do not end.
     """
-    check_positive(replicates=replicates)
+    (replicates,) = positive(replicates=replicates)
     if not problem.likelihood_weight > 0:
         raise ValueError(
             f"likelihood_weight must be positive for smc, got {problem.likelihood_weight}: "

@@ -74,7 +74,8 @@ def plot_gain(table: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     ax.set_xticks(x, [str(size) for size in table["size"].values])
     ax.set(
         xlabel="training sequences",
-        ylabel=f"held-out log density against {literal(table.attrs['reference'])},\nnats per character",
+        ylabel=f"held-out log density against {literal(table.attrs['reference'])},\n"
+        "nats per character",
     )
     ax.legend(
         frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2
