@@ -1,6 +1,15 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs, and nothing twice.
-# `make essays` and `make docs` make pages to read; `make bench` and `make validate` are for whoever
-# changes the programs.
+#
+#   make demo       four analyses and a report
+#   make test       all tests
+#   make check      ruff, mypy and the tests that need no compiled Stan program and no browser
+#   make lint       ruff and mypy
+#   make essays     the analyses as pages to read
+#   make docs       the essays, and the reference of the Python interface
+#   make validate   simulation-based calibration of all stages
+#   make bench      speed beside other software
+#   make platforms  demo and tests on another Debian
+#   make clean      remove what the others made in this folder
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -20,15 +29,29 @@ OTHERS  := $(RUNS)/02_next_character.txt $(RUNS)/03_attention_weights.txt \
 SBC     := 08_simulation_based_calibration
 REPORT  := $(RUNS)/05-nuts/report.html
 
-.PHONY: demo test essays docs validate bench platforms setup clean
+.PHONY: demo test check lint essays docs validate bench platforms setup clean help
 .DELETE_ON_ERROR:
 
 demo: setup $(FIRST) $(OTHERS) $(REPORT)
 	@for each in $(FIRST) $(OTHERS); do echo; echo "== $$each"; cat $$each; done
 	@echo; echo "The report: $(abspath $(REPORT))"
 
+# Two processes share the test files. Programs are compiled once, two at a time.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+check: lint setup
+	$(PYTEST) -m 'not slow and not stan and not browser'
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 # An hour the first time: the essays, executed and rendered, with an index. Fits in runs/ are reused. The
 # essay on simulation-based calibration takes half an hour by itself: it is executed if

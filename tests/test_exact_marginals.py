@@ -51,7 +51,7 @@ def directions(number):
 
 
 @pytest.mark.parametrize("number", STAGES)
-def test_nuts_agrees_with_exact_marginals(number, tmp_path):
+def test_nuts_agrees_with_exact_marginals(number, programs, tmp_path):
     """At level 0.01 / 12 each: all twelve stages together fail by chance once in a hundred seeds.
 
     The chains start at random points with twice the prior's sd.
