@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,10 @@ def last_iteration(folder: Path) -> int:
     path = console(folder)
     if path is None:
         return 0
-    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+    with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(max(0, _size(path) - 4096))
-        _, found, rest = file.read().rpartition(b"Iteration:")
-        return int(rest.split(b"/")[0]) if found else 0
+        whole = re.findall(rb"Iteration:\s*(\d+) /", file.read())
+        return int(whole[-1]) if whole else 0
     return 0
 
 
