@@ -99,10 +99,13 @@ def _smc(arguments):
     if idata.attrs["method"] != "nuts":
         return None
     for folder in sorted(arguments.run.resolve().parent.iterdir()):
-        if not (folder / "posterior.nc").exists() or read_config(folder)["method"] != "smc":
+        if not (folder / "posterior.nc").exists():
             continue
-        other = open_run(folder)
-        if same_posterior(idata, other):
+        try:
+            other = open_run(folder) if read_config(folder)["method"] == "smc" else None
+        except ValueError:  # damaged, or no run: it was not asked for
+            continue
+        if other is not None and same_posterior(idata, other):
             ERR.print(f"masses of modes from {folder}", markup=False, soft_wrap=True)
             return other
     return None
