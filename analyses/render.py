@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import os
 import re
 import shutil
 import sys
@@ -79,7 +80,9 @@ def notebook_of(essay: Path, **settings) -> nbformat.NotebookNode:
 def execute(notebook: nbformat.NotebookNode, folder: str | Path = ROOT) -> None:
     """Run all cells of a notebook in place, with ``folder`` as the working directory."""
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=None, kernel_name="python3", resources=resources).execute()
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources=resources)
+    # ArviZ 0.2x announces its 1.0 once a day.
+    client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore::FutureWarning:arviz"})
 
 
 def page_of(notebook: nbformat.NotebookNode, title: str) -> str:

@@ -9,15 +9,15 @@
 # ---
 
 # %% [markdown]
-# # Which stage does the text support?
+# # Evidence of the stages
 #
-# *From how much text on does attention pay, and what would a Bayesian have chosen at each size?*
+# *Which stage does the text support, and from how much text on does attention pay?*
 #
-# The evidence of a stage is the probability that it gave to the whole text before it saw any of
-# it, averaged over its prior. It counts what a flexible model costs: a prior that could have
-# predicted many texts predicts each of them less. The posterior mode and the likelihood do not
-# count this. For most stages the evidence has no closed form; here it is estimated by sequential
-# Monte Carlo, which carries particles from the prior to the posterior.
+# The evidence of a stage is the probability of the whole text under its prior predictive
+# distribution. It penalizes flexibility: a prior that gives probability to many texts gives less to
+# each of them. The posterior mode and the likelihood do not. For most stages the evidence has no
+# closed form; here it is estimated by sequential Monte Carlo, which carries particles from the
+# prior to the posterior.
 #
 # Two models that count characters have an evidence in closed form and are the yardsticks: order 0
 # draws every character from one distribution, order 1 has one distribution after each character.
@@ -142,7 +142,7 @@ ax.set_ylabel("log evidence over order 1, nats")
 plots.show(fig, save=folder / "12-evidence.png")
 
 # %% [markdown]
-# ## What would a Bayesian have chosen?
+# ## Posterior probabilities of the stages
 #
 # With equal prior probabilities the posterior probability of a stage, among these stages, is in
 # proportion to its evidence.
@@ -201,7 +201,7 @@ for size in sizes:
     print(f"{size:>5} characters: {words} (largest Pareto k of LOO {worst:.1f})")
 
 # %% [markdown]
-# ## What the prior costs
+# ## Sensitivity to the prior
 #
 # The evidence depends on the prior scales, which predictions may not. For the stage with the
 # largest evidence at the largest size:
@@ -225,7 +225,7 @@ plots.plot_level_health(fits[sizes[-1], best]["path"], ax=axes[1])
 plots.show(fig, save=folder / "12-path.png")
 
 # %% [markdown]
-# ## In one line
+# ## Summary
 #
 # The stage that the text supports most at the largest size, and how much better it predicted the
 # text than counting pairs of characters did.
@@ -240,10 +240,10 @@ print(f"{size} characters: stage {winner}, {gained:+.1f} ± {spread:.1f} nats ov
 # %% [markdown]
 # ## The answer
 #
-# A stage that is supported has gained more by its better predictions than it lost by spreading its
-# prior over texts that were not written. On short texts this balance favors models with few
-# effective parameters, and counting pairs of characters is hard to beat: it needs no weights that
-# have to be learned jointly. Attention pays from the size on that is printed above, if at any. The
-# criteria need not agree: held-out text asks about the next piece only, and a prior that is too
-# wide costs evidence and may cost no prediction. The sensitivity to the prior scales says how much
-# of the ranking is due to them.
+# The text supports a stage if its better predictions outweigh the probability that its prior gives
+# to other texts. On short texts this favors models with few effective parameters, and counting
+# pairs of characters is hard to beat. The size from which on attention has the larger evidence, if
+# any, is printed above. The criteria need not agree: held-out text measures predictions of the next
+# piece only, and a prior that is too wide reduces the evidence without necessarily making
+# predictions worse. The sensitivity to the prior scales shows how much of the ranking is due to
+# them.
