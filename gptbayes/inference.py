@@ -7,12 +7,14 @@ was run. Imports `gptbayes.model` and `gptbayes.fit`.
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import arviz as az
+import h5py
 import numpy as np
 import xarray as xr
 
@@ -78,6 +80,8 @@ def open_run(folder: str | Path) -> az.InferenceData:
     ------
     ValueError
         If the folder is not a finished run, or one of its files is corrupted.
+    OSError
+        If one of its files cannot be read for another reason, such as a missing permission.
 
     See Also
     --------
@@ -429,16 +433,57 @@ def _load(path):
     try:
         idata = load_groups(path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path} is truncated or corrupted ({reason}); delete it, and it will be made again "
-            "from the CSV files"
+        raise netcdf_error(
+            path, error, "delete it, and it will be made again from the CSV files"
         ) from None
     names = group_names(idata)
     if "posterior" not in names:
         raise ValueError(f"{path} must have a posterior group, got {', '.join(names)}")
     idata.attrs.setdefault("kernels", _without_kernels(idata.attrs.get("method")))
     return idata
+
+
+def netcdf_error(path: Path, error: Exception, remedy: str) -> Exception:
+    """Whether a netCDF file that was not read is damaged, which its bytes show, or something else.
+
+    Parameters
+    ----------
+    path : path
+    error : Exception
+        Of whatever tried to read it.
+    remedy : str
+        What to do with a damaged one.
+
+    Returns
+    -------
+    Exception
+        A ValueError with the remedy if the file is damaged, else an OSError that says what
+        happened.
+    """
+    reason = " ".join(str(error).split())
+    try:
+        content = path.read_bytes()
+    except OSError as refused:
+        return OSError(f"{path} cannot be read: {refused}")
+    damage = _damage(content)
+    if damage:
+        return ValueError(f"{path} is truncated or corrupted ({damage}); {remedy}")
+    if "lock" in reason:
+        return OSError(
+            f"{path} cannot be locked ({reason}); where the file system has no locks, set "
+            "HDF5_USE_FILE_LOCKING=FALSE"
+        )
+    return OSError(f"{path} cannot be read, though it is a whole HDF5 file: {reason}")
+
+
+def _damage(content):
+    """What is wrong with the bytes of an HDF5 file, nothing if all of it can be read."""
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            file.visititems(lambda _, item: item[()] if isinstance(item, h5py.Dataset) else None)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
 
 
 def _without_kernels(method):

@@ -12,6 +12,7 @@ from rich.progress import TimeRemainingColumn as TimeRemaining
 from rich.text import Text
 
 from gptbayes import fit
+from gptbayes.corpus import printable
 
 
 @contextmanager
@@ -33,9 +34,9 @@ def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
     >>> with progress_bars() as on_progress:
     ...     on_progress([fit.Progress("chain 1", done=250, total=500, begun=True)])
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True, highlight=False)
-    times = (TimeElapsedColumn(), _TimeRemaining(), TextColumn("{task.fields[note]}"))
+    times = (TimeElapsedColumn(), _TimeRemaining(), TextColumn("{task.fields[note]}", markup=False))
     bars = Progress(*columns, *times, console=console)
     with _displayed(bars) if in_notebook() else bars:
         tasks = {}
@@ -43,7 +44,8 @@ def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
         def on_progress(units):
             for unit in units:
                 if unit.label not in tasks:
-                    tasks[unit.label] = bars.add_task(unit.label, start=False, note="")
+                    name = printable(unit.label)
+                    tasks[unit.label] = bars.add_task(name, start=False, note="")
                 if unit.begun:
                     bars.start_task(tasks[unit.label])
                 now = {"completed": unit.done, "total": unit.total, "note": unit.note}

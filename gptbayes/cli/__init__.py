@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ArviZ 0.2x announces its 1.0 once a day to every program that imports it.
     warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
     argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what it cannot show is no reason to lose the rest
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser(argv[0] if argv else None).parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("gptbayes").setLevel(logging.INFO)
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fail(error, status):
     text = " ".join(str(error).split()) or type(error).__name__
-    ERR.print(f"gptbayes: {text}", soft_wrap=True, markup=False)
+    ERR.print(f"gptbayes: {text}", soft_wrap=True)
     return status
 
 

@@ -42,21 +42,21 @@ def _fit(arguments):
     problem = _problem(arguments)
     options = {
         "nuts": {
-            "chains": arguments.chains or 4,
+            "chains": _given(arguments.chains, 4),
             "superchains": arguments.superchains,
             "iter_warmup": arguments.warmup,
-            "iter_sampling": arguments.draws or 500,
+            "iter_sampling": _given(arguments.draws, 500),
             "init": arguments.init,
             "metric": arguments.metric,
             "adapt_delta": arguments.adapt_delta,
             "max_treedepth": arguments.max_treedepth,
         },
-        "pathfinder": {"paths": arguments.paths, "draws": arguments.draws or 250},
+        "pathfinder": {"paths": arguments.paths, "draws": _given(arguments.draws, 250)},
         "optimize": {"starts": arguments.starts},
-        "prior": {"draws": arguments.draws or 1000},
+        "prior": {"draws": _given(arguments.draws, 1000)},
         "smc": {
             "replicates": arguments.replicates,
-            "chains": arguments.chains or 32,
+            "chains": _given(arguments.chains, 32),
             "moves": arguments.moves,
             "max_treedepth": arguments.max_treedepth,
         },
@@ -70,14 +70,18 @@ def _fit(arguments):
             options |= {"kernels": arguments.kernels, "seed": arguments.seed}
             folder = method(problem, out, on_progress=on_progress, **options)
     print_findings(Analysis.of_run(folder).findings)
-    OUT.print(f"{folder}: done; next: gptbayes report {folder}", markup=False, soft_wrap=True)
+    OUT.print(f"{folder}: done; next: gptbayes report {folder}", soft_wrap=True)
+
+
+def _given(value, default):
+    return default if value is None else value
 
 
 def _problem(arguments):
     if arguments.text is None:
         text, source = corpus.zen_of_python(), "the Zen of Python"
     else:
-        text, source = corpus.read_text(arguments.text), Path(arguments.text).name
+        text, source = corpus.read_text(arguments.text), corpus.source_name(arguments.text)
     if arguments.lower:
         text, source = text.lower(), f"{source}, lower case"
     if arguments.characters is not None:

@@ -9,12 +9,16 @@ from rich.text import Text
 from gptbayes.cli.terminal import (
     ERR,
     OUT,
+    check_targets,
     columns,
     describe,
     print_lines,
     print_path,
     print_table,
+    status,
+    write_table,
 )
+from gptbayes.diagnostics.examination import FILE
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.mode_masses import same_posterior
 from gptbayes.diagnostics.verdict import TOO_SHORT
@@ -59,13 +63,17 @@ def add_arguments(parser) -> None:
 
 
 def _symmetry(arguments):
-    with ERR.status("reading") as status:
-        analysis = Analysis.of_run(arguments.run, on_step=status.update, smc=_smc(arguments))
+    check_targets(arguments.out)
+    with status("reading") as show:
+        analysis = Analysis.of_run(arguments.run, on_step=show, smc=_smc(arguments))
+        check_targets(arguments.run / FILE)
         verdict, modes = analysis.verdict, analysis.modes
         connectivity = None if arguments.no_paths else analysis.connectivity
         learned = None if arguments.no_contraction else analysis.contraction.sentences
         analysis.save(arguments.run)
         redundant = analysis.n_redundant
+    if arguments.out:
+        write_table(verdict.evidence.to_dataframe(), arguments.out)
     _print_symmetries(analysis.symmetries, redundant, analysis.n_parameters)
     _print_mixing(verdict.evidence)
     OUT.print(Text(f"verdict: {verdict.name}", "bold"), verdict.text, sep="\n", soft_wrap=True)
@@ -80,7 +88,6 @@ def _symmetry(arguments):
     if learned is not None:
         print_lines("What the text taught", learned)
     if arguments.out:
-        verdict.evidence.to_dataframe().to_csv(arguments.out)
         print_path(arguments.out)
 
 
@@ -96,7 +103,7 @@ def _smc(arguments):
             continue
         other = open_run(folder)
         if same_posterior(idata, other):
-            ERR.print(f"masses of modes from {folder}", markup=False, soft_wrap=True)
+            ERR.print(f"masses of modes from {folder}", soft_wrap=True)
             return other
     return None
 
@@ -174,4 +181,4 @@ def _print_stacking(stacking):
         text += (
             f"; Pareto k above 0.7 for up to {n_bad} sequences of a chain: weights are not reliable"
         )
-    OUT.print(text, "", sep="\n", markup=False, soft_wrap=True)
+    OUT.print(text, "", sep="\n", soft_wrap=True)

@@ -159,11 +159,15 @@ def exact_marginals_finding(answers: xr.Dataset) -> Finding:
     -------
     Finding
     """
-    p = family_wise_p(answers)
-    text = f"{int(answers['n'].sum())} scalars whose posterior is known exactly"
+    p, n, n_tested = family_wise_p(answers), int(answers["n"].sum()), int(answers["n_tested"].sum())
+    text = f"{n} scalars whose posterior is known exactly"
+    if not n_tested:
+        return Finding(False, f"too few effective draws to test {text}")
+    if n_tested < n:
+        text = f"{n_tested} of {text} (the others have too few effective draws for a test)"
     if p >= ALPHA:
         return Finding(True, f"{text} agree with it, family-wise p {p:.2g}")
-    worst = answers.isel(direction=int(answers["p_value"].values.argmin()))
+    worst = answers.isel(direction=int(np.nanargmin(answers["p_value"].values)))
     sds = f"sd {float(worst['sd']):.3f}, exactly {float(worst['exact_sd']):.3f}, "
     return Finding(
         False,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gptbayes.fit.checks import check_one_of, check_positive
+from gptbayes.corpus import real_number
+from gptbayes.fit.checks import check_one_of, positive
 from gptbayes.fit.directory import run_directory, write_json
 from gptbayes.fit.starts import INITS, chain_inits
 from gptbayes.fit.units import Progress, make_unit, run_units
@@ -105,9 +106,14 @@ def nuts(
     """
     check_one_of("init", init, INITS)
     check_one_of("metric", metric, METRICS)
-    check_positive(chains=chains, iter_warmup=iter_warmup, iter_sampling=iter_sampling)
-    check_positive(max_treedepth=max_treedepth)
-    _check_superchains(chains, superchains)
+    chains, iter_warmup, iter_sampling, max_treedepth = positive(
+        chains=chains,
+        iter_warmup=iter_warmup,
+        iter_sampling=iter_sampling,
+        max_treedepth=max_treedepth,
+    )
+    superchains = _superchains(chains, superchains)
+    adapt_delta = real_number("adapt_delta", adapt_delta, "between 0 and 1")
     if not 0 < adapt_delta < 1:
         raise ValueError(f"adapt_delta must be between 0 and 1, got {adapt_delta!r}")
     settings = {
@@ -210,9 +216,10 @@ def _metric_arguments(run, problem, metric, iter_warmup):
     return {"metric": metric, **dict(zip(windows, lengths, strict=True))}
 
 
-def _check_superchains(chains, superchains):
+def _superchains(chains, superchains):
     if superchains is None:
-        return
-    check_positive(superchains=superchains)
+        return None
+    (superchains,) = positive(superchains=superchains)
     if chains % superchains:
         raise ValueError(f"superchains must divide chains, got {superchains} and {chains}")
+    return superchains

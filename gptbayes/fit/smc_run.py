@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
 
-from gptbayes.fit.checks import check_positive
+from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import run_directory
 from gptbayes.fit.replicate import Settings
 from gptbayes.fit.sampling import prior_variances
@@ -75,7 +75,7 @@ def smc(
     ValueError, RuntimeError
         As `nuts`, and if levels do not end.
     """
-    check_positive(replicates=replicates)
+    (replicates,) = positive(replicates=replicates)
     if not problem.likelihood_weight > 0:
         raise ValueError(
             f"likelihood_weight must be positive for smc, got {problem.likelihood_weight}: "
@@ -96,8 +96,10 @@ def smc(
         max_levels=max_levels,
     )
     listed = {**asdict(chosen), "weights": list(weights) if weights is not None else None}
-    settings = {"replicates": replicates, **listed, "draws": chains * moves}
-    n_draws = 2 * replicates * chains * moves  # the newest level's particles are there as well
+    settings = {"replicates": replicates, **listed, "draws": chosen.chains * chosen.moves}
+    n_draws = (
+        2 * replicates * chosen.chains * chosen.moves
+    )  # the newest level's particles are there as well
 
     def draw_prior(n, rng):
         drawn = prior_draws(problem, n, rng)

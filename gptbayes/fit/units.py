@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
@@ -127,12 +130,15 @@ def run_unit(unit: Unit) -> None:
                 unit.executable, unit.method, **files, sig_figs=SIG_FIGS, **unit.arguments
             )
         except RuntimeError as error:
-            raise RuntimeError(f"{unit.label} failed: {_reason(work, error)}") from None
+            raise RuntimeError(f"{unit.label} failed: {_reason(unit, work, error)}") from None
         (result,) = (path for path in work.glob("*.csv") if "profile" not in path.name)
         try:
             check_csv(result, unit.n_draws)
         except ValueError as error:
-            raise RuntimeError(f"{unit.label} failed: {error}; the disk may be full") from None
+            free = shutil.disk_usage(work).free
+            raise RuntimeError(
+                f"{unit.label} failed: {error}; {free / 1e6:,.0f} MB of disk are free"
+            ) from None
         os.replace(result, csv)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -190,9 +196,28 @@ def _progress(unit):
     return Progress(unit.label, done, unit.total, work is not None)
 
 
-def _reason(work, error):
-    """The last line of CmdStan's output, or else the first line of the error."""
+def _reason(unit, work, error):
+    """The last line of CmdStan's output, or how the program ended without any."""
     console = interface.console(work)
     lines = [] if console is None else console.read_text(errors="replace").splitlines()
     messages = [line.strip() for line in lines if line.strip()]
-    return messages[-1] if messages else str(error).splitlines()[0]
+    if messages:
+        return messages[-1]
+    found = re.search(r"retcodes=\[(-?\d+)\]", str(error))
+    if not found:
+        return " ".join(str(error).split())
+    status = int(found[1])
+    if status == _NOT_STARTED:
+        try:
+            subprocess.run([unit.executable, "info"], capture_output=True, timeout=60, check=False)
+        except (OSError, subprocess.SubprocessError) as reason:
+            return f"{unit.executable} cannot be started: {reason}"
+    if status < 0:
+        name = signal.Signals(-status).name if -status in list(signal.Signals) else f"{-status}"
+        why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"{unit.executable} was ended by signal {name}{why}"
+    return f"{unit.executable} ended with status {status} and no message"
+
+
+_NOT_STARTED = -1
+"""What cmdstanpy calls the status of a program that the system refused to start."""

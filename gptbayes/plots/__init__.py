@@ -33,7 +33,7 @@ from gptbayes.plots.evidence import (
     plot_tempering,
 )
 from gptbayes.plots.predictions import plot_held_out, plot_next_character
-from gptbayes.plots.style import COLOURS, close, drawable, figure, show, visible
+from gptbayes.plots.style import COLOURS, close, drawable, figure, figure_formats, literal, show
 from gptbayes.plots.text_checks import plot_frequencies, plot_text_checks
 from gptbayes.plots.validation import plot_pareto_k, plot_rank_ecdf
 
@@ -42,6 +42,8 @@ __all__ = [
     "close",
     "drawable",
     "figure",
+    "figure_formats",
+    "literal",
     "plot_ablation",
     "plot_agreement",
     "plot_attention",
@@ -75,5 +77,4 @@ __all__ = [
     "plot_trace",
     "plot_weights",
     "show",
-    "visible",
 ]

@@ -18,7 +18,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from gptbayes.plots.style import COLOURS, drawable, intervals
+from gptbayes.plots.style import COLOURS, drawable, intervals, literal
 
 NUMBERS_UP_TO = 8
 """Positions: a larger map has marks and no figures."""
@@ -184,7 +184,7 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         for head in range(n_head)
     ]
     ax.set_xticks(np.arange(len(names)) + BAR, names)
-    ax.set_yticks(np.arange(len(ours)) + 0.5, [str(role) for role in table["role"].values])
+    ax.set_yticks(np.arange(len(ours)) + 0.5, [literal(role) for role in table["role"].values])
     ax.set(xlim=(-0.05, len(names)), ylim=(len(ours), 0))
     ax.tick_params(length=0)
     for row in range(1, len(ours)):
@@ -219,7 +219,7 @@ def plot_role_excess(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     y = np.arange(heads.sizes["role"])
     _beside(ax, y, heads.sel(source="posterior"), heads.sel(source="prior"), heads)
     ax.axvline(0, color="0.3", ls=":", lw=1)
-    ax.set_yticks(y, [str(role) for role in heads["role"].values])
+    ax.set_yticks(y, [literal(role) for role in heads["role"].values])
     ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="attention beyond a uniform look")
     sns.despine(ax=ax)
     return ax

@@ -16,7 +16,10 @@ if not os.environ.get("MPLBACKEND") and "matplotlib.pyplot" not in sys.modules:
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib import font_manager
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+
+from gptbayes.corpus import printable, visible
 
 COLOURS = sns.color_palette("colorblind")
 
@@ -24,17 +27,20 @@ COLOURS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*Xph"
 
 
-_VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
-
-
-def visible(text: str) -> str:
-    """A text in which white space can be seen."""
-    return "".join(_VISIBLE.get(character, character) for character in text)
-
-
 def drawable(text: str) -> str:
     """A text as it can be drawn: its visible characters, or their code points without a glyph."""
-    return "".join(c if _has_glyph(c) else f"U+{ord(c):04X} " for c in visible(text)).rstrip()
+    shown = ((visible(character), ord(character)) for character in text)
+    drawn = (v if all(map(_has_glyph, v)) else f"U+{code:04X} " for v, code in shown)
+    return _no_markup("".join(drawn)).rstrip()
+
+
+def literal(name: str) -> str:
+    """A name as a label that shows it and nothing else.
+
+    Matplotlib takes what is between dollar signs for mathematics, and leaves labels that begin
+    with an underscore out of legends.
+    """
+    return _no_markup(printable(str(name)))
 
 
 def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns: int | None = None):
@@ -73,6 +79,11 @@ def show(fig: Figure, *, save: str | Path | None = None, dpi: int = 150) -> None
     plt.close(fig)
 
 
+def figure_formats() -> list[str]:
+    """Endings of files that a figure can be written to, without the dot."""
+    return sorted(FigureCanvasBase.get_supported_filetypes())
+
+
 def close(fig: Figure) -> None:
     """Free a figure's memory."""
     plt.close(fig)
@@ -85,6 +96,11 @@ def intervals(ax, y, summary, colour, label, marker):
 
 def percent(value):
     return f"{100 * value:.0f}"
+
+
+def _no_markup(text):
+    text = text.replace("$", r"\$")
+    return "\N{THIN SPACE}" + text if text.startswith("_") else text
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gptbayes import plots
 from gptbayes.attention import role_sentences
+from gptbayes.corpus import visible
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Heading, Paragraph, Points, Section, Table, findings, picture
 from gptbayes.report.format import (
@@ -130,7 +131,7 @@ def _effective_positions_table(summary):
         ]
         for layer, head, name in named_heads(summary.sizes)
     ]
-    texts = [f"after “{plots.visible(str(text))}”" for text in summary["text"].values]
+    texts = [f"after “{visible(str(text))}”" for text in summary["text"].values]
     caption = (
         "Effective number of positions that the last position attends to, the exponential of the "
         f"entropy of its weights: mean and {percent(summary.attrs['prob'])} interval, of "

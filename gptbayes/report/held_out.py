@@ -69,7 +69,7 @@ def calibration_blocks(found: Reliability, shown: Sequence[Finding] = ()) -> lis
     fig, axes = plots.figure(len(names), width=3.4 * min(len(names), 3), height=3.3, columns=3)
     for ax, name in zip(axes, names, strict=True):
         plots.plot_reliability(found.curve.sel(fit=name), ax=ax)
-        ax.set_title(name, fontsize="medium")
+        ax.set_title(plots.literal(name), fontsize="medium")
     fig2, (left, right) = plots.figure(2, width=9.4, height=3.3)
     plots.plot_pit(found.pit, ax=left)
     plots.plot_by_position(found.by_position, ax=right)

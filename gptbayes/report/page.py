@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jinja2
 
+from gptbayes.corpus import printable
 from gptbayes.report.blocks import Section
 from gptbayes.report.format import sentence
 
@@ -43,6 +44,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section], footer: str) ->
         loader=jinja2.PackageLoader("gptbayes.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
     )
     environment.globals["sentence"] = sentence

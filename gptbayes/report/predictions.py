@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gptbayes import plots
+from gptbayes.corpus import visible
 from gptbayes.report.analysis import N_NEXT, Analysis
 from gptbayes.report.blocks import Heading, Paragraph, Section, picture
 from gptbayes.report.format import percent
@@ -40,7 +41,7 @@ def _next_character_picture(next_characters):
         title = f"after “{plots.drawable(context)}”\nthe text has “{plots.drawable(character)}”"
         ax.set_title(title if len(title) < 60 else f"context {k}", fontsize="medium")
     places = "; ".join(
-        f"after “{plots.visible(context)}” the text has “{plots.visible(character)}”"
+        f"after “{visible(context)}” the text has “{visible(character)}”"
         for context, character, *_ in next_characters
     )
     return picture(

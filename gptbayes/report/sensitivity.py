@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from gptbayes import plots
+from gptbayes.corpus import visible
 from gptbayes.findings import PARETO_K_LIMIT, Finding
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings
@@ -70,7 +70,7 @@ def _blocks(table):
 
 def _named(quantity):
     """Make white space visible where characters are quoted, and only there."""
-    return re.sub("“[^”]*”", lambda quoted: plots.visible(quoted[0]), quantity)
+    return re.sub("“[^”]*”", lambda quoted: visible(quoted[0]), quantity)
 
 
 def _shift(one):

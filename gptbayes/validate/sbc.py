@@ -135,7 +135,7 @@ def _check_same_experiment(out, description):
 def _read(path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # an OSError says itself what happened
         raise ValueError(f"{path} is corrupted ({error}); delete it to run it again") from None
 
 
