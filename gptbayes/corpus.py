@@ -74,12 +74,12 @@ class Vocabulary:
         if not self.characters or len(set(self.characters)) != len(self.characters):
             raise ValueError(
                 "a vocabulary needs characters that are all different, got "
-                f"{_shown(self.characters) or 'none'}"
+                f"{_quoted(self.characters) or 'none'}"
             )
         bad = [c for c in self.characters if len(c) != 1 or c == "\0" or "\ud800" <= c <= "\udfff"]
         if bad:
             raise ValueError(
-                f"a vocabulary needs single characters that have UTF-8, got {_shown(bad)}"
+                f"a vocabulary needs single characters that have UTF-8, got {_quoted(bad)}"
             )
 
     @classmethod

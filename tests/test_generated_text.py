@@ -298,9 +298,9 @@ def test_prompts_that_cannot_be_read(nuts, rng):
             function(nuts, "", 3, rng)
         with pytest.raises(ValueError, match=r"'!' 'i' not in the vocabulary"):
             function(nuts, "hi!", 3, rng)
-        with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="length must be a positive integer, got 0"):
             function(nuts, "the", 0, rng)
-    with pytest.raises(ValueError, match="n_texts must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_texts must be a positive integer, got 0"):
         coherent(nuts, "the", 3, rng, n_texts=0)
     with pytest.raises(ValueError, match="kind must be one of coherent, marginal, got 'greedy'"):
         generate(nuts, "the", 3, rng, kind="greedy")

@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes import fit
-from gptbayes.corpus import Windows
+from gptbayes.corpus import Windows, whole_number
 from gptbayes.findings import PARETO_K_LIMIT, R_HAT_LIMIT
 from gptbayes.groups import pareto_smoothed
 from gptbayes.inference import open_run, parameters_of, problem_of
@@ -143,8 +143,11 @@ def plan_refits(
     ValueError
         If ``refits`` is anything else.
     """
-    if refits not in ("all", "none") and not (isinstance(refits, int) and refits >= 0):
-        raise ValueError(f"refits must be all, none or a number, got {refits!r}")
+    if refits not in ("all", "none"):
+        try:
+            refits = whole_number("refits", refits, least=0)
+        except ValueError:
+            raise ValueError(f"refits must be all, none or a number, got {refits!r}") from None
     k = psis.pareto_k.values
     worst_first = [int(i) for i in np.argsort(-k, kind="stable") if k[i] > PARETO_K_LIMIT]
     limit = refits if isinstance(refits, int) else {"all": len(worst_first), "none": 0}[refits]

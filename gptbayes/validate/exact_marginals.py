@@ -47,7 +47,7 @@ class ExactMarginal(NamedTuple):
     sd : float
         Exact posterior standard deviation of each scalar; nan if only the mean is known.
     distribution : scipy frozen distribution, or None
-        Exact marginal of each scalar, continuous; None if only its symmetry about the mean is known.
+        Exact marginal of each scalar; None if only its symmetry about the mean is known.
     """
 
     draws: xr.DataArray
@@ -69,8 +69,9 @@ def check_exact_marginals(idata: az.InferenceData) -> xr.Dataset:
     -------
     Dataset (direction)
         One item for each kind of scalar: their number ``n``, and how many of them were tested,
-        ``n_tested``; ``exact_sd``, nan if only the mean is known; ``sd``, the root mean square deviation of all draws from the exact mean; ``t_max``,
-        the largest standardized error; and its ``p_value``, Bonferroni-adjusted for all tests of
+        ``n_tested``; ``exact_sd``, nan if only the mean is known; ``sd``, the root mean square
+        deviation of all draws from the exact mean; ``t_max``, the largest standardized error; and
+        its ``p_value``, Bonferroni-adjusted for all tests of
         the kind. The last two are nan if no scalar was tested.
 
     See Also
