@@ -36,7 +36,7 @@ def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True, highlight=False)
-    times = (TimeElapsedColumn(), _TimeRemaining(), TextColumn("{task.fields[note]}"))
+    times = (TimeElapsedColumn(), _TimeRemaining(), TextColumn("{task.fields[note]}", markup=False))
     bars = Progress(*columns, *times, console=console)
     with _displayed(bars) if in_notebook() else bars:
         tasks = {}

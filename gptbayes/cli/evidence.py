@@ -8,12 +8,14 @@ import numpy as np
 
 from gptbayes.cli.terminal import (
     OUT,
+    check_targets,
     columns,
     describe,
     print_findings,
     print_lines,
     print_path,
     print_table,
+    write_table,
 )
 from gptbayes.compare.evidence import WHY_THEY_MAY_DISAGREE, compare_evidence_of_runs
 from gptbayes.compare.evidence_sensitivity import scale_sensitivity, scale_sentences
@@ -38,7 +40,10 @@ def add_arguments(parser) -> None:
 
 
 def _evidence(arguments):
+    check_targets(arguments.out)
     fits, compared = compare_evidence_of_runs(arguments.runs)
+    if arguments.out:
+        write_table(compared.table.to_dataframe(), arguments.out)
     for title, shown in _TABLES.items():
         _print(compared.table, title, shown)
     _print_counting(compared.counting)
@@ -49,7 +54,6 @@ def _evidence(arguments):
     OUT.print(WHY_THEY_MAY_DISAGREE, "", sep="\n", soft_wrap=True)
     print_findings(compared.findings)
     if arguments.out:
-        compared.table.to_dataframe().to_csv(arguments.out)
         print_path(arguments.out)
 
 

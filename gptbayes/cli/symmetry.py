@@ -106,7 +106,7 @@ def _smc(arguments):
         except ValueError:  # damaged, or no run: it was not asked for
             continue
         if other is not None and same_posterior(idata, other):
-            ERR.print(f"masses of modes from {folder}", markup=False, soft_wrap=True)
+            ERR.print(f"masses of modes from {folder}", soft_wrap=True)
             return other
     return None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gptbayes.corpus import whole_number
 from gptbayes.fit import tempering
 from gptbayes.fit.levels import Level, LevelUnit, keep_prior, load_levels, log_lik_of
 from gptbayes.fit.units import Progress
@@ -49,9 +50,7 @@ class Settings:
 
     def __post_init__(self):
         for name in ("chains", "moves", "max_treedepth", "max_levels"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if self.chains * self.moves < 4:
             raise ValueError(
                 "chains * moves must be at least 4 particles, "

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptbayes.corpus import whole_number
 from gptbayes.fit import tempering
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
@@ -192,8 +193,7 @@ def temper(
     list of list of Level
         Of each replicate.
     """
-    if not isinstance(replicates, int) or replicates < 1:
-        raise ValueError(f"replicates must be a positive integer, got {replicates!r}")
+    replicates = whole_number("replicates", replicates)
     metric = None
     if inverse_metric is not None:
         metric = folder / "metric.json"

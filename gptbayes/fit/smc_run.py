@@ -96,8 +96,10 @@ def smc(
         max_levels=max_levels,
     )
     listed = {**asdict(chosen), "weights": list(weights) if weights is not None else None}
-    settings = {"replicates": replicates, **listed, "draws": chains * moves}
-    n_draws = 2 * replicates * chains * moves  # the newest level's particles are there as well
+    settings = {"replicates": replicates, **listed, "draws": chosen.chains * chosen.moves}
+    n_draws = (
+        2 * replicates * chosen.chains * chosen.moves
+    )  # the newest level's particles are there as well
 
     def draw_prior(n, rng):
         drawn = prior_draws(problem, n, rng)

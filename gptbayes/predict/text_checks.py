@@ -142,8 +142,8 @@ def check(
     Dataset (check, text)
         ``observed`` (check) and ``replicated`` (check, text); ``mean``, ``lower`` and ``upper``
         of the replicated. ``p``, the tail probability (1 + how many are as extreme) / (n + 1), of
-        the smaller tail and doubled where two-sided; ties count half, which makes it uniform but
-        for their number. ``p_mcse``, its Monte Carlo error; ``p_holm``, corrected for the number
+        the smaller tail and doubled where two-sided. Ties count in full: if the model is right it
+        is at most alpha with probability alpha or less. ``p_mcse``, its Monte Carlo error; ``p_holm``, corrected for the number
         of checks; ``ok``, unless that is below 0.05; ``unit``; ``sentence``, all this in words.
         What is counted in words is nan where there are none, and ranks below all other values.
         In ``attrs``: ``prob`` and ``notes``, a list of sentences on what makes the checks weak.
@@ -296,9 +296,9 @@ def _tail(values, two_sided):
     if np.isnan(values).all():
         return np.nan, np.nan
     observed, *others = np.where(np.isnan(values), -np.inf, values)
-    n, ties = len(others), np.sum(others == observed) / 2
-    high = (1 + np.sum(others > observed) + ties) / (n + 1)
-    low = (1 + np.sum(others < observed) + ties) / (n + 1)
+    n = len(others)
+    high = (1 + np.sum(others >= observed)) / (n + 1)
+    low = (1 + np.sum(others <= observed)) / (n + 1)
     tail, sides = (min(high, low), 2) if two_sided else (high, 1)
     # For the error the share is pulled towards one half by half a text on either side, so that a
     # tail in which no text, or every text, lies has an error too.
