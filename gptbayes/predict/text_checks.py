@@ -143,8 +143,9 @@ def check(
         ``observed`` (check) and ``replicated`` (check, text); ``mean``, ``lower`` and ``upper``
         of the replicated. ``p``, the tail probability (1 + how many are as extreme) / (n + 1), of
         the smaller tail and doubled where two-sided. Ties count in full: if the model is right it
-        is at most alpha with probability alpha or less. ``p_mcse``, its Monte Carlo error; ``p_holm``, corrected for the number
-        of checks; ``ok``, unless that is below 0.05; ``unit``; ``sentence``, all this in words.
+        is at most alpha with probability alpha or less. ``p_mcse``, its Monte Carlo error;
+        ``p_holm``, corrected for the number of checks; ``ok``, unless that is below 0.05; ``unit``;
+        ``sentence``, all this in words.
         What is counted in words is nan where there are none, and ranks below all other values.
         In ``attrs``: ``prob`` and ``notes``, a list of sentences on what makes the checks weak.
 
