@@ -187,7 +187,7 @@ fig, axes = plots.figure(3, width=11, height=3.9, columns=3)
 for ax, what in zip(axes, ("training", "held_out"), strict=False):
     values = xr.Dataset({"mean": density[what], "se": density[f"{what}_se"]})
     if what == "held_out":
-        plots.plot_ladder(values, yardsticks={"character frequencies": frequencies}, ax=ax)
+        plots.plot_ladder(values, baselines={"character frequencies": frequencies}, ax=ax)
     else:
         plots.plot_ladder(values, ax=ax).get_legend().remove()  # the same lines as beside it
     ax.set_title(f"{what.replace('_', '-')} text")

@@ -12,7 +12,7 @@ from gptbayes.plots.style import COLOURS, MARKERS
 
 
 def plot_ladder(
-    values: xr.Dataset, *, yardsticks: dict[str, float] | None = None, ax: Axes | None = None
+    values: xr.Dataset, *, baselines: dict[str, float] | None = None, ax: Axes | None = None
 ) -> Axes:
     """A value of every stage of the ladder, one line for each method, with its standard error.
 
@@ -20,7 +20,7 @@ def plot_ladder(
     ----------
     values : Dataset (fit, stage)
         ``mean`` and ``se``.
-    yardsticks : dict of str to float, optional
+    baselines : dict of str to float, optional
         Horizontal lines.
     ax : Axes, optional
 
@@ -34,7 +34,7 @@ def plot_ladder(
         one = values.sel(fit=name)
         style = {"color": COLOURS[k], "marker": marker, "ms": 4, "lw": 1.2, "capsize": 2}
         ax.errorbar(x + 0.12 * (k - 1), one["mean"], one["se"], label=str(name), **style)
-    for style, (name, value) in zip(("--", ":", "-."), (yardsticks or {}).items(), strict=False):
+    for style, (name, value) in zip(("--", ":", "-."), (baselines or {}).items(), strict=False):
         ax.axhline(value, color="0.4", ls=style, lw=1, label=name)
     ax.set_xticks(x, [str(stage) for stage in values["stage"].values])
     ax.set(xlabel="stage")

@@ -47,7 +47,7 @@ def plot_next_character(
 
 
 def plot_held_out(
-    table: xr.Dataset, *, yardsticks: dict[str, float] | None = None, ax: Axes | None = None
+    table: xr.Dataset, *, baselines: dict[str, float] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Held-out log predictive density per character of several fits, with two standard errors.
 
@@ -55,7 +55,7 @@ def plot_held_out(
     ----------
     table : Dataset (fit)
         As in `gptbayes.predict.Comparison`.
-    yardsticks : dict of str to float, optional
+    baselines : dict of str to float, optional
         Vertical lines, for example of a uniform guess, in nats per character.
     ax : Axes, optional
 
@@ -65,7 +65,7 @@ def plot_held_out(
     """
     ax = plt.gca() if ax is None else ax
     y = np.arange(table.sizes["fit"])
-    for style, (name, value) in zip(("--", ":", "-."), (yardsticks or {}).items(), strict=False):
+    for style, (name, value) in zip(("--", ":", "-."), (baselines or {}).items(), strict=False):
         ax.axvline(value, color="0.4", ls=style, lw=1, label=name)
     ax.errorbar(
         table["per_character"],
@@ -78,7 +78,7 @@ def plot_held_out(
     )
     ax.set_yticks(y, [str(name) for name in table["fit"].values])
     ax.set(ylim=(len(y) - 0.5, -0.5), xlabel="held-out log density, nats per character")
-    if yardsticks:
+    if baselines:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     sns.despine(ax=ax)
     return ax

@@ -18,8 +18,8 @@ def plot_text_checks(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    summary : Dataset (check, text)
-        As `gptbayes.predict.check` returns it.
+    summary : Dataset (statistic, text)
+        As `gptbayes.predict.check_statistics` returns it.
     ax : Axes, optional
 
     Returns
@@ -33,8 +33,8 @@ def plot_text_checks(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         True: {"marker": "o", "color": COLOURS[0], "label": "held-out text"},
         False: {"marker": "D", "color": COLOURS[3], "label": "held-out text, a check that fails"},
     }
-    for y, name in enumerate(summary["check"].values):
-        row = summary.sel(check=name)
+    for y, name in enumerate(summary["statistic"].values):
+        row = summary.sel(statistic=name)
         scale = _scale(row)
         texts = scale(row["replicated"].values)
         ax.plot(texts, np.full(texts.shape, y), "|", color="0.75", ms=7, label="the model's texts")
@@ -43,8 +43,8 @@ def plot_text_checks(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         ax.plot(scale(row["mean"]), y, "|", color="black", ms=12, mew=2)
         ax.plot(scale(row["observed"]), y, ls="", ms=7, mec="white", **looks[bool(row["ok"])])
         ax.text(1.04, y, _numbers(row), transform=ax.get_yaxis_transform(), va="center")
-    ax.set_yticks(range(summary.sizes["check"]), list(summary["check"].values))
-    ax.set(ylim=(summary.sizes["check"] - 0.5, -0.5), xlim=(-0.04, 1.04), xticks=[])
+    ax.set_yticks(range(summary.sizes["statistic"]), list(summary["statistic"].values))
+    ax.set(ylim=(summary.sizes["statistic"] - 0.5, -0.5), xlim=(-0.04, 1.04), xticks=[])
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     ax.legend(
         handles.values(),
@@ -65,7 +65,7 @@ def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None 
     Parameters
     ----------
     summary : Dataset (character), (bigram) or (word_length)
-        As `gptbayes.predict.frequencies` returns it.
+        As `gptbayes.predict.relative_frequencies` returns it.
     n_items : int
         How many of the most frequent to show.
     ax : Axes, optional

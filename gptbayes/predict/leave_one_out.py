@@ -1,4 +1,4 @@
-"""Leave-one-out where the unit is a sequence."""
+"""Leave-one-sequence-out cross-validation."""
 
 from __future__ import annotations
 
@@ -13,54 +13,77 @@ from gptbayes.stats.summary import ess
 
 
 def loo(idata: az.InferenceData) -> az.ELPDData:
-    """PSIS-LOO where the unit left out is a sequence (Vehtari et al. 2017, 2024).
+    """Compute PSIS-LOO in which the unit left out is a sequence (Vehtari et al. 2017, 2024).
 
     Parameters
     ----------
     idata : InferenceData
+        With the group ``log_likelihood``.
 
     Returns
     -------
     arviz.ELPDData
-        Pointwise, dims ``sequence``. Where ``pareto_k`` is above 0.7 the estimate for that
-        sequence is not to be trusted: a bigram that no other sequence has makes it so.
+        Pointwise, with the dim ``sequence``. If ``pareto_k`` is above 0.7, the estimate for that
+        sequence is not reliable. This is common: a bigram that occurs in no other sequence is
+        enough.
+
+    See Also
+    --------
+    compare_loo : Differences between fits.
+    compare_held_out : Predictive density of held-out text.
+    gptbayes.compare : Refits without the sequences of large Pareto k.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("01"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> loo(idata).pareto_k.sizes
+    Frozen({'sequence': 11})
     """
     per_sequence = idata.log_likelihood["log_lik"].sum("position")
     groups = {"posterior": idata.posterior, "sample_stats": idata.sample_stats}
     reduced = az.InferenceData(**groups, log_likelihood=per_sequence.to_dataset(name="log_lik"))
-    # Efficiency of what is averaged; that of weights says where on an orbit they are.
+    # The relative efficiency is that of log densities. That of weights, ArviZ's default, depends
+    # on symmetries which do not change predictions.
     effective = float(ess(per_sequence)["ess_bulk"].mean()) if per_sequence.sizes["draw"] > 3 else 1
     n_draws = per_sequence.sizes["chain"] * per_sequence.sizes["draw"]
-    with warnings.catch_warnings():  # the result says how many, see n_bad_pareto_k
+    with warnings.catch_warnings():  # n_bad_pareto_k reports it
         warnings.simplefilter("ignore", UserWarning)
         return az.loo(reduced, pointwise=True, reff=min(1.0, effective / n_draws))
 
 
-def stacked(elpds: Mapping[str, az.ELPDData]) -> xr.Dataset:
-    """Differences of elpd with paired standard errors, and stacking weights, by ArviZ.
+def compare_loo(elpds: Mapping[str, az.ELPDData]) -> xr.Dataset:
+    """Compute differences of elpd with paired standard errors, and stacking weights.
 
     Parameters
     ----------
     elpds : mapping of str to arviz.ELPDData
-        At least two, pointwise and of the same sequences, as `loo` returns them.
+        At least two, pointwise and for the same sequences, as of `loo`.
 
     Returns
     -------
     Dataset (fit)
-        Best first: ``difference`` to the best in nats (0 or less), ``difference_se``, and
-        ``weight``, that of stacking (Yao et al. 2018): weights for a mixture that predicts, no
-        probabilities of models.
+        By decreasing elpd: ``difference`` from the best fit in nats (0 or less), its standard
+        error ``difference_se``, and the stacking ``weight`` (Yao et al. 2018). Stacking weights
+        are those of a mixture of predictive distributions. They are not model probabilities.
+
+    See Also
+    --------
+    arviz.compare : Does the computation.
     """
     terms = {name: each["loo_i"] for name, each in elpds.items()}
     best = xr.concat(list(terms.values()), "fit").max("fit")
     shifted = {}
     for name, each in elpds.items():
         shifted[name] = each.copy()
-        # ArviZ exponentiates the terms, which underflow for long sequences; neither differences
-        # nor weights change when the same is taken from the terms of all fits.
+        # ArviZ exponentiates the terms, which underflows for long sequences. Subtracting the same
+        # number from the terms of all fits changes neither differences nor weights.
         shifted[name]["loo_i"] = terms[name] - best
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it could warn of is said by whoever asks
+        warnings.simplefilter("ignore")  # loo_finding reports large Pareto k
         found = az.compare(shifted, ic="loo", method="stacking")
     columns = {
         "difference": 0.0 - found["elpd_diff"],
@@ -74,12 +97,12 @@ def stacked(elpds: Mapping[str, az.ELPDData]) -> xr.Dataset:
 
 
 def n_bad_pareto_k(result: az.ELPDData) -> int:
-    """How many sequences have a Pareto k above 0.7 in a `loo`."""
+    """Return the number of sequences with a Pareto k above 0.7."""
     return int((result.pareto_k > PARETO_K_LIMIT).sum())
 
 
 def loo_finding(result: az.ELPDData) -> Finding:
-    """State the elpd of a `loo`, and whether it can be relied on.
+    """State the elpd and whether it is reliable.
 
     Parameters
     ----------
@@ -100,6 +123,6 @@ def loo_finding(result: az.ELPDData) -> Finding:
         return Finding(True, f"{text}at most {PARETO_K_LIMIT} for all {n} sequences")
     return Finding(
         False,
-        f"{text}above {PARETO_K_LIMIT} for {bad} of {n} sequences, so the elpd is not reliable: use "
-        "the held-out density, or gptbayes compare, which refits without these sequences",
+        f"{text}above {PARETO_K_LIMIT} for {bad} of {n} sequences: the elpd is not reliable. "
+        "Use the held-out density, or gptbayes compare, which refits without these sequences",
     )

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes import __version__, plots
-from gptbayes.predict import WIDE_INTERVAL, has_wide_interval, probability_level, text_sentence
+from gptbayes.predict import WIDE_INTERVAL, entropy_sentence, has_wide_interval, probability_level
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Character, Paragraph, Section, Text, findings
 from gptbayes.report.format import percent
@@ -41,7 +41,7 @@ def text_block(title: str, scored: xr.Dataset) -> Text:
         for row, each in zip(rows, map(_numbers, rows), strict=True)
     ]
     title = title[:1].upper() + title[1:]
-    return Text(title, scored.attrs["prompt"], characters, text_sentence(scored))
+    return Text(title, scored.attrs["prompt"], characters, entropy_sentence(scored))
 
 
 def texts_page(analysis: Analysis, titled: Mapping[str, xr.Dataset], *, seed: int) -> str:
