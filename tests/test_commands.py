@@ -127,7 +127,7 @@ def looked(runs, tmp_path_factory):
 def test_attention_is_said_with_roles_and_their_control(looked):
     text, folder = looked
     assert "Attention of the last position of “e␣mat”" in text
-    for words in ("effective number of positions", "previous character", "P(posterior > prior)"):
+    for words in ("effective number of positions", "previous token", "P(posterior > prior)"):
         assert words in text
     for words in ("nats per character", "1 back", "rank correlation", "ambiguous"):
         assert words in text

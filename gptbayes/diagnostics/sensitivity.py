@@ -13,7 +13,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.attention import attention_back, attention_draws
+from gptbayes.attention import attention_at_distance, attention_draws
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.simulate import log_prior
 from gptbayes.predict import held_out_log_prob
@@ -99,7 +99,7 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
         each = [attention_draws(idata, one[None]).mean(("layer", "head")) for one in contexts]
         weights = xr.concat(each, "sequence")  # never those of all heads at once
         for distance, name in enumerate(("itself", "the previous character")):
-            looked = attention_back(weights, distance).mean("sequence")
+            looked = attention_at_distance(weights, distance).mean("sequence")
             found[f"attention to {name}, beyond uniform"] = looked
     return found
 

@@ -236,7 +236,7 @@ def plot_ablation(average: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """
     ax = plt.gca() if ax is None else ax
     if "position" in average.dims:
-        rows, names = average, [f"{int(back)} before the last" for back in average["back"].values]
+        rows, names = average, [f"{int(back)} before the last" for back in average["distance"].values]
         names[-1] = "the one before the last"
     else:
         n_layer = average.sizes["layer"]

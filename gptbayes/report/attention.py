@@ -206,7 +206,7 @@ def _ablations(analysis):
         return blocks
     rows = [
         [
-            f"{int(positions.average['back'][k])} back",
+            f"{int(positions.average['distance'][k])} back",
             *ablation_cells(positions.average.isel(position=k)),
         ]
         for k in reversed(range(positions.average.sizes["position"]))
