@@ -137,7 +137,7 @@ def test_modes_of_a_fit_are_described(two_modes):
     assert (modes.differences["character"].values[:3] == first).all()
     assert (abs(modes.differences["difference"]) > 5 * modes.differences["mcse"])[:3].all()
     assert modes.divergence[0, 1] > 0.05
-    chain = [int(modes.label["of_chain"][modes.label == k][0]) for k in (0, 1)]
+    chain = [int(modes.label["chain_index"][modes.label == k][0]) for k in (0, 1)]
     for k, c in enumerate(chain):
         row, log_prob = modes.differences.isel(row=0), context_log_prob(two_modes)
         at = {"context": row["context"].item(), "token": row["character"].item()}

@@ -69,7 +69,7 @@ def plot_dendrogram(space: Space, *, ax: Axes | None = None) -> Axes:
     drawn = dendrogram(space.tree, no_plot=True)
     for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
         ax.plot(y, x, color="0.35", lw=1)
-    chain = space.distance["of_chain"].values
+    chain = space.distance["chain_index"].values
     start, stop = space.distance["start"].values, space.distance["stop"].values
     at = 5 + 10 * np.arange(len(drawn["leaves"]))
     for y, leaf in zip(at, drawn["leaves"], strict=True):
@@ -109,7 +109,7 @@ def plot_mode_map(
         label = space.groups.label
     n = space.map.sizes["segment"]
     label = np.zeros(n, int) if label is None else label.values
-    points, chain = space.map.values, space.map["of_chain"].values
+    points, chain = space.map.values, space.map["chain_index"].values
     for c in np.unique(chain):
         path = points[chain == c]
         ax.plot(*path.T, color="0.7", lw=0.7, zorder=1)
