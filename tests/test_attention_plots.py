@@ -122,7 +122,7 @@ def test_removal_of_heads_and_of_positions():
     plots.plot_ablation(positions, ax=axes[1])
     assert [label.get_text() for label in axes[1].get_yticklabels()] == [
         "2 before the last",
-        "the one before the last",
+        "1 before the last",
     ]
     agreement = beside(fit=2, measure=2).assign_coords(
         fit=["05", "12"], measure=["mean", "rollout"]

@@ -274,7 +274,7 @@ def test_figures_show_what_was_computed(rng):
         {
             "difference": (("fit", "size"), [[-1.0, -2.0], [0.1, 0.2]]),
             "difference_se": (("fit", "size"), np.full((2, 2), 0.1)),
-            "shaky": (("fit", "size"), [[False, True], [False, False]]),
+            "unreliable": (("fit", "size"), [[False, True], [False, False]]),
         },
         {"fit": ["mode", "stacked"], "size": [8, 16]},
         attrs={"reference": "NUTS"},

@@ -127,7 +127,9 @@ def test_what_cannot_be_told_from_the_prior_is_an_open_circle(ax):
     table = interval(layer=2, rank=3)
     table = table.assign({f"prior_{name}": table[name] + 0.05 for name in table})
     told = np.array([[True, False, True], [True, True, False]])
-    plots.plot_beside_prior(table.assign(differs=(("layer", "rank"), told)), label="x", ax=ax)
+    plots.plot_posterior_and_prior(
+        table.assign(differs=(("layer", "rank"), told)), label="x", ax=ax
+    )
     np.testing.assert_allclose(ax.lines[-1].get_xdata(), table["mean"].values[~told])
     assert ax.lines[-1].get_markerfacecolor() == "white"
 
@@ -144,7 +146,7 @@ def test_text_checks_show_every_text_on_a_scale_of_its_own(ax):
     assert plots.plot_text_checks(found, ax=ax) is ax
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == found["statistic"].values.tolist()
-    rows = [line for line in ax.lines if line.get_label() == "the model's texts"]
+    rows = [line for line in ax.lines if line.get_label() == "simulated texts"]
     for line, name in zip(rows, names, strict=True):
         values = found["replicated"].sel(statistic=name).values
         drawn = line.get_xdata()
@@ -154,14 +156,14 @@ def test_text_checks_show_every_text_on_a_scale_of_its_own(ax):
     failing = [line for line in ax.lines if "fails" in str(line.get_label())]
     assert [line.get_marker() for line in failing] == ["D"] * int((~found["ok"]).sum())
     assert failing
-    assert "1.0; model" in ax.texts[3].get_text()  # every word is one letter long
+    assert "1.0; simulated" in ax.texts[3].get_text()  # every word is one letter long
     assert ax.texts[3].get_text().endswith("p = 0.005")
 
 
 def test_texts_without_words_can_be_drawn(ax):
     found = check_statistics(30 * "!", 4 * [30 * "."], "ab")
     plots.plot_text_checks(found, ax=ax)
-    assert ax.texts[4].get_text() == "no words; model no words; p = -"
+    assert ax.texts[4].get_text() == "no words; simulated no words; p = -"
 
 
 def test_frequencies_are_in_order_and_beside_the_observed(ax):
@@ -177,5 +179,5 @@ def test_frequencies_are_in_order_and_beside_the_observed(ax):
     plots.plot_frequencies(relative_frequencies(observed, model, "word lengths"), ax=other)
     lengths = [int(label.get_text()) for label in other.get_xticklabels()]
     assert lengths == sorted(lengths)
-    assert other.get_xlabel() == "letters"
+    assert other.get_xlabel() == "word length (letters)"
     plots.close(fig)

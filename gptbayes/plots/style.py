@@ -1,4 +1,4 @@
-"""What all figures share: colours, fonts, characters that can be seen."""
+"""Colors, fonts and visible white space of all figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 
-# Without a choice of the user's, no window is opened. A notebook's kernel has chosen.
+# Open no window unless the user has selected a backend, as notebook kernels do.
 if not os.environ.get("MPLBACKEND") and "matplotlib.pyplot" not in sys.modules:
     matplotlib.use("Agg", force=False)
 
@@ -18,33 +18,43 @@ import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-COLOURS = sns.color_palette("colorblind")
-
-
+COLORS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*Xph"
-
-
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
 def visible(text: str) -> str:
-    """A text in which white space can be seen."""
+    """Replace white space by visible characters.
+
+    Examples
+    --------
+    >>> visible("a b")
+    'a␣b'
+    """
     return "".join(_VISIBLE.get(character, character) for character in text)
 
 
 def drawable(text: str) -> str:
-    """A text as it can be drawn: its visible characters, or their code points without a glyph."""
+    """Make white space visible, and replace characters without a glyph by their code points."""
     return "".join(c if _has_glyph(c) else f"U+{ord(c):04X} " for c in visible(text)).rstrip()
 
 
 def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns: int | None = None):
-    """A figure with one or several axes in the house style.
+    """Create a figure with one or several axes.
+
+    Parameters
+    ----------
+    n_axes : int
+    width, height : float
+        Width of the figure and height of a row of axes, in inches.
+    columns : int, optional
+        Maximum number of axes in a row; by default all.
 
     Returns
     -------
     tuple of Figure and ndarray of Axes
     """
-    sns.set_theme(style="ticks", palette=COLOURS, font=_families(), font_scale=0.85)
+    sns.set_theme(style="ticks", palette=COLORS, font=_families(), font_scale=0.85)
     columns = n_axes if columns is None else min(columns, n_axes)
     rows = -(-n_axes // columns)
     fig, axes = plt.subplots(
@@ -56,15 +66,15 @@ def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns:
 
 
 def show(fig: Figure, *, save: str | Path | None = None, dpi: int = 150) -> None:
-    """Show a figure where figures can be shown, such as in a notebook, and free its memory.
+    """Show a figure if the backend can, as in a notebook, and free its memory.
 
     Parameters
     ----------
     fig : Figure
     save : path, optional
-        A file to which it is written as well.
+        A file to which the figure is also written.
     dpi : int
-        Of the file.
+        Resolution of the file, in dots per inch.
     """
     if save is not None:
         fig.savefig(save, dpi=dpi)
@@ -74,13 +84,13 @@ def show(fig: Figure, *, save: str | Path | None = None, dpi: int = 150) -> None
 
 
 def close(fig: Figure) -> None:
-    """Free a figure's memory."""
+    """Free the memory of a figure."""
     plt.close(fig)
 
 
-def intervals(ax, y, summary, colour, label, marker):
-    ax.hlines(y, summary["lower"], summary["upper"], color=colour, lw=2)
-    ax.plot(summary["mean"], y, marker, color=colour, ms=5, label=label)
+def intervals(ax, y, summary, color, label, marker):
+    ax.hlines(y, summary["lower"], summary["upper"], color=color, lw=2)
+    ax.plot(summary["mean"], y, marker, color=color, ms=5, label=label)
 
 
 def percent(value):
@@ -89,7 +99,7 @@ def percent(value):
 
 @functools.cache
 def _families():
-    """The font that matplotlib brings, and what this machine has for other scripts."""
+    """The default font of matplotlib, and installed fonts for other scripts."""
     installed = sorted({font.name for font in font_manager.fontManager.ttflist})
     return ["DejaVu Sans", *(name for name in installed if "CJK" in name)]
 
