@@ -129,7 +129,7 @@ def test_attention_is_said_with_roles_and_their_control(looked):
     assert "Attention of the last position of “e␣mat”" in text
     for words in ("effective number of positions", "previous token", "P(posterior > prior)"):
         assert words in text
-    for words in ("nats per character", "1 back", "rank correlation", "ambiguous"):
+    for words in ("nats per character", "1 before the last", "rank correlation", "ambiguous"):
         assert words in text
     assert (folder / "map.png").read_bytes().startswith(b"\x89PNG")
     assert "nan" not in re.findall(r"\w+", text)

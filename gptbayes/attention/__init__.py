@@ -26,9 +26,9 @@ from gptbayes.attention.ablation import (
     ablate_positions,
     max_contexts,
 )
+from gptbayes.attention.assignment import AMBIGUOUS
 from gptbayes.attention.detection_patterns import DETECTION_PATTERNS
 from gptbayes.attention.matching import (
-    AMBIGUOUS,
     Matched,
     Matching,
     head_order,

@@ -8,14 +8,18 @@ contexts. The resulting order is used at all contexts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 from typing import NamedTuple
 
 import arviz as az
 import numpy as np
 import xarray as xr
-from scipy.optimize import linear_sum_assignment
 
+from gptbayes.attention.assignment import (
+    LayerMatching,
+    assign_heads,
+    match_layer,
+    past_mask,
+)
 from gptbayes.attention.contexts import checked_contexts, draws_of, labelled, problem_with_attention
 from gptbayes.findings import Finding
 from gptbayes.model.forward import forward, over_draws
@@ -24,16 +28,12 @@ from gptbayes.predict import fixed_contexts
 from gptbayes.stats.probability import probability
 from gptbayes.stats.summary import OVER
 
-AMBIGUOUS = 0.1
-"""A matching is ambiguous if another one costs less than this fraction more."""
 MANY_AMBIGUOUS = 0.1
 """Fraction of ambiguous draws above which heads are reported as not distinguishable."""
 N_CONTEXTS = 16
 """Default number of contexts on which heads are matched."""
 MAX_BYTES = 256 * 2**20
 """Default bound on the memory of the patterns of all draws."""
-ROUNDING = 1e-5
-"""Bound on the relative error of squared distances in single precision."""
 
 
 class Matching(NamedTuple):
@@ -174,12 +174,12 @@ def head_order(
     found = []
     for layer, (drawn, kind) in enumerate(zip(patterns, kinds, strict=True)):
         if reference is None:
-            found.append(_match_layer(drawn, kind, max_iterations, contexts.shape[1]))
+            found.append(match_layer(drawn, kind, max_iterations, contexts.shape[1]))
         else:
             given = reference.reference.values[layer].reshape(drawn.shape[1], -1)
             slots = reference.kind.values[layer]
-            order, ambiguous = _assigned(given, drawn, slots, kind)
-            found.append(_Layer(order, ambiguous, given, slots, 0, True))
+            order, ambiguous = assign_heads(given, drawn, slots, kind)
+            found.append(LayerMatching(order, ambiguous, given, slots, 0, True))
     return _matching(idata, group, contexts, found)
 
 
@@ -251,7 +251,7 @@ def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
     patterns = patterns.reshape(n_draws, sizes["layer"], sizes["head"], -1)
     kind, n = np.zeros(sizes["head"], dtype=np.int64), sizes["query_position"]
     found = [
-        _match_layer(np.ascontiguousarray(patterns[:, layer]), kind, max_iterations, n)
+        match_layer(np.ascontiguousarray(patterns[:, layer]), kind, max_iterations, n)
         for layer in range(sizes["layer"])
     ]
     order = np.stack([each.order for each in found], axis=1)
@@ -260,17 +260,6 @@ def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
     order = xr.DataArray(order.reshape([sizes[dim] for dim in dims]), dims=dims, coords=coords)
     ambiguous = xr.DataArray([each.ambiguous.mean() for each in found], dims="layer")
     return Matched(weights.isel(head=order), order, ambiguous)
-
-
-def past_mask(n_positions: int) -> np.ndarray:
-    """Return a mask of the weights that are not constant, (query_position, key_position).
-
-    These are the weights on past and current positions, except those of the first query position,
-    which can attend to itself only.
-    """
-    past = np.tri(n_positions, dtype=bool)
-    past[0] = False
-    return past
 
 
 def head_kinds(stage: Stage, n_layer: int, n_head: int, n_positions: int) -> np.ndarray:
@@ -326,17 +315,6 @@ def matching_findings(matching: Matching) -> Iterator[Finding]:
         yield Finding(share <= MANY_AMBIGUOUS and bool(matching.converged[layer]), text)
 
 
-class _Layer(NamedTuple):
-    """The matching of one layer."""
-
-    order: np.ndarray  # (draw, head)
-    ambiguous: np.ndarray  # (draw,)
-    reference: np.ndarray  # (head, n)
-    kind: np.ndarray  # (head,)
-    iterations: int
-    converged: bool
-
-
 def _max_contexts(problem, n_draws, contexts, max_bytes):
     n_layer, n_head = (problem.stage.sizes(problem.design)[dim] for dim in ("layer", "head"))
     each = 4 * n_draws * n_layer * n_head * int(past_mask(contexts.shape[1]).sum())
@@ -358,66 +336,6 @@ def _patterns(problem, parameters, contexts):
         values = over_draws(problem.stage, parameters, context, of_one)
         patterns[..., b, :] = np.swapaxes(values.reshape(n_draws, n_layer, n_head, -1), 0, 1)
     return patterns.reshape(n_layer, n_draws, n_head, -1)
-
-
-def _match_layer(patterns, kind, max_iterations, n_positions):
-    """Match the heads of one layer, from patterns (draw, head, n) and their kinds."""
-    n_draws, n_head, n = patterns.shape
-    flat = patterns.reshape(-1, n)
-    mean_pattern = patterns.mean(axis=1)
-    start = np.argmin(((mean_pattern - mean_pattern.mean(axis=0)) ** 2).sum(axis=-1))
-    reference, order, iterations, converged = patterns[start], None, 0, False
-    while iterations < max_iterations and not converged:
-        iterations += 1
-        new_order, ambiguous = _assigned(reference, patterns, kind, kind)
-        converged = order is not None and np.array_equal(new_order, order)
-        order = new_order
-        permutation = (order[:, :, None] == np.arange(n_head)).astype(np.float32)  # (draw, i, j)
-        reference = np.swapaxes(permutation, 0, 1).reshape(n_head, -1) @ flat / n_draws
-    nearest_first = np.argsort(_mean_distance(reference, n_positions), kind="stable")
-    order, reference, kind = order[:, nearest_first], reference[nearest_first], kind[nearest_first]
-    return _Layer(order, ambiguous, reference, kind, iterations, converged)
-
-
-def _assigned(reference, patterns, slots, kind):
-    """Assign heads to a reference: order (draw, head), and whether it is ambiguous (draw,)."""
-    cost, rounding = _cost(reference, patterns)
-    cost = np.where(slots[:, None] == kind, cost, np.inf)
-    forbidden = np.isinf(cost[0])
-    solvable = np.where(forbidden, 1e6 * (1 + cost[:, ~forbidden].max()), cost)
-    order = np.array([linear_sum_assignment(each)[1] for each in solvable])
-    return order, _ambiguity(cost, order, rounding)
-
-
-def _cost(reference, patterns):
-    """Squared distance of head j of a draw from head i of the reference, (draw, i, j)."""
-    n_draws, n_head, n = patterns.shape
-    cross = (reference @ patterns.reshape(-1, n).T).reshape(n_head, n_draws, n_head)
-    ours = np.einsum("in,in->i", reference, reference)[:, None]
-    theirs = np.einsum("djn,djn->dj", patterns, patterns)[:, None, :]
-    squares = (ours + theirs).astype(float)
-    cost = np.maximum(squares - 2 * np.swapaxes(cross, 0, 1), 0.0)
-    return cost, ROUNDING * squares.max(axis=(1, 2))
-
-
-def _ambiguity(cost, order, rounding):
-    """In which draws swapping two heads costs less than a tenth more, (draw,)."""
-    n_head = cost.shape[1]
-    if n_head < 2:
-        return np.zeros(len(cost), dtype=bool)
-    matched = np.take_along_axis(cost, order[:, :, None], axis=2)[..., 0]  # (draw, i)
-    draws, extra = np.arange(len(cost)), []
-    for i, j in combinations(range(n_head), 2):
-        swapped = cost[draws, i, order[:, j]] + cost[draws, j, order[:, i]]
-        extra.append(swapped - matched[:, i] - matched[:, j])
-    return np.min(extra, axis=0) < AMBIGUOUS * matched.sum(axis=1) + rounding
-
-
-def _mean_distance(reference, n_positions):
-    """Mean distance between query and key position, (head,)."""
-    query, key = np.nonzero(past_mask(n_positions))
-    weights = reference.reshape(len(reference), -1, len(query)) if len(query) else reference
-    return (weights * (query - key)).sum(axis=(1, 2)) if len(query) else np.zeros(len(reference))
 
 
 def _matching(idata, group, contexts, found):

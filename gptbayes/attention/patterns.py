@@ -6,6 +6,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
+from gptbayes.attention.assignment import past_mask
 from gptbayes.attention.contexts import (
     COPIES,
     checked_contexts,
@@ -14,7 +15,7 @@ from gptbayes.attention.contexts import (
     labelled,
     problem_with_attention,
 )
-from gptbayes.attention.matching import Matching, head_order, past_mask, reordered
+from gptbayes.attention.matching import Matching, head_order, reordered
 from gptbayes.model.forward import forward, over_draws
 from gptbayes.stats.probability import probability
 from gptbayes.stats.summary import STATISTICS, summarise

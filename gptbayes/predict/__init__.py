@@ -17,7 +17,6 @@ from gptbayes.predict.calibration import (
     forecast_reliability,
     held_out_reliability,
     ordered_pit,
-    proper_scores,
 )
 from gptbayes.predict.chain_stacking import ChainStacking, stack_chains
 from gptbayes.predict.draw_weights import (
@@ -51,6 +50,7 @@ from gptbayes.predict.scored_text import (
     has_wide_interval,
     probability_level,
 )
+from gptbayes.predict.scores import proper_scores
 from gptbayes.predict.text_checks import (
     TEXT_STATISTICS,
     TextChecks,

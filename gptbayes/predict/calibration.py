@@ -1,4 +1,4 @@
-"""Calibration and proper scores of next-character probabilities.
+"""Calibration of next-character probabilities.
 
 Tests of calibration compare the observed characters with characters simulated from the forecasts
 themselves, one at each position. The null hypothesis is that of sequential forecasts (Dawid 1984):
@@ -6,9 +6,6 @@ each character is drawn from its forecast, which is conditional on all text befo
 different positions are then independent given the forecasts. If a forecast is conditional on the
 last few characters only, its errors may be correlated along the text, and the null distribution is
 a little too narrow.
-
-Scores need no such hypothesis. Their standard errors, and those of paired differences, are over
-sequences.
 """
 
 from __future__ import annotations
@@ -25,6 +22,7 @@ from gptbayes.findings import Finding
 from gptbayes.inference import problem_of
 from gptbayes.predict.calibration_findings import calibration_findings, draws_findings
 from gptbayes.predict.held_out import held_out_predictive
+from gptbayes.predict.scores import paired_scores, proper_scores, scores_by_position
 
 BIN_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Edges of the probability bins, finer near 0, where most characters of the vocabulary are."""
@@ -215,44 +213,15 @@ def forecast_reliability(
     found = Reliability(
         curve.assign_attrs(prob=prob, n_character=tokens.size),
         calibration.assign_attrs(n_character=tokens.size, n_simulations=n_simulations),
-        _paired_scores([proper_scores(p, tokens) for p in arrays.values()], names),
+        paired_scores([proper_scores(p, tokens) for p in arrays.values()], names),
         pit.assign_attrs(prob=prob, n_character=tokens.size),
-        xr.concat([_scores_by_position(p, tokens) for p in arrays.values()], names),
+        xr.concat([scores_by_position(p, tokens) for p in arrays.values()], names),
         {},
     )
     found.findings.update(
         {name: calibration_findings(found, name, len(tokens)) for name in forecasts}
     )
     return found
-
-
-def proper_scores(probability: np.ndarray | xr.DataArray, tokens: np.ndarray) -> xr.Dataset:
-    """Compute proper scores of forecasts (Gneiting & Raftery 2007).
-
-    Parameters
-    ----------
-    probability : ndarray or DataArray, (held_out_sequence, position, token)
-    tokens : ndarray of int, (held_out_sequence, position)
-        The characters that occurred, 0-based.
-
-    Returns
-    -------
-    Dataset (held_out_sequence)
-        ``log_score``, the mean log probability of the characters that occurred, in nats (larger
-        is better), -inf if one of them had probability 0. ``brier``, the mean of Σ_k (p_k - o_k)²
-        (Brier 1950), from 0 to 2 (smaller is better). ``log_score_se`` and ``brier_se``, standard
-        errors over sequences, nan for a single sequence. ``log_score_pointwise`` and
-        ``brier_pointwise`` (held_out_sequence), means over the characters of each sequence.
-    """
-    p, tokens = np.asarray(probability), np.asarray(tokens)
-    came = np.take_along_axis(p, tokens[..., None], axis=-1)[..., 0]
-    brier = (p**2).sum(axis=-1) - 2 * came + 1
-    terms = {"log_score": _log(came).mean(axis=-1), "brier": brier.mean(axis=-1)}
-    table = xr.Dataset()
-    for name, each in terms.items():
-        table[name], table[f"{name}_se"] = each.mean(), _standard_error(each)
-        table[f"{name}_pointwise"] = ("held_out_sequence", each)
-    return table
 
 
 def ordered_pit(
@@ -277,24 +246,24 @@ def ordered_pit(
         Between 0 and 1.
     """
     p, tokens = np.asarray(probability), np.asarray(tokens)[..., None]
-    came = np.take_along_axis(p, tokens, axis=-1)
+    p_observed = np.take_along_axis(p, tokens, axis=-1)
     earlier = np.arange(p.shape[-1]) < tokens
-    before = np.where((p > came) | ((p == came) & earlier), p, 0.0).sum(axis=-1)
-    return np.clip(before + rng.random(came.shape[:-1]) * came[..., 0], 0.0, 1.0)
+    before = np.where((p > p_observed) | ((p == p_observed) & earlier), p, 0.0).sum(axis=-1)
+    return np.clip(before + rng.random(p_observed.shape[:-1]) * p_observed[..., 0], 0.0, 1.0)
 
 
 def _reliability_of(p, tokens, rng, prob, edges, n_simulations):
     """Curve, calibration and PIT of one forecast."""
-    flat, came = p.reshape(-1, p.shape[-1]), tokens.ravel()
+    flat, outcomes = p.reshape(-1, p.shape[-1]), tokens.ravel()
     bins = np.clip(np.searchsorted(edges, flat, side="right") - 1, 0, len(edges) - 2)
     n_bins, n = len(edges) - 1, len(flat)
     count = np.bincount(bins.ravel(), minlength=n_bins)
     mass = np.bincount(bins.ravel(), flat.ravel(), minlength=n_bins)
-    observed = np.bincount(bins[np.arange(n), came], minlength=n_bins)
+    observed = np.bincount(bins[np.arange(n), outcomes], minlength=n_bins)
     simulated = _simulated_counts(flat, bins, n_bins, n_simulations, rng)
     lower, upper, band_p = _envelope(observed, simulated, prob)
     errors = 0.5 * abs(np.vstack([observed, simulated]) - mass).sum(axis=1) / n
-    pit = ordered_pit(flat, came, rng)
+    pit = ordered_pit(flat, outcomes, rng)
     curve = xr.Dataset(
         {
             "low": ("bin", np.array(edges[:-1])),
@@ -385,48 +354,6 @@ def _pit_ecdf(pit, prob):
         },
         {"value": grid},
     )
-
-
-def _paired_scores(each, names):
-    table = xr.concat(each, names)
-    for name in ("log_score", "brier"):
-        pointwise = table[f"{name}_pointwise"]
-        with np.errstate(invalid="ignore"):  # -inf less -inf
-            difference = pointwise - pointwise.isel(fit=0)
-        table[f"{name}_difference"] = difference.mean("held_out_sequence")
-        errors = [_standard_error(row) for row in difference.values]
-        table[f"{name}_difference_se"] = ("fit", np.array(errors))
-    return table
-
-
-def _scores_by_position(p, tokens):
-    log_prob = _log(np.take_along_axis(p, tokens[..., None], axis=-1)[..., 0])
-    with np.errstate(invalid="ignore"):
-        gain = log_prob - log_prob[:, :1]
-    return xr.Dataset(
-        {
-            name: ("position", np.array(values))
-            for name, values in (
-                ("log_score", log_prob.mean(axis=0)),
-                ("log_score_se", [_standard_error(column) for column in log_prob.T]),
-                ("gain", gain.mean(axis=0)),
-                ("gain_se", [_standard_error(column) for column in gain.T]),
-            )
-        },
-        {"position": np.arange(tokens.shape[1])},
-    )
-
-
-def _standard_error(values):
-    """Standard error of a mean over sequences; nan for one sequence or infinite values."""
-    if len(values) < 2 or not np.isfinite(values).all():
-        return np.nan
-    return values.std(ddof=1) / np.sqrt(len(values))
-
-
-def _log(probability):
-    with np.errstate(divide="ignore"):
-        return np.log(probability)
 
 
 def _checked(name, forecast, tokens):
