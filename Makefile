@@ -1,6 +1,15 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs, and nothing twice.
-# `make essays` and `make docs` make pages to read; `make bench` and `make validate` are for whoever
-# changes the programs.
+#
+#   make demo       four analyses and a report
+#   make test       all tests
+#   make check      ruff, mypy and the tests that need no compiled Stan program and no browser
+#   make lint       ruff and mypy
+#   make essays     the analyses as pages to read
+#   make docs       the essays, and the reference of the Python interface
+#   make validate   simulation-based calibration of all stages
+#   make bench      speed beside other software
+#   make platforms  demo and tests on another Debian
+#   make clean      remove what the others made in this folder
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -10,11 +19,7 @@ RUNS   ?= runs/demo
 VALIDATE ?= runs/validate
 SITE   ?= site
 ESSAYS ?=
-REFERENCE := gptbayes $(addprefix gptbayes.,corpus findings inference model progress report stats \
-             toolchain)
-BENCH  ?= runs/bench
-BENCH_VENV ?= .venv-bench
-TORCH  ?= torch>=2
+REFERENCE ?=
 
 BIN     := $(VENV)/bin
 SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html' -o -path '*kernels/*pp')
@@ -24,28 +29,40 @@ OTHERS  := $(RUNS)/02_next_character.txt $(RUNS)/03_attention_weights.txt \
 SBC     := 08_simulation_based_calibration
 REPORT  := $(RUNS)/05-nuts/report.html
 
-.PHONY: demo test essays docs validate bench setup clean
+.PHONY: demo test check lint essays docs validate bench platforms setup clean help
 .DELETE_ON_ERROR:
 
 demo: setup $(FIRST) $(OTHERS) $(REPORT)
 	@for each in $(FIRST) $(OTHERS); do echo; echo "== $$each"; cat $$each; done
 	@echo; echo "The report: $(abspath $(REPORT))"
 
-test: setup
-	$(BIN)/python -m pytest
+# Two processes share the test files. Programs are compiled once, two at a time.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Under an hour: the essays, executed and rendered, with an index. Fits in runs/ are reused. The
+test: setup
+	$(PYTEST)
+
+check: lint setup
+	$(PYTEST) -m 'not slow and not stan and not browser'
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+
+# An hour the first time: the essays, executed and rendered, with an index. Fits in runs/ are reused. The
 # essay on simulation-based calibration takes half an hour by itself: it is executed if
 # `make validate` has run. `make essays ESSAYS='01 05'` renders these two.
 essays: $(VENV)/ready-docs setup
-	$(BIN)/python analyses/render.py $(SITE)/essays $(ESSAYS) \
+	$(BIN)/python analyses/render.py $(SITE)/essays $(ESSAYS) $(REFERENCE) \
 	  $(if $(wildcard runs/validate/$(SBC).txt),,--unexecuted $(SBC))
 
-# The reference of the Python interface, and the essays, in one folder.
-docs: $(VENV)/ready-docs
-	$(BIN)/python -W 'ignore:Error parsing type annotation' -m pdoc --docformat numpy --math \
-	  --output-directory $(SITE)/api $(REFERENCE)
-	@$(MAKE) --no-print-directory essays
+# The essays and the reference of the Python interface in one folder.
+docs:
+	@$(MAKE) --no-print-directory REFERENCE=--reference essays
 	@echo "The front page: $(abspath $(SITE)/index.html)"
 
 # Half an hour: are the posteriors of all twelve stages calibrated? Interrupted runs resume.
@@ -92,12 +109,19 @@ $(VENV)/ready: pyproject.toml
 	  { echo "gptbayes needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(ALSO),'$(ALSO)') --editable '.[$(EXTRA)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(ALSO),'$(ALSO)') --editable '.[engine,$(EXTRA)]'
 	@touch $@
 
 $(VENV)/ready-docs: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
+
+# Twenty minutes, for whoever changes the toolchain; needs root, debootstrap and Debian's packages.
+# Debian 13 in a folder, and in it `make demo` and `make test`; SUITE=bookworm is Debian 12.
+SUITE    ?= trixie
+PLATFORM ?= $(abspath runs)/platform-$(SUITE)
+platforms:
+	tests/platforms/debian $(PLATFORM) $(SUITE)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) runs dist $(SITE)

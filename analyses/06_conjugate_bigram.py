@@ -29,7 +29,6 @@ n_path_draws = 1000  # of each of 4 Pathfinder paths
 # %%
 import warnings
 
-import arviz as az
 import numpy as np
 import xarray as xr
 from scipy.special import gammaln, softmax
@@ -43,6 +42,7 @@ from gptbayes.inference import open_run
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import stage
 from gptbayes.predict import entropy_split, loo, n_bad_pareto_k
+from gptbayes.predict.leave_one_out import psis_loo
 from gptbayes.progress import progress_bars
 from gptbayes.report.analysis import Analysis
 from gptbayes.stats.summary import log_mean_exp, summarise
@@ -115,20 +115,20 @@ for context in (characters[counts.argmax()], characters[counts.argmin()]):
 # k: the importance ratios of a bigram that occurs $n$ times have $k = 1 / (a + n)$.
 
 # %%
-left_out = {"character": exact.left_out_characters, "sequence": exact.left_out_sequences}
+left_out = {"character": exact.loo_characters, "sequence": exact.loo_sequences}
 for unit, known in left_out.items():
     n_bad = int((known.pareto_k > PARETO_K_LIMIT).sum())
     print(f"\nLeaving out each {unit}: exact elpd {known.log_prob.sum():.1f} nats;")
     print(f"  exact Pareto k above {PARETO_K_LIMIT} for {n_bad} of {known.pareto_k.size}")
     for name, idata in fits.items():
-        result = az.loo(idata, pointwise=True) if unit == "character" else loo(idata)
+        result = psis_loo(idata.log_likelihood["log_lik"]) if unit == "character" else loo(idata)
         error = result.elpd_loo - known.log_prob.sum()
         ratio = -idata.log_likelihood["log_lik"]
         ratio = ratio if unit == "character" else ratio.sum("position")
         relative = np.exp(ratio - log_mean_exp(ratio))  # the sum of logs moves like their sum
         mcse = float(summarise(relative.sum(set(ratio.dims) - {"chain", "draw"}))["mcse_mean"])
         print(
-            f"  {name:<11}elpd {result.elpd_loo:.1f}, error {error:+.1f}, Monte Carlo error "
+            f"  {name:<11}elpd {float(result.elpd_loo):.1f}, error {error:+.1f}, Monte Carlo error "
             f"{mcse:.1f}; estimated k above {PARETO_K_LIMIT} for {n_bad_pareto_k(result)}"
         )
 
@@ -141,11 +141,11 @@ for unit, known in left_out.items():
 # %%
 x, y = problem.training
 _, first = np.unique(x * len(characters) + y, return_index=True)  # one of each bigram
-k = exact.left_out_characters.pareto_k.ravel()[first]
+k = exact.loo_characters.pareto_k.ravel()[first]
 fig, axes = plots.figure(2, width=8.4, height=3.6, columns=2)
 for (name, idata), ax in zip(fits.items(), axes, strict=True):
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
-    estimated = az.loo(idata, pointwise=True).pareto_k.values.ravel()[first]
+    estimated = psis_loo(idata.log_likelihood["log_lik"]).pareto_k.values.ravel()[first]
     se = (1 + k) / np.sqrt(3 * np.sqrt(n_draws))
     columns = {"exact": k, "estimated": estimated, "se": se}
     summary = xr.Dataset({column: ("unit", values) for column, values in columns.items()})

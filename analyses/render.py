@@ -1,18 +1,21 @@
 """Execute the essays of this folder and render them to HTML pages with an index.
 
-    python analyses/render.py FOLDER [ESSAY ...] [--unexecuted ESSAY ...]
+    python analyses/render.py FOLDER [ESSAY ...] [--unexecuted ESSAY ...] [--reference]
 
-The index is `README.md` beside this file. Fits that are already in ``runs/`` are reused.
+The index is `README.md` beside this file. Fits that are already in ``runs/`` are reused. With
+``--reference``, the reference of the Python interface is written beside the essays.
 """
 
 from __future__ import annotations
 
 import argparse
 import html
+import os
 import re
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jupytext
@@ -23,6 +26,8 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+ROOMS = ("corpus", "findings", "inference", "model", "progress", "report", "stats", "toolchain")
+"""What the reference holds beside what `gptbayes` names itself."""
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -75,7 +80,9 @@ def notebook_of(essay: Path, **settings) -> nbformat.NotebookNode:
 def execute(notebook: nbformat.NotebookNode, folder: str | Path = ROOT) -> None:
     """Run all cells of a notebook in place, with ``folder`` as the working directory."""
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=None, kernel_name="python3", resources=resources).execute()
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources=resources)
+    # ArviZ 0.2x announces its 1.0 once a day.
+    client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore::FutureWarning:arviz"})
 
 
 def page_of(notebook: nbformat.NotebookNode, title: str) -> str:
@@ -116,13 +123,29 @@ def write_index(folder: Path) -> None:
     (folder.parent / "index.html").write_text(front, encoding="utf-8")
 
 
+def write_reference(folder: Path) -> None:
+    """Write the reference of the package's public names and of its rooms."""
+    import pdoc
+
+    import gptbayes
+
+    for name in gptbayes.__all__:  # pdoc does not see what is imported when it is first used
+        setattr(gptbayes, name, getattr(gptbayes, name))
+    warnings.filterwarnings("ignore", "Error parsing type annotation")
+    pdoc.render.configure(docformat="numpy", math=True)
+    pdoc.pdoc("gptbayes", *(f"gptbayes.{name}" for name in ROOMS), output_directory=folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the pages go; the front page goes above")
     parser.add_argument("essays", nargs="*", help="such as 01 or 05_twelve_stages (all)")
     parser.add_argument("--unexecuted", nargs="*", default=[], help="render these as they are")
+    parser.add_argument("--reference", action="store_true", help="write the reference as well")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
+    if asked.reference:
+        write_reference(asked.folder.parent / "api")
     for essay in essays():
         if asked.essays and not essay.name.startswith(tuple(asked.essays)):
             continue

@@ -20,6 +20,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gptbayes.home import provide_cache_folder as _provide_cache_folder
+
+_provide_cache_folder()  # before any module imports ArviZ
+
 __version__ = "0.2.0"
 
 _HOMES = {

@@ -1,4 +1,4 @@
-"""Read a text, encode it as tokens and split it into windows.
+"""Read a text, encode it as tokens, split it into windows, and show its characters.
 
 Tokens are 0-based here and everywhere in Python. `gptbayes.model.problem` makes them 1-based for
 Stan. Imports nothing of the package.
@@ -7,17 +7,39 @@ Stan. Imports nothing of the package.
 from __future__ import annotations
 
 import codecs
+import functools
 import importlib.util
+import math
+import operator
+import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 UNK = "\N{WHITE SQUARE}"
 """Character that replaces every infrequent character, see `keep_frequent`."""
+
+_PICTURES = {
+    **{chr(code): chr(0x2400 + code) for code in range(32)},  # ␀ to ␟
+    "\x7f": "\N{SYMBOL FOR DELETE}",
+    "\t": "\N{RIGHTWARDS ARROW TO BAR}",
+    "\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}",
+    " ": "\N{OPEN BOX}",
+}
+_OTHER_SPACE = "\N{SHOULDERED OPEN BOX}"
+_NO_SHAPE = "\N{SYMBOL FOR SUBSTITUTE FORM TWO}"
+_CARRIER = "\N{DOTTED CIRCLE}"
+_BLANK_LETTERS = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_VARIATION_SELECTORS = (
+    range(0x180B, 0x1810),
+    range(0xFE00, 0xFE10),
+    range(0xE0100, 0xE01F0),
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,12 @@ class Vocabulary:
     ----------
     characters : tuple of str
         One character per token, sorted.
+
+    Raises
+    ------
+    ValueError
+        If there are none, they are not different single characters, or one cannot be saved: half
+        of a surrogate pair, which has no UTF-8, or the null character, which ends a string in C.
 
     Examples
     --------
@@ -41,6 +69,18 @@ class Vocabulary:
     """
 
     characters: tuple[str, ...]
+
+    def __post_init__(self):
+        if not self.characters or len(set(self.characters)) != len(self.characters):
+            raise ValueError(
+                "a vocabulary needs characters that are all different, got "
+                f"{_quoted(self.characters) or 'none'}"
+            )
+        bad = [c for c in self.characters if len(c) != 1 or c == "\0" or "\ud800" <= c <= "\udfff"]
+        if bad:
+            raise ValueError(
+                f"a vocabulary needs single characters that have UTF-8, got {_quoted(bad)}"
+            )
 
     @classmethod
     def of(cls, text: str) -> Vocabulary:
@@ -168,6 +208,121 @@ def read_text(path: str | Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def visible(text: str, *, keep: str = "") -> str:
+    """Show every character in a place of its own.
+
+    Characters of a text are what is modelled, and some have no shape, join others or change how a
+    terminal or a page shows what follows.
+
+    Parameters
+    ----------
+    text : str
+    keep : str
+        Characters that stay as they are, such as the space between words.
+
+    Returns
+    -------
+    str
+        Spaces as ␣ (others than the usual one ⍽), line breaks ↵, tabs ⇥, other ASCII control
+        characters their pictures such as ␛, combining characters on a dotted circle, and ␦ for
+        all others without a shape: format characters, surrogates, private and unassigned code
+        points, variation selectors and blank letters.
+
+    Examples
+    --------
+    >>> visible("to be\\n")
+    'to␣be↵'
+    """
+    return "".join(c if c in keep else _visible(c) for c in text)
+
+
+def printable(text: str) -> str:
+    """A name or a sentence as it can be printed: characters that change its surroundings are shown.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+        Control, format and surrogate characters are shown as by `visible`; spaces, line breaks,
+        tabs, letters and their marks stay as they are.
+    """
+    if text.isprintable():  # nearly always, and figures are long
+        return text
+    harmful = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        _visible(c) if unicodedata.category(c) in harmful and c not in "\n\t" else c for c in text
+    )
+
+
+def source_name(path: str | Path) -> str:
+    """The name of a file, as text that any file format can hold.
+
+    File names are bytes, and not always UTF-8; those that are not are written as ``\\xe9``.
+
+    Parameters
+    ----------
+    path : path
+    """
+    return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
+
+
+def whole_number(name: str, value, *, least: int = 1) -> int:
+    """A count or a size as a Python integer, from any integer type.
+
+    Parameters
+    ----------
+    name : str
+        For the message.
+    value : int or NumPy integer
+    least : int
+
+    Raises
+    ------
+    ValueError
+        If it is not an integer, or less than ``least``. Booleans are not integers here.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_) or number < least:
+        wanted = {0: "0 or a positive integer", 1: "a positive integer"}
+        raise ValueError(
+            f"{name} must be {wanted.get(least, f'an integer of at least {least}')}, got {value!r}"
+        )
+    return number
+
+
+def real_number(name: str, value, wanted: str = "a finite number") -> float:
+    """A finite number as a Python float, from any number type.
+
+    Parameters
+    ----------
+    name : str
+        For the message.
+    value : float, int or NumPy scalar
+    wanted : str
+        For the message too.
+
+    Raises
+    ------
+    ValueError
+        If it is not a number, or not finite.
+    """
+    number = math.nan
+    if not isinstance(value, str | bytes):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return number
+
+
 def zen_of_python() -> str:
     """The Zen of Python (Tim Peters, 2004): 856 characters that come with every Python.
 
@@ -186,8 +341,8 @@ def zen_of_python() -> str:
     >>> zen_of_python()[:17]
     'The Zen of Python'
     """
-    source = importlib.util.find_spec("this").loader.get_source("this")
-    rotated = source.split('"""')[1]
+    spec: Any = importlib.util.find_spec("this")  # of the standard library, so there is one
+    rotated = spec.loader.get_source("this").split('"""')[1]
     return codecs.decode(rotated, "rot13")
 
 
@@ -217,8 +372,7 @@ def keep_frequent(text: str, n_characters: int) -> str:
     >>> keep_frequent("banana", 2)
     '□anana'
     """
-    if n_characters < 1:
-        raise ValueError(f"n_characters must be at least 1, got {n_characters}")
+    n_characters = whole_number("n_characters", n_characters)
     by_frequency = sorted(Counter(text).items(), key=lambda item: (-item[1], item[0]))
     kept = {character for character, _ in by_frequency[:n_characters]}
     return "".join(character if character in kept else UNK for character in text)
@@ -262,9 +416,8 @@ def cut(tokens: np.ndarray, block_size: int, *, stride: int | None = None) -> Wi
     array([[1, 2, 3],
            [4, 5, 6]])
     """
-    stride = block_size if stride is None else stride
-    if block_size < 1 or stride < 1:
-        raise ValueError(f"block_size and stride must be positive, got {block_size} and {stride}")
+    block_size = whole_number("block_size", block_size)
+    stride = block_size if stride is None else whole_number("stride", stride)
     starts = np.arange(0, max(len(tokens) - block_size, 0), stride)
     index = starts[:, None] + np.arange(block_size)  # (sequence, position)
     tokens = np.asarray(tokens)
@@ -317,8 +470,10 @@ def split(
     >>> training.x.shape, held_out.x.shape
     ((15, 5), (5, 5))
     """
-    if block_size < 1:
-        raise ValueError(f"block_size must be a positive integer, got {block_size}")
+    block_size = whole_number("block_size", block_size)
+    held_out_size = whole_number("held_out_size", held_out_size)
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size)
     if not 0 < held_out_fraction < 1:
         raise ValueError(f"held_out_fraction must be between 0 and 1, got {held_out_fraction}")
     n_windows = (len(tokens) - 1) // block_size
@@ -340,6 +495,22 @@ def split(
         Windows(*(part[:batch_size] for part in training)),
         Windows(*(part[:held_out_size] for part in held_out)),
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _visible(character):
+    if character in _PICTURES:
+        return _PICTURES[character]
+    category = unicodedata.category(character)
+    code = ord(character)
+    selects = any(code in each for each in _VARIATION_SELECTORS)
+    if selects or category[0] == "C" or character in _BLANK_LETTERS or code == 0x034F:
+        return _NO_SHAPE
+    if category[0] == "Z":
+        return _OTHER_SPACE if category == "Zs" else _PICTURES["\n"]
+    joins = category[0] == "M" or 0x1160 <= code <= 0x11FF or 0xD7B0 <= code <= 0xD7FF
+    joins |= 0x1F3FB <= code <= 0x1F3FF  # skin tones
+    return _CARRIER + character if joins else character
 
 
 def _no_windows(block_size):

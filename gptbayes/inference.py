@@ -7,23 +7,29 @@ was run. Imports `gptbayes.model` and `gptbayes.fit`.
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import arviz as az
+import h5py
 import numpy as np
 import xarray as xr
 
 from gptbayes.fit import (
     Draws,
+    Level,
     iter_draws,
+    levels_of,
     n_units,
     read_config,
     read_problem,
     start_of_chain,
 )
+from gptbayes.fit.tempering import between_share
+from gptbayes.groups import add_group, group_names, load_groups, make_groups, save_groups
 from gptbayes.model.problem import Problem, data_name, from_stan_data, stan_data
 from gptbayes.model.simulate import next_tokens, prior_draws
 
@@ -66,12 +72,16 @@ def open_run(folder: str | Path) -> az.InferenceData:
         position), ``observed_data``, ``constant_data``, ``prior``, ``prior_predictive`` and, if
         Stan generated text, ``posterior_predictive``. Log densities are in nats. The draws of all
         Pathfinder paths are one chain, with ``lp``, ``lp_approx`` and ``path`` in
-        ``sample_stats``. A mode is one chain with one draw.
+        ``sample_stats``. A mode is one chain with one draw. Sequential Monte Carlo has one chain
+        per replicate, the ``segment`` and the ``ancestor`` of each draw in ``sample_stats``, and a
+        group ``path``, as of `tempering_path`.
 
     Raises
     ------
     ValueError
         If the folder is not a finished run, or one of its files is corrupted.
+    OSError
+        If one of its files cannot be read for another reason, such as a missing permission.
 
     See Also
     --------
@@ -94,7 +104,10 @@ def open_run(folder: str | Path) -> az.InferenceData:
     path = Path(folder) / "posterior.nc"
     if path.exists():
         return _load(path)
-    idata = convert(read_config(folder), read_problem(folder), iter_draws(folder))
+    config = read_config(folder)
+    idata = convert(config, read_problem(folder), iter_draws(folder))
+    if config["method"] == "smc":
+        _add_path(idata, config, Path(folder) / "csv")
     _save(idata, path)
     return idata
 
@@ -138,10 +151,9 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
             {"new_tokens": ("new_position",)},
             {},
         )
-    idata = az.InferenceData(**groups)
     seconds = [] if config["method"] == "prior" else seconds
-    idata.attrs = {**_attrs(config, problem), **attrs, "seconds": json.dumps(seconds)}
-    return idata
+    attrs = {**_attrs(config, problem), **attrs, "seconds": json.dumps(seconds)}
+    return make_groups(groups, attrs)
 
 
 def problem_of(idata: az.InferenceData) -> Problem:
@@ -198,7 +210,9 @@ def _stack_units(draws, n_units):
 
     Each unit is copied as it is read, so that at most two units are in memory twice.
     """
-    variables, stats, seconds = {}, {}, []
+    variables: dict[str, np.ndarray] = {}
+    stats: dict[str, np.ndarray] = {}
+    seconds = []
     for k, unit in enumerate(draws):
         for arrays, values in ((variables, unit.variables), (stats, unit.method_variables)):
             for name, value in values.items():
@@ -256,7 +270,77 @@ def _prior(variables, stats):
     return variables, {"lp": stats["lp"]}, {}
 
 
-_METHODS = {"nuts": _nuts, "pathfinder": _pathfinder, "optimize": _optimize, "prior": _prior}
+def tempering_path(levels: Sequence[Sequence[Level]]) -> xr.Dataset:
+    """The levels of sequential Monte Carlo, from the prior to the posterior.
+
+    Parameters
+    ----------
+    levels : sequence of sequence of gptbayes.fit.Level
+        Of each replicate; they may have different numbers of levels.
+
+    Returns
+    -------
+    Dataset (chain, level)
+        ``likelihood_weight``; ``log_lik`` (chain, level, draw) of all particles with its
+        ``log_lik_mean`` and ``log_lik_var``; ``log_evidence``; ``ess`` of the weights that led
+        here, as a share of the particles; ``step_size``, ``acceptance_rate``, ``n_steps``,
+        ``n_divergent``; ``n_ancestors``, how many particles of level 0 have descendants;
+        ``between_share``, the share of the variance of ``log_lik`` that is between the segments,
+        see `gptbayes.fit.tempering.between_share`; ``seconds`` and of these ``stan_seconds``.
+        Nan beyond the last level of a replicate. Nats.
+    """
+    n_level = max(map(len, levels))
+    columns = {name: np.full((len(levels), n_level), np.nan) for name in _LEVEL_COLUMNS}
+    log_lik = np.full((len(levels), n_level, levels[0][0].log_lik.size), np.nan)
+    for k, replicate in enumerate(levels):
+        for i, level in enumerate(replicate):
+            log_lik[k, i] = level.log_lik.ravel()
+            for name, of in _LEVEL_COLUMNS.items():
+                columns[name][k, i] = of(level)
+    variables = {name: (("chain", "level"), values) for name, values in columns.items()}
+    return xr.Dataset(
+        {**variables, "log_lik": (("chain", "level", "draw"), log_lik)},
+        {"chain": range(len(levels)), "level": range(n_level), "draw": range(log_lik.shape[-1])},
+    )
+
+
+_LEVEL_COLUMNS = {
+    "likelihood_weight": lambda level: level.likelihood_weight,
+    "log_lik_mean": lambda level: level.log_lik.mean(),
+    "log_lik_var": lambda level: level.log_lik.var(ddof=1),
+    "log_evidence": lambda level: level.log_evidence,
+    "ess": lambda level: level.ess,
+    "step_size": lambda level: level.step_size,
+    "acceptance_rate": lambda level: level.acceptance,
+    "n_steps": lambda level: level.n_steps,
+    "n_divergent": lambda level: level.n_divergent,
+    "n_ancestors": lambda level: len(np.unique(level.ancestor)),
+    "between_share": lambda level: between_share(level.log_lik) if level.start.size else 0.0,
+    "seconds": lambda level: level.seconds,
+    "stan_seconds": lambda level: level.stan_seconds,
+}
+
+
+def _add_path(idata, config, folder):
+    """The path, and where each draw comes from."""
+    levels = [levels_of(folder, k + 1) for k in range(n_units(config))]
+    path = tempering_path(levels)
+    n_chain, n_move = levels[0][-1].log_lik.shape
+    segment = np.tile(np.repeat(np.arange(n_chain), n_move), (len(levels), 1))
+    ancestor = np.stack([each[-1].ancestor.ravel() for each in levels])
+    idata.sample_stats["segment"] = (("chain", "draw"), segment)
+    idata.sample_stats["ancestor"] = (("chain", "draw"), ancestor)
+    add_group(idata, "path", path)
+    idata.attrs["seconds"] = json.dumps(path["seconds"].sum("level").values.tolist())
+
+
+_METHODS = {
+    "nuts": _nuts,
+    "pathfinder": _pathfinder,
+    "optimize": _optimize,
+    "prior": _prior,
+    "smc": _nuts,
+}
 
 
 def _data_groups(problem):
@@ -339,8 +423,7 @@ def _dataset(values, dims, coords):
 def _save(idata, path):
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        # Compression takes most of the time and saves little: digits of draws are random.
-        idata.to_netcdf(str(partial), engine="h5netcdf", compress=False)
+        save_groups(idata, partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -348,19 +431,59 @@ def _save(idata, path):
 
 def _load(path):
     try:
-        # Read eagerly and close the file: ArviZ may cache an open file that is replaced later.
-        with az.rc_context({"data.load": "eager"}):
-            idata = az.from_netcdf(str(path), engine="h5netcdf")
+        idata = load_groups(path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path} is truncated or corrupted ({reason}); delete it, and it will be made again "
-            "from the CSV files"
+        raise netcdf_error(
+            path, error, "delete it, and it will be made again from the CSV files"
         ) from None
-    if "posterior" not in idata.groups():
-        raise ValueError(f"{path} must have a posterior group, got {', '.join(idata.groups())}")
+    names = group_names(idata)
+    if "posterior" not in names:
+        raise ValueError(f"{path} must have a posterior group, got {', '.join(names)}")
     idata.attrs.setdefault("kernels", _without_kernels(idata.attrs.get("method")))
     return idata
+
+
+def netcdf_error(path: Path, error: Exception, remedy: str) -> Exception:
+    """Whether a netCDF file that was not read is damaged, which its bytes show, or something else.
+
+    Parameters
+    ----------
+    path : path
+    error : Exception
+        Of whatever tried to read it.
+    remedy : str
+        What to do with a damaged one.
+
+    Returns
+    -------
+    Exception
+        A ValueError with the remedy if the file is damaged, else an OSError that says what
+        happened.
+    """
+    reason = " ".join(str(error).split())
+    try:
+        content = path.read_bytes()
+    except OSError as refused:
+        return OSError(f"{path} cannot be read: {refused}")
+    damage = _damage(content)
+    if damage:
+        return ValueError(f"{path} is truncated or corrupted ({damage}); {remedy}")
+    if "lock" in reason:
+        return OSError(
+            f"{path} cannot be locked ({reason}); where the file system has no locks, set "
+            "HDF5_USE_FILE_LOCKING=FALSE"
+        )
+    return OSError(f"{path} cannot be read, though it is a whole HDF5 file: {reason}")
+
+
+def _damage(content):
+    """What is wrong with the bytes of an HDF5 file, nothing if all of it can be read."""
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            file.visititems(lambda _, item: item[()] if isinstance(item, h5py.Dataset) else None)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
 
 
 def _without_kernels(method):

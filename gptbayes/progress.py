@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeRemaining
+from rich.text import Text
 
 from gptbayes import fit
+from gptbayes.corpus import printable
 
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
-    """Progress bars, one for each chain, path or start.
+    """Progress bars, one for each chain, path, start or replicate.
 
     On a terminal they are drawn on standard error. In a notebook they stand below the cell while
     it runs and are removed at its end, so that they are not part of a saved or rendered notebook.
@@ -32,19 +34,22 @@ def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
     >>> with progress_bars() as on_progress:
     ...     on_progress([fit.Progress("chain 1", done=250, total=500, begun=True)])
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True, highlight=False)
-    bars = Progress(*columns, TimeElapsedColumn(), TimeRemaining(), console=console)
+    times = (TimeElapsedColumn(), _TimeRemaining(), TextColumn("{task.fields[note]}", markup=False))
+    bars = Progress(*columns, *times, console=console)
     with _displayed(bars) if in_notebook() else bars:
         tasks = {}
 
         def on_progress(units):
             for unit in units:
                 if unit.label not in tasks:
-                    tasks[unit.label] = bars.add_task(unit.label, total=unit.total, start=False)
+                    name = printable(unit.label)
+                    tasks[unit.label] = bars.add_task(name, start=False, note="")
                 if unit.begun:
                     bars.start_task(tasks[unit.label])
-                bars.update(tasks[unit.label], completed=unit.done, refresh=in_notebook())
+                now = {"completed": unit.done, "total": unit.total, "note": unit.note}
+                bars.update(tasks[unit.label], refresh=in_notebook(), **now)
 
         yield on_progress
 
@@ -58,6 +63,13 @@ def in_notebook() -> bool:
     """
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+class _TimeRemaining(TimeRemaining):
+    """Nothing where a note says it: iterations take the same time each, levels do not."""
+
+    def render(self, task):
+        return Text("") if task.fields["note"] else super().render(task)
 
 
 @contextmanager

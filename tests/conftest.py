@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
@@ -9,6 +11,7 @@ from multiprocessing import get_context
 import browser as chromium
 import numpy as np
 import pytest
+from filelock import FileLock
 from problems import small_problem
 
 from gptbayes import fit
@@ -28,17 +31,43 @@ def problem(request) -> Problem:
 
 
 @pytest.fixture(scope="session")
-def programs():
-    """All Stan programs compiled with either body of the likelihood, two at a time."""
-    ensure_cmdstan()
-    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_compiled, product([*STAGES, *VARIANTS], ("c++", "stan"))))
+def common_folder(tmp_path_factory):
+    """A folder that all processes of this run of the tests share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory, programs):
-    """Short real fits of stage 05, shared by all tests that only read them."""
-    folder = tmp_path_factory.mktemp("runs")
+def programs(common_folder):
+    """All Stan programs compiled with either body of the likelihood, two at a time."""
+    compiled = common_folder / "programs-are-compiled"
+    with FileLock(common_folder / "programs.lock"):
+        if compiled.exists():
+            return
+        ensure_cmdstan()
+        with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+            list(pool.map(_compiled, product([*STAGES, *VARIANTS], ("c++", "stan"))))
+        compiled.touch()
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, common_folder, programs):
+    """Short real fits of stage 05, shared by all tests that only read them.
+
+    Each process of the tests has a copy, because reports and conversions are saved in the run.
+    """
+    original = common_folder / "runs"
+    with FileLock(common_folder / "runs.lock"):
+        if not original.exists():
+            partial = common_folder / "partial-runs"
+            _short_fits(partial)
+            partial.rename(original)
+    folder = tmp_path_factory.mktemp("runs") / "stage-05"
+    shutil.copytree(original, folder)
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def _short_fits(folder):
     posed = small_problem("05")
     return {
         "nuts": fit.nuts(
@@ -48,6 +77,16 @@ def runs(tmp_path_factory, programs):
         "optimize": fit.optimize(posed, folder / "optimize", starts=2, seed=3),
         "prior": fit.prior(posed, folder / "prior", draws=60, seed=3),
     }
+
+
+def pytest_collection_modifyitems(items):
+    """Tests are marked by the fixtures they ask for, so that `make check` can leave them out."""
+    for item in items:
+        asked = set(getattr(item, "fixturenames", ()))
+        if asked & {"programs", "engine"}:
+            item.add_marker(pytest.mark.stan)
+        if "browser" in asked:
+            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
+from gptbayes.groups import make_groups
 from gptbayes.model.problem import Problem, stan_data
 from gptbayes.model.simulate import prior_draws
 
@@ -21,14 +22,13 @@ def drawn(problem: Problem, posterior: dict[str, np.ndarray], prior=None) -> az.
         draws = prior_draws(problem, 50, np.random.default_rng(7))
         prior = {name: value[None] for name, value in draws.items()}
     groups = {"posterior": posterior, "prior": prior}
-    idata = az.InferenceData(**{name: _group(problem, each) for name, each in groups.items()})
-    idata.attrs = {
+    attrs = {
         "stage": problem.stage.number,
         "source": problem.source,
         "characters": json.dumps(list(problem.vocabulary.characters)),
         "stan_data": json.dumps(stan_data(problem)),
     }
-    return idata
+    return make_groups({name: _group(problem, each) for name, each in groups.items()}, attrs)
 
 
 def from_prior(problem: Problem, chains: int, draws: int, seed: int = 1) -> dict[str, np.ndarray]:

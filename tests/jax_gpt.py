@@ -2,8 +2,8 @@
 
 Written from the definition of the stages, not from the package's own forward pass, so that the two
 share no mistake but one of the definition. It takes what Stan takes: parameters with Stan's shapes,
-the dict of `gptbayes.model.problem.stan_data` with its 1-based tokens. Derivatives are JAX's; where the
-input of a ReLU is exactly 0 there is none, and draws from a continuous prior never get there.
+the dict of `gptbayes.model.problem.stan_data` with its 1-based tokens. Derivatives are JAX's; where
+the input of a ReLU is exactly 0 there is none, and draws from a continuous prior never get there.
 
 Sizes: T positions, V characters, C width, H heads of h = C / H, D hidden units.
 """

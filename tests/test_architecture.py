@@ -8,8 +8,10 @@ from pathlib import Path
 import gptbayes
 
 ORDER = [
+    "home",
     "corpus",
     "findings",
+    "groups",
     "stats",
     "toolchain",
     "model",
@@ -27,7 +29,8 @@ ORDER = [
     "cli",
 ]
 ONLY_IMPORTERS = {
-    "cmdstanpy": {"toolchain", "fit"},
+    "arviz_stats": {"groups"},
+    "cmdstanpy": {"toolchain"},
     "matplotlib": {"plots"},
     "seaborn": {"plots"},
     "jinja2": {"report"},

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("programs", "browser")
 
 NUMBERS = re.compile(r"probability (\S+), 90 % interval (\S+) to (\S+), Monte Carlo error (\S+)")
 SPLIT = re.compile(
-    r"entropy of this character (\S+) ± \S+ nats:\s*(\S+) ± \S+ if the weights were known,\s*(\S+) ±"
+    r"entropy of this character (\S+) ± \S+ nats:\s*(\S+) ± \S+ if the weights were known,"
+    r"\s*(\S+) ±"
 )
 
 

@@ -197,7 +197,7 @@ def test_one_sequence_has_no_standard_error_and_says_so(rng):
     for name in ("log_score_se", "brier_se", "log_score_difference_se"):
         assert np.isnan(found.scores[name]).all()
     assert np.isnan(found.by_position["gain_se"]).all()
-    said = " ".join(finding.text for finding in found.findings["b"])
+    said = " ".join(finding.text for finding in [*found.findings["b"], *found.power])
     assert "standard errors are unknown" in said and "only 5 held-out characters" in said
     assert "nan" not in said
 

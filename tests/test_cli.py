@@ -100,7 +100,7 @@ def test_fit_and_report(text, tmp_path):
         (["--stage", "05", "--chains", "0"], "chains must be a positive integer, got 0"),
         (["--stage", "05", "--superchains", "3"], "superchains must divide chains, got 3 and 4"),
         (["--stage", "05", "--held-out", "1.5"], "held_out_fraction must be between 0 and 1"),
-        (["--stage", "05", "--characters", "0"], "at least 1, got 0"),
+        (["--stage", "05", "--characters", "0"], "a positive integer, got 0"),
         (["--stage", "11", "--dropout", "1.5"], "dropout must be at least 0 and less than 1"),
     ],
 )

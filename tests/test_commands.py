@@ -57,8 +57,8 @@ def test_every_method_writes_and_has_its_doubts_said(runs, method):
     [
         (["--prompt", "Übung"], "'b' 'g' 'u' 'Ü' not in the vocabulary, which has:"),
         (["--prompt", ""], "prompt must have at least one character, got an empty one"),
-        (["--length", "0"], "length must be at least 1, got 0"),
-        (["--texts", "0"], "n_texts must be at least 1, got 0"),
+        (["--length", "0"], "length must be a positive integer, got 0"),
+        (["--texts", "0"], "n_texts must be a positive integer, got 0"),
         (["--prob", "1.5"], "prob must be between 0 and 1, got 1.5"),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from problems import UNEQUAL_PRIORS, small_problem
+from scipy.signal import lfilter
 from scipy.special import softmax
 from scipy.stats import ortho_group
 
@@ -230,3 +231,16 @@ def test_a_mode_has_no_variance_and_a_curved_prior_no_local_gauge(runs, tmp_path
     assert found.local is None
     assert found.parts == {}
     assert (np.abs(found.gauge["contraction"]) < 4 * found.gauge["mcse"]).all()
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.9, 0.97])
+@pytest.mark.parametrize("shape", [(1, 8), (2, 10), (1, 50), (4, 100)])
+def test_summaries_of_the_prior_differ_from_it_at_the_level_only(rng, shape, correlation):
+    """400 ranks of autocorrelated prior draws: 1 % of them at most, three errors above."""
+    noise = rng.normal(size=(*shape, 1, 400))
+    noise[:, 1:] *= np.sqrt(1 - correlation**2)
+    draws = lfilter([1], [1, -correlation], noise, axis=1)
+    both = (draws, rng.normal(size=(1, 500, 1, 400)))
+    dims = ("chain", "draw", "layer", "rank")
+    found = compare_with_prior(*(xr.DataArray(each, dims=dims) for each in both))
+    assert float(found["differs"].mean()) <= 0.01 + 3 * np.sqrt(0.01 * 0.99 / 400)

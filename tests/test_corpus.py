@@ -64,7 +64,7 @@ def test_split_refuses_short_text_and_large_batches():
 
 def test_rare_characters_are_replaced():
     assert keep_frequent("aabbbc", 2) == "aabbb" + UNK
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="must be a positive integer, got 0"):
         keep_frequent("abc", 0)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import arviz as az
+import os
+
 import numpy as np
 import pytest
 import xarray as xr
 from problems import small_problem
+from scipy.signal import lfilter
 
 from gptbayes import fit
+from gptbayes.diagnostics.sampler import exact_marginals_finding
+from gptbayes.groups import make_groups
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.stages import STAGES
 from gptbayes.symmetry import align
@@ -19,6 +23,10 @@ from gptbayes.validate.exact_marginals import (
     known_marginals,
 )
 
+SLOW = pytest.mark.skipif(
+    not os.environ.get("GPTBAYES_SLOW_TESTS"),
+    reason="half a minute of simulations: set GPTBAYES_SLOW_TESTS=1",
+)
 BATCH_SIZE = 5
 """So few sequences that some characters are never read."""
 
@@ -81,8 +89,7 @@ def test_orientation_follows_rotations_of_a_head(nuts, rng):
     aligned = posterior.copy()
     for name, values in align(problem.stage, parameters_of(nuts)).parameters.items():
         aligned[name] = posterior[name].copy(data=values)
-    idata = az.InferenceData(posterior=aligned)
-    idata.attrs = nuts.attrs
+    idata = make_groups({"posterior": aligned}, nuts.attrs)
     assert check_exact_marginals(idata)["p_value"].sel(direction="orientation of each head") < 1e-6
 
 
@@ -97,26 +104,105 @@ def test_exact_marginals_detect_a_wrong_scale(nuts):
     )
 
 
-def test_exact_marginals_keep_their_error_rate(nuts):
-    """Exact but autocorrelated draws fail in no larger a share than the p-value promises.
+def exact_draws(problem, n_chain, n_draw, rng, correlation=0.0):
+    """Draws of the prior, which are exact for these tests; Gaussian autoregressions of it."""
+    scale = np.sqrt(1 - correlation**2)
+    values = {}
+    for p in problem.stage.parameters:
+        size = (n_chain, n_draw, *problem.stage.shape(p, problem.design))
+        noise = rng.normal(size=size)
+        noise[:, 1:] *= scale
+        noise = lfilter([1], [1, -correlation], noise, axis=1)
+        noise = problem.priors.mean(p) + problem.priors.scale(p) * noise
+        values[p.name] = (("chain", "draw", *p.dims), noise)
+    return xr.Dataset(values)
 
-    Gaussian autoregressions with the prior's scale in place of the weights, 60 times: at level
-    0.05, more than 9 failures happen by chance once in a thousand times.
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """For a stage, what the tests say of any posterior draws; needs no Stan."""
+    made = {}
+
+    def tested(number, n_chain, n_draw, rng, change=None, **kwargs):
+        if number not in made:
+            problem = small_problem(number, batch_size=BATCH_SIZE)
+            folder = tmp_path_factory.mktemp("prior") / number
+            made[number] = problem, open_run(fit.prior(problem, folder, draws=4)).attrs
+        problem, attrs = made[number]
+        posterior = exact_draws(problem, n_chain, n_draw, rng, **kwargs)
+        groups = {"posterior": change(posterior) if change else posterior}
+        idata = make_groups(groups, attrs)
+        return check_exact_marginals(idata)
+
+    return tested
+
+
+@pytest.mark.parametrize("number", ["01", "05"])
+@pytest.mark.parametrize(("n_chain", "n_draw"), [(1, 20), (1, 50), (2, 30), (4, 8), (7, 3)])
+def test_too_few_draws_are_said_to_be_too_few(answered, rng, number, n_chain, n_draw):
+    found = answered(number, n_chain, n_draw, rng)
+    assert int(found["n_tested"].sum()) == 0
+    assert np.isnan(family_wise_p(found))
+    finding = exact_marginals_finding(found)
+    assert not finding.ok
+    assert finding.text.startswith("too few effective draws to test")
+
+
+@pytest.mark.parametrize(
+    ("number", "n_chain", "n_draw", "correlation"),
+    [
+        ("01", 1, 100, 0.0),
+        ("01", 2, 100, 0.6),
+        ("05", 4, 50, 0.0),
+        ("05", 4, 100, 0.6),
+        *(
+            pytest.param(*sizes, marks=SLOW)
+            for sizes in (
+                ("01", 1, 200, 0.0),
+                ("01", 4, 100, 0.0),
+                ("01", 4, 150, 0.9),
+                ("01", 4, 400, 0.9),
+                ("05", 1, 170, 0.0),
+                ("05", 2, 100, 0.6),
+            )
+        ),
+    ],
+)
+def test_exact_draws_fail_as_often_as_the_level_says(
+    answered, rng, number, n_chain, n_draw, correlation
+):
+    """At family-wise level 0.05, with independent draws and with autocorrelated ones.
+
+    60 times: 3 failures are expected at most, and the limit is three binomial standard errors
+    above. Where the draws are too few there are no tests and no failures.
     """
-    rng = np.random.default_rng(7)
-    scale = problem_of(nuts).priors.lm_head
-    names = list(nuts.posterior.data_vars)
-    failures = 0
-    for _ in range(60):
-        values = {}
-        for name in names:
-            dims, shape = nuts.posterior[name].dims, nuts.posterior[name].shape[2:]
-            noise = rng.normal(scale=scale, size=(4, 400, *shape))
-            for k in range(1, 400):
-                noise[:, k] = 0.6 * noise[:, k - 1] + 0.8 * noise[:, k]
-            values[name] = (dims, noise)
-        exact = az.InferenceData(posterior=xr.Dataset(values))
-        exact.attrs = nuts.attrs
-        row = check_exact_marginals(exact).sel(direction="column sums of lm_head_multiplier")
-        failures += float(row["p_value"]) < 0.05
-    assert failures <= 9
+    n = 60
+    p = [
+        family_wise_p(answered(number, n_chain, n_draw, rng, correlation=correlation))
+        for _ in range(n)
+    ]
+    failures = int((np.array(p) < 0.05).sum())
+    assert failures <= 0.05 * n + 3 * np.sqrt(0.05 * 0.95 * n), failures
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.4])
+@pytest.mark.parametrize("correlation", [0.0, 0.6])
+def test_a_wrong_scale_is_found(answered, rng, factor, correlation):
+    """The prior's draws, 0.7 or 1.4 times too far apart in one direction: 4 x 250 show it."""
+
+    def wrong(posterior):
+        return posterior.assign(lm_head_multiplier=factor * posterior["lm_head_multiplier"])
+
+    found = answered("05", 4, 250, rng, wrong, correlation=correlation)
+    assert family_wise_p(found) < ALPHA
+    worst = int(found["p_value"].values.argmin())
+    assert found["direction"].values[worst] == "column sums of lm_head_multiplier"
+
+
+def test_chains_that_never_move_are_not_tested(answered, rng):
+    """A head of size one has a sign: chains that keep it are no sample, and no alarm either."""
+
+    def still(posterior):
+        return posterior.isel(draw=np.zeros(posterior.sizes["draw"], int))
+
+    assert int(answered("05", 4, 250, rng, still)["n_tested"].sum()) == 0

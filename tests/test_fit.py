@@ -22,6 +22,7 @@ from gptbayes import fit
 from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.draws import check_csv, write_csv
 from gptbayes.fit.units import make_unit
+from gptbayes.groups import select
 from gptbayes.inference import open_run, superchains_of
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel
@@ -176,7 +177,7 @@ def test_superchains_share_starting_points(tmp_path):
     assert [re.search(r"random-(\d)\.json", text)[1] for text in lines] == list("112233")
     idata = open_run(folder)
     assert superchains_of(idata) == [0, 0, 1, 1, 2, 2]
-    some = idata.isel(chain=[1, 4, 5], groups="posterior")
+    some = select(idata, ["posterior"], chain=[1, 4, 5])
     assert superchains_of(some) == [0, 2, 2]
     draws = idata.posterior["lm_head_offset"].values
     assert len(np.unique(draws[:, -1, 0])) == 6

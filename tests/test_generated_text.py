@@ -119,20 +119,20 @@ def _pooled(counts):
 
 
 def test_every_draw_writes_before_one_writes_twice(nuts, rng):
-    written = generate_coherent(nuts, "the", 1, rng, n_texts=200)
-    assert len(set(zip(written.chain, written.draw, strict=True))) == 200
-    written = generate_coherent(nuts, "the", 1, rng, n_texts=607)
-    times = np.unique(1000 * written.chain + written.draw, return_counts=True)[1]
-    assert len(written.texts) == 607
+    generated = generate_coherent(nuts, "the", 1, rng, n_texts=200)
+    assert len(set(zip(generated.chain, generated.draw, strict=True))) == 200
+    generated = generate_coherent(nuts, "the", 1, rng, n_texts=607)
+    times = np.unique(1000 * generated.chain + generated.draw, return_counts=True)[1]
+    assert len(generated.texts) == 607
     assert (times.min(), times.max(), len(times)) == (3, 4, 200)
 
 
 def test_the_named_draw_is_the_author(nuts, rng):
     """Texts of one draw among others, told by the probabilities of that draw."""
-    written = generate_coherent(nuts, "the", 20, rng, n_texts=200)
+    generated = generate_coherent(nuts, "the", 20, rng, n_texts=200)
     problem, parameters = problem_of(nuts), flat(nuts)
-    tokens = np.stack([problem.vocabulary.encode(text) for text in written.texts])
-    who = 100 * written.chain + written.draw
+    tokens = np.stack([problem.vocabulary.encode(text) for text in generated.texts])
+    who = 100 * generated.chain + generated.draw
     of_author = {name: value[who] for name, value in parameters.items()}
     for authors, right in ((of_author, True), (parameters, False)):
         pit = ordered_pit(nuts, authors, tokens, rng)
@@ -145,14 +145,14 @@ def test_the_named_draw_is_the_author(nuts, rng):
 def test_marginal_text_has_the_mean_probabilities(nuts, rng):
     """The first character against `next_character`, the second against the exact sum over both."""
     names = list(problem_of(nuts).vocabulary.characters)
-    written = generate_marginal(nuts, "the c", 2, rng, n_texts=4000)
-    assert written.chain is written.draw is None
+    generated = generate_marginal(nuts, "the c", 2, rng, n_texts=4000)
+    assert generated.chain is generated.draw is None
     first = next_character(nuts, "the c")["mean"].values
     then = np.stack([next_character(nuts, "the c" + each)["mean"].values for each in names])
     for n, p in enumerate((first, first @ then)):
-        counts = [sum(text[n] == name for text in written.texts) for name in names]
+        counts = [sum(text[n] == name for text in generated.texts) for name in names]
         assert chisquare(counts, 4000 * p / p.sum()).pvalue > LEVEL
-    counts = [sum(text[1] == name for text in written.texts) for name in names]
+    counts = [sum(text[1] == name for text in generated.texts) for name in names]
     assert chisquare(counts, 4000 * first / first.sum()).pvalue < LEVEL
 
 
@@ -300,9 +300,9 @@ def test_prompts_that_cannot_be_read(nuts, rng):
             function(nuts, "", 3, rng)
         with pytest.raises(ValueError, match=r"'!' 'i' not in the vocabulary"):
             function(nuts, "hi!", 3, rng)
-        with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="length must be a positive integer, got 0"):
             function(nuts, "the", 0, rng)
-    with pytest.raises(ValueError, match="n_texts must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_texts must be a positive integer, got 0"):
         generate_coherent(nuts, "the", 3, rng, n_texts=0)
     with pytest.raises(ValueError, match="kind must be one of coherent, marginal, got 'greedy'"):
         generate(nuts, "the", 3, rng, kind="greedy")

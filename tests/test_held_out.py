@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
@@ -10,6 +9,7 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import norm
 
 from gptbayes.diagnostics.sampler import pareto_k
+from gptbayes.groups import group, group_names, make_groups, pareto_smoothed, select
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import forward
 from gptbayes.predict import (
@@ -36,18 +36,23 @@ def pathfinder(runs):
 def approximated(x, target_sd, proposal_sd):
     """Draws of a scalar as a Pathfinder fit has them, with their log densities."""
     lp = {"lp": norm.logpdf(x, 0, target_sd), "lp_approx": norm.logpdf(x, 0, proposal_sd)}
-    idata = az.from_dict({"x": x[None]}, sample_stats={n: v[None] for n, v in lp.items()})
-    idata.attrs["method"] = "pathfinder"
-    return idata
+    groups = {"posterior": {"x": x}, "sample_stats": lp}
+    return make_groups(
+        {
+            name: xr.Dataset({n: (("chain", "draw"), v[None]) for n, v in each.items()})
+            for name, each in groups.items()
+        },
+        {"method": "pathfinder"},
+    )
 
 
 def mild(pathfinder, rng):
     """A real fit whose importance ratios vary a little."""
-    near = pathfinder.copy()
+    groups = {name: group(pathfinder, name) for name in group_names(pathfinder)}
     lp = pathfinder.sample_stats["lp"]
-    near.sample_stats = near.sample_stats.assign(lp_approx=lp + 0.7 * rng.normal(size=lp.shape))
-    near.attrs = pathfinder.attrs
-    return near
+    ratios = {"lp_approx": lp + 0.7 * rng.normal(size=lp.shape)}
+    groups["sample_stats"] = groups["sample_stats"].assign(ratios)
+    return make_groups(groups, pathfinder.attrs)
 
 
 # Weights
@@ -82,7 +87,7 @@ def test_diagnosis_and_weights_agree(pathfinder):
     assert pareto_k(pathfinder) == (found.attrs["pareto_k"], found.attrs["ess_weights"])
     assert found.dims == ("chain", "draw") and found.shape == (1, 120)
     ratios = (pathfinder.sample_stats["lp"] - pathfinder.sample_stats["lp_approx"]).values.ravel()
-    smoothed, k = az.psislw(ratios)
+    smoothed, k = pareto_smoothed(ratios)
     np.testing.assert_allclose(found.values[0], softmax(smoothed), rtol=1e-12)
     assert found.attrs["pareto_k"] == float(k)
 
@@ -97,7 +102,7 @@ def test_weights_of_chains_are_shared_by_their_draws(nuts):
 def test_weights_that_are_none_are_refused(nuts, pathfinder):
     hole = pathfinder.copy()
     lp = hole.sample_stats["lp_approx"]
-    hole.sample_stats = hole.sample_stats.assign(lp_approx=lp.where(lp["draw"] > 1))
+    hole.sample_stats["lp_approx"] = lp.where(lp["draw"] > 1)
     hole.attrs = pathfinder.attrs
     equal = chain_weights(nuts, [0.5, 0.5])
     refused = [
@@ -153,7 +158,7 @@ def test_weighted_density_and_its_error_by_hand(pathfinder, rng):
 
 
 def test_one_chain_with_all_the_weight_is_that_chain(nuts):
-    alone = nuts.isel(chain=[1], groups=["posterior", "sample_stats"])
+    alone = select(nuts, ["posterior", "sample_stats"], chain=[1])
     alone.attrs = nuts.attrs
     whole = compare_held_out({"it": nuts}, {"it": chain_weights(nuts, [0, 1])})
     part = compare_held_out({"it": alone})

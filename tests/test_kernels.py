@@ -175,7 +175,7 @@ def test_the_sampler_makes_the_same_draws(programs, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def misused():
+def misused(programs):
     """A program that weights tokens, and can leave out a row of an argument."""
     built = kernel_sources.build()
     exe = compile_program(
@@ -220,6 +220,7 @@ def test_sizes_that_do_not_match_are_reported_by_the_sampler(
     assert re.search(message, said), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), machine_flags()], ids=["portable", "this machine's"])
 def test_no_memory_error_and_no_undefined_behaviour(flags, tmp_path):
     """All stages and odd sizes, every array as long as it must be, under two sanitizers."""

@@ -18,6 +18,7 @@ from gptbayes.diagnostics.modes import (
     weight_space,
 )
 from gptbayes.diagnostics.quantities import quantities
+from gptbayes.groups import select
 from gptbayes.inference import open_run, problem_of
 from gptbayes.predict import (
     compare_held_out,
@@ -108,7 +109,7 @@ def test_one_mode_and_no_groups(nuts, rng):
     assert (modes.label == 0).all()
     assert not modes.differences
     assert modes.divergence.item() == 0
-    cut = nuts.isel(draw=slice(4, None), groups=["posterior"])  # two segments of 48 draws
+    cut = select(nuts, ["posterior"], draw=slice(4, None))  # two segments of 48 draws
     whole = compare_held_out({"all": cut}).table
     assert modes.table["elpd"].item() == pytest.approx(whole["elpd"].item(), rel=1e-12)
 
@@ -180,7 +181,7 @@ def test_unusable_input_is_refused_in_one_line(nuts, rng):
     dead = nuts.copy()
     dead.sample_stats["lp"] = dead.sample_stats["lp"].copy()
     dead.sample_stats["lp"][1] = -3.0
-    one = nuts.isel(chain=[0], groups=["posterior", "sample_stats", "log_likelihood"])
+    one = select(nuts, ["posterior", "sample_stats", "log_likelihood"], chain=[0])
     holes = predictions(rng, [0, 0])
     holes[1, 300:] = np.nan
     refused = [

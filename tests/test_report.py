@@ -105,7 +105,7 @@ def test_a_power_posterior_is_named(tmp_path):
     problem = small_problem("02", likelihood_weight=0.25)
     folder = fit.pathfinder(problem, tmp_path / "run", paths=1, draws=30)
     words = " ".join(Page(write_report(folder).read_text(encoding="utf-8")).words)
-    assert "the target is not the posterior: power posterior, weight 0.25" in words
+    assert "The target is not the posterior: power posterior, weight 0.25" in words
 
 
 def test_a_run_is_given_once(runs, tmp_path):
@@ -128,7 +128,7 @@ def test_a_report_without_warnings_says_so():
     assert "No warnings" in page_of("", "", sections, "")
     sections.append(Section("two", "Two", "?", [Findings([Finding(False, "bad")])]))
     html = page_of("", "", sections, "")
-    assert 'href="#two-warning-1">bad' in html
+    assert 'href="#two-warning-1">Bad.' in html
     assert 'id="two-warning-1"' in html
 
 

@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from arviz.stats.ecdf_utils import ecdf_confidence_band
 from scipy.special import softmax
 
 from gptbayes import plots
@@ -20,6 +19,11 @@ from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
 from gptbayes.validate.experiment import Experiment, change_program, toy_problem
 from gptbayes.validate.sbc import calibrate
+
+try:
+    from arviz_stats.ecdf_utils import ecdf_confidence_band
+except ModuleNotFoundError:  # ArviZ 0.2x
+    from arviz.stats.ecdf_utils import ecdf_confidence_band
 
 
 def as_ranks(values):

@@ -24,6 +24,7 @@ from gptbayes.predict import (
     relative_frequencies,
     text_statistics,
 )
+from gptbayes.predict.text_checks import _tail
 
 # What is counted
 
@@ -105,9 +106,9 @@ def test_one_window_is_a_text():
 
 
 def test_tail_probabilities_by_hand():
-    """Word lengths 1 to 9 among each other; ties count half, both tails when it is two-sided."""
+    """Word lengths 1 to 9 among each other; ties count in full, both tails when it is two-sided."""
     replicated = [(n * "a" + 9 * " ")[:9] for n in range(1, 10)]
-    for observed, p in (("aaaaaaaaa", (1 + 0.5) / 10), ("aaaaa    ", (1 + 4 + 0.5) / 10)):
+    for observed, p in (("aaaaaaaaa", (1 + 1) / 10), ("aaaaa    ", (1 + 4 + 1) / 10)):
         row = check_statistics(observed, replicated, "a").sel(statistic="mean word length")
         assert row["p"].item() == pytest.approx(min(1, 2 * p))
         pulled = (9 * p + 0.5) / 10
@@ -115,6 +116,20 @@ def test_tail_probabilities_by_hand():
     row = check_statistics("         ", replicated, "a").sel(statistic="mean word length")
     assert np.isnan(row["observed"])
     assert row["p"].item() == pytest.approx(2 * 1 / 10)  # without words is below all words
+
+
+@pytest.mark.parametrize("n_values", [2, 3, 8])
+def test_tail_probabilities_keep_their_level_with_ties(rng, n_values):
+    """Values of a few kinds only: at no level do more fail than it says, 4000 times.
+
+    Half of each tie, as a mid-p value counts them, would fail more often than the level.
+    """
+    p = rng.dirichlet(np.ones(n_values), size=4000)
+    draws = np.array([rng.choice(n_values, size=41, p=each) for each in p])
+    found = np.array([_tail(row.astype(float), True)[0] for row in draws])
+    for level in (0.05, 0.1, 0.25):
+        share = np.mean(found <= level)
+        assert share <= level + 3 * np.sqrt(level * (1 - level) / 4000), (level, share)
 
 
 def test_distances_are_one_sided_and_exact():
@@ -127,9 +142,9 @@ def test_distances_are_one_sided_and_exact():
     np.testing.assert_allclose(found["replicated"], 1 / 8)
     assert found["p"].item() == pytest.approx(1 / 5)
     tied = check_statistics("aa", ["ab", "ab", "bb"], "x").sel(statistic="characters")
-    assert tied["p"].item() == pytest.approx((1 + 0.5) / 4)
+    assert tied["p"].item() == pytest.approx((1 + 1) / 4)
     near = check_statistics("ab", ["ab", "aa", "bb"], "x").sel(statistic="characters")
-    assert near["p"].item() == pytest.approx((1 + 2 + 0.5) / 4)
+    assert near["p"].item() == pytest.approx((1 + 2 + 1) / 4)
 
 
 def babble(n_texts, rng, length=150):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -44,6 +45,11 @@ def run(installed, cwd, *arguments):
     )
 
 
+def cited_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    return re.search(r"^version: (\S+)$", citation, re.MULTILINE).group(1)
+
+
 def test_it_brings_programs_engine_and_template(installed):
     names = {str(path.relative_to(installed)) for path in installed.rglob("*")}
     for wanted in (
@@ -54,6 +60,8 @@ def test_it_brings_programs_engine_and_template(installed):
         "gptbayes/report/template.html",
         "gptbayes/toolchain/engine/makefile",
         "gptbayes/toolchain/engine/main.cpp",
+        "gptbayes/py.typed",
+        f"gptbayes-{cited_version()}.dist-info/licenses/LICENSE",
     ):
         assert wanted in names
     assert not [name for name in names if name.startswith(("tests", "analyses"))]

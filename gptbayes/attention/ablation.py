@@ -286,8 +286,9 @@ def _position_costs(stage, parameters, contexts, next_tokens, max_bytes):
     residual = "residual" in stage.features
 
     def of_chunk(chunk):
-        logits, attention = forward(stage, chunk, contexts)
-        full = _log_prob(logits[..., -1, :], next_tokens[:, -1])
+        activations = forward(stage, chunk, contexts)
+        attention = activations.attention_weights
+        full = _log_prob(activations.logits[..., -1, :], next_tokens[:, -1])
         costs = np.empty((*full.shape, n - 1))
         for s in range(n - 1):
             blocked = np.zeros(contexts.shape, dtype=bool)

@@ -58,11 +58,12 @@ def match_layer(
     flat = patterns.reshape(-1, n)
     mean_pattern = patterns.mean(axis=1)
     start = np.argmin(((mean_pattern - mean_pattern.mean(axis=0)) ** 2).sum(axis=-1))
-    reference, order, iterations, converged = patterns[start], None, 0, False
+    order = np.full((n_draws, n_head), -1)  # none yet
+    reference, iterations, converged = patterns[start], 0, False
     while iterations < max_iterations and not converged:
         iterations += 1
         new_order, ambiguous = assign_heads(reference, patterns, kind, kind)
-        converged = order is not None and np.array_equal(new_order, order)
+        converged = np.array_equal(new_order, order)
         order = new_order
         permutation = (order[:, :, None] == np.arange(n_head)).astype(np.float32)  # (draw, i, j)
         reference = np.swapaxes(permutation, 0, 1).reshape(n_head, -1) @ flat / n_draws

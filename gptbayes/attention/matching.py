@@ -254,10 +254,10 @@ def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
         match_layer(np.ascontiguousarray(patterns[:, layer]), kind, max_iterations, n)
         for layer in range(sizes["layer"])
     ]
-    order = np.stack([each.order for each in found], axis=1)
+    orders = np.stack([each.order for each in found], axis=1)
     dims = (*OVER, "layer", "head")
     coords = {dim: weights[dim] for dim in OVER}
-    order = xr.DataArray(order.reshape([sizes[dim] for dim in dims]), dims=dims, coords=coords)
+    order = xr.DataArray(orders.reshape([sizes[dim] for dim in dims]), dims=dims, coords=coords)
     ambiguous = xr.DataArray([each.ambiguous.mean() for each in found], dims="layer")
     return Matched(weights.isel(head=order), order, ambiguous)
 
@@ -330,7 +330,7 @@ def _patterns(problem, parameters, contexts):
     for b, context in enumerate(contexts[:, None]):
 
         def of_one(chunk, context=context):
-            weights = forward(problem.stage, chunk, context).attention[..., 0, :, :]
+            weights = forward(problem.stage, chunk, context).attention_weights[..., 0, :, :]
             return weights[..., past].astype(np.float32)
 
         values = over_draws(problem.stage, parameters, context, of_one)
@@ -342,8 +342,8 @@ def _matching(idata, group, contexts, found):
     """Combine the matchings of layers."""
     n_layer, batch = len(found), [idata[group].sizes[dim] for dim in OVER]
     order = np.stack([each.order for each in found], axis=1)  # (draw, layer, head)
-    ambiguous = np.stack([each.ambiguous for each in found], axis=1)  # (draw, layer)
-    ambiguous = labelled(idata, group, ambiguous.reshape(*batch, n_layer), "layer")
+    is_ambiguous = np.stack([each.ambiguous for each in found], axis=1)  # (draw, layer)
+    ambiguous = labelled(idata, group, is_ambiguous.reshape(*batch, n_layer), "layer")
     share = probability(ambiguous)
     reference = np.stack([each.reference for each in found])
     reference = reference.reshape(*order.shape[1:], len(contexts), -1)

@@ -155,7 +155,7 @@ def _past_weights(stage, parameters, contexts, past):
     """
 
     def of_chunk(chunk):
-        weights = forward(stage, chunk, contexts).attention
+        weights = forward(stage, chunk, contexts).attention_weights
         return np.concatenate([weights[..., past], weights[..., :1, 0]], axis=-1)
 
     return over_draws(stage, parameters, contexts, of_chunk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import arviz as az
 import numpy as np
@@ -124,7 +124,7 @@ def head_roles(
         "posterior": matching,
         "prior": head_order(idata, group="prior", reference=matching),
     }
-    settings = {"patterns": patterns, "max_bytes": max_bytes}
+    settings: dict[str, Any] = {"patterns": patterns, "max_bytes": max_bytes}
     draws = {
         source: role_draws(idata, contexts, matching=order, group=source, **settings)
         for source, order in matchings.items()
@@ -314,7 +314,7 @@ def _excess(idata, source, contexts, pattern_weights, max_bytes):
     stage = problem_with_attention(idata).stage
 
     def of_chunk(chunk):
-        weights = forward(stage, chunk, contexts).attention  # (draw, L, H, B, T, T)
+        weights = forward(stage, chunk, contexts).attention_weights  # (draw, L, H, B, T, T)
         if stage.masks is not None:
             total = weights.sum(axis=-1, keepdims=True)
             weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)

@@ -123,7 +123,8 @@ def _rollout_draws(idata, source, contexts):
     residual = "residual" in stage.features
 
     def of_chunk(chunk):
-        return rollout_weights(forward(stage, chunk, contexts).attention, residual=residual)
+        weights = forward(stage, chunk, contexts).attention_weights
+        return rollout_weights(weights, residual=residual)
 
     values = over_draws(stage, draws_of(idata, source), contexts, of_chunk)
     return labelled(idata, source, values, "sequence", "query_position", "key_position")

@@ -23,6 +23,7 @@ COMMANDS = {
     "text": "generate text, with the uncertainty of each character",
     "attention": "attention weights, detection patterns and ablations",
     "symmetry": "tell symmetries of the weights from disagreement of the chains",
+    "evidence": "compare the evidence of fits by sequential Monte Carlo",
     "compare": "compare fits of the same text",
     "report": "write the report of a fit",
 }
@@ -45,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ArviZ 0.2x announces its 1.0 once a day to every program that imports it.
     warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
     argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what it cannot show is no reason to lose the rest
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser(argv[0] if argv else None).parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("gptbayes").setLevel(logging.INFO)
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fail(error, status):
     text = " ".join(str(error).split()) or type(error).__name__
-    ERR.print(f"gptbayes: {text}", soft_wrap=True, markup=False)
+    ERR.print(f"gptbayes: {text}", soft_wrap=True)
     return status
 
 
@@ -69,7 +73,7 @@ def _parser(wanted):
     """The parser, with the arguments of one command: the others are not imported."""
     parser = argparse.ArgumentParser(
         prog="gptbayes",
-        description="Bayesian analysis of small GPTs: fit them with NUTS or Pathfinder, and report.",
+        description="Bayesian analysis of small GPTs: fits with NUTS or Pathfinder, and reports.",
     )
     add_examples(
         parser,

@@ -8,8 +8,8 @@ import numpy as np
 
 from gptbayes import attention, plots, predict
 from gptbayes.cli.terminal import (
-    ERR,
     OUT,
+    check_targets,
     columns,
     describe,
     print_findings,
@@ -17,7 +17,10 @@ from gptbayes.cli.terminal import (
     print_path,
     print_table,
     print_warnings,
+    status,
+    write_table,
 )
+from gptbayes.corpus import visible
 from gptbayes.report import Analysis
 from gptbayes.report.analysis import N_CONTEXTS
 from gptbayes.report.format import (
@@ -56,12 +59,18 @@ def add_arguments(parser) -> None:
 def _attention(arguments):
     if arguments.contexts < 1:
         raise ValueError(f"--contexts must be at least 1, got {arguments.contexts}")
-    with ERR.status("reading") as status:
+    check_targets(arguments.figure, arguments.out)
+    if arguments.figure and arguments.figure.suffix[1:].lower() not in plots.figure_formats():
+        raise ValueError(
+            f"--figure must end in one of {', '.join(plots.figure_formats())}, "
+            f"got {arguments.figure}"
+        )
+    with status("reading") as show:
         analysis = Analysis.of_run(
             arguments.run,
             prob=arguments.prob,
             n_contexts=arguments.contexts,
-            on_step=status.update,
+            on_step=show,
         )
         context = _context(analysis.problem, arguments.context)
         summary = analysis.attention_weights(context)
@@ -70,19 +79,20 @@ def _attention(arguments):
         findings.append(analysis.roles_finding)
         if not arguments.no_ablation:
             ablations = analysis.head_ablation, analysis.position_ablation
-    print_findings(finding for finding in findings if finding is not None)
     summary = summary.isel(sequence=0)
+    if arguments.figure:
+        _draw(summary, arguments.figure)
+    if arguments.out:
+        write_table(summary.to_dataframe(), arguments.out)
+    print_findings(finding for finding in findings if finding is not None)
     _print_weights(summary, None if rollout is None else rollout.isel(sequence=0))
     _print_roles(analysis.roles)
     if not arguments.no_ablation:
         _print_ablations(*ablations)
     print_warnings(analysis.findings)
-    if arguments.figure:
-        _draw(summary, arguments.figure)
-        print_path(arguments.figure)
-    if arguments.out:
-        summary.to_dataframe().to_csv(arguments.out)
-        print_path(arguments.out)
+    for path in (arguments.figure, arguments.out):
+        if path:
+            print_path(path)
 
 
 def _context(problem, text):
@@ -96,7 +106,7 @@ def _print_weights(summary, rollout):
     text = str(summary["text"].values)
     last = summary.isel(query_position=-1)
     title = (
-        f"Attention of the last position of “{plots.visible(text)}”, mean and "
+        f"Attention of the last position of “{visible(text)}”, mean and "
         f"{100 * summary.attrs['prob']:.0f} % interval; * above uniform with probability "
         "above 0.95"
     )
@@ -113,7 +123,7 @@ def _print_weights(summary, rollout):
         if rollout is not None:
             flow = rollout.isel(query_position=-1, key_position=k)
             cells += [interval(flow.sel(source=s), sign="") for s in ("posterior", "prior")]
-        table.add_row(f"{k + 1} {plots.visible(character)}", *cells)
+        table.add_row(f"{k + 1} {visible(character)}", *cells)
     cells = [effective_positions(last.isel(layer=layer, head=head)) for layer, head, _ in heads]
     table.add_row("effective number of positions", *cells, style="dim")
     OUT.print()

@@ -8,7 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from gptbayes import compare, fit
-from gptbayes.cli.terminal import ERR, OUT, describe, print_findings, print_path
+from gptbayes.cli.terminal import (
+    ERR,
+    OUT,
+    check_targets,
+    describe,
+    print_findings,
+    print_path,
+    write_table,
+)
 from gptbayes.progress import progress_bars
 
 
@@ -39,6 +47,7 @@ def add_arguments(parser) -> None:
 
 def _compare(arguments):
     names = {"chains": "chains", "warmup": "iter_warmup", "draws": "iter_sampling", "init": "init"}
+    check_targets(arguments.out)
     given = {key: getattr(arguments, name) for name, key in names.items()}
     with progress_bars() as on_progress:
         compared = compare.compare_runs(
@@ -49,11 +58,12 @@ def _compare(arguments):
             on_plan=_print_plans,
             on_progress=on_progress,
         )
+    if arguments.out:
+        write_table(compared.table.to_dataframe(), arguments.out)
     for title, columns in _COMPARISONS:
         _print_comparison(compared.table, title, columns)
     print_findings(compared.findings)
     if arguments.out:
-        compared.table.to_dataframe().to_csv(arguments.out)
         print_path(arguments.out)
 
 
@@ -74,7 +84,7 @@ def _print_plans(plans):
         if left:
             time = "unknown time" if plan.seconds != plan.seconds else _duration(plan.seconds)
             words += f"; {left} left, about {time} and {plan.n_bytes / 1e6:.0f} MB"
-        ERR.print(words, markup=False, soft_wrap=True)
+        ERR.print(words, soft_wrap=True)
 
 
 def _duration(seconds):

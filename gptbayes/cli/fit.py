@@ -11,7 +11,7 @@ from gptbayes.model.stages import stage
 from gptbayes.progress import progress_bars
 from gptbayes.report.analysis import Analysis
 
-METHODS = ("nuts", "pathfinder", "optimize", "prior")
+METHODS = ("nuts", "pathfinder", "optimize", "prior", "smc")
 
 
 def add_arguments(parser) -> None:
@@ -25,6 +25,7 @@ def add_arguments(parser) -> None:
             gptbayes fit --stage 03 --text hamlet.txt --lower --batch-size 64 --method pathfinder
             gptbayes fit --stage 04 --n-embed 4 --prior attention=0.3 --init random
             gptbayes fit --stage 04 --chains 32 --superchains 8 --init optimize --draws 100
+            gptbayes fit --stage 05 --method smc --replicates 4 --out runs/05-smc
             gptbayes fit --stage 12 --method prior --prior lm_head=2 --out runs/12-prior
         """,
     )
@@ -41,18 +42,24 @@ def _fit(arguments):
     problem = _problem(arguments)
     options = {
         "nuts": {
-            "chains": arguments.chains,
+            "chains": _given(arguments.chains, 4),
             "superchains": arguments.superchains,
             "iter_warmup": arguments.warmup,
-            "iter_sampling": arguments.draws or 500,
+            "iter_sampling": _given(arguments.draws, 500),
             "init": arguments.init,
             "metric": arguments.metric,
             "adapt_delta": arguments.adapt_delta,
             "max_treedepth": arguments.max_treedepth,
         },
-        "pathfinder": {"paths": arguments.paths, "draws": arguments.draws or 250},
+        "pathfinder": {"paths": arguments.paths, "draws": _given(arguments.draws, 250)},
         "optimize": {"starts": arguments.starts},
-        "prior": {"draws": arguments.draws or 1000},
+        "prior": {"draws": _given(arguments.draws, 1000)},
+        "smc": {
+            "replicates": arguments.replicates,
+            "chains": _given(arguments.chains, 32),
+            "moves": arguments.moves,
+            "max_treedepth": arguments.max_treedepth,
+        },
     }[arguments.method]
     out = arguments.out or Path("runs") / f"{problem.stage.number}-{arguments.method}"
     method = getattr(fit, arguments.method)
@@ -63,14 +70,18 @@ def _fit(arguments):
             options |= {"kernels": arguments.kernels, "seed": arguments.seed}
             folder = method(problem, out, on_progress=on_progress, **options)
     print_findings(Analysis.of_run(folder).findings)
-    OUT.print(f"{folder}: done; next: gptbayes report {folder}", markup=False, soft_wrap=True)
+    OUT.print(f"{folder}: done; next: gptbayes report {folder}", soft_wrap=True)
+
+
+def _given(value, default):
+    return default if value is None else value
 
 
 def _problem(arguments):
     if arguments.text is None:
         text, source = corpus.zen_of_python(), "the Zen of Python"
     else:
-        text, source = corpus.read_text(arguments.text), Path(arguments.text).name
+        text, source = corpus.read_text(arguments.text), corpus.source_name(arguments.text)
     if arguments.lower:
         text, source = text.lower(), f"{source}, lower case"
     if arguments.characters is not None:
@@ -135,7 +146,7 @@ def _add_model_options(group):
 
 def _add_method_options(group):
     add = group.add_argument
-    add("--chains", type=int, default=4, help="NUTS chains (4)")
+    add("--chains", type=int, help="NUTS chains (4), or of each level of smc (32)")
     add(
         "--superchains",
         type=int,
@@ -159,5 +170,7 @@ def _add_method_options(group):
         default="auto",
         help="what computes the likelihood: plain Stan, or C++ where it can be compiled (auto)",
     )
+    add("--replicates", type=int, default=4, help="smc: independent runs, for errors (4)")
+    add("--moves", type=int, default=8, help="smc: draws of each chain of a level (8)")
     add("--paths", type=int, default=4, help="Pathfinder paths (4)")
     add("--starts", type=int, default=4, help="starts of the optimiser (4)")

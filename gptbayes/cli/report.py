@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gptbayes.cli.terminal import ERR, describe, print_path
+from gptbayes.cli.terminal import check_targets, describe, print_path, status
 from gptbayes.report import write_report
 
 
@@ -24,6 +24,8 @@ def add_arguments(parser) -> None:
 
 
 def _report(arguments):
-    with ERR.status("reading") as status:
-        path = write_report(arguments.run, arguments.beside, on_step=status.update)
+    if arguments.run.is_dir():  # what is no run at all is told by the library
+        check_targets(arguments.run / "report.html")
+    with status("reading") as show:
+        path = write_report(arguments.run, arguments.beside, on_step=show)
     print_path(path)

@@ -22,8 +22,8 @@ def _setup(arguments):
     toolchain.ensure_cmdstan()
     for name, value in toolchain.describe()._asdict().items():
         if value:
-            OUT.print(f"{name:<9} {value}", markup=False, soft_wrap=True)
-    OUT.print(f"{'kernels':<9} {_kernels()}", markup=False, soft_wrap=True)
+            OUT.print(f"{name:<9} {value}", soft_wrap=True)
+    OUT.print(f"{'kernels':<9} {_kernels()}", soft_wrap=True)
     if arguments.check:
         check = toolchain.check()
         OUT.print(

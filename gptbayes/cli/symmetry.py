@@ -9,14 +9,21 @@ from rich.text import Text
 from gptbayes.cli.terminal import (
     ERR,
     OUT,
+    check_targets,
     columns,
     describe,
     print_lines,
     print_path,
     print_table,
+    status,
+    write_table,
 )
+from gptbayes.diagnostics.examination import FILE
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
+from gptbayes.diagnostics.mode_masses import same_posterior
 from gptbayes.diagnostics.verdict import TOO_SHORT
+from gptbayes.fit import read_config
+from gptbayes.inference import open_run
 from gptbayes.report import Analysis
 
 _COLUMNS = {
@@ -43,20 +50,30 @@ def add_arguments(parser) -> None:
             gptbayes symmetry runs/05-nuts --no-paths --no-contraction --out mixing.csv
         """,
     )
-    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains")
+    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains, or a fit by smc")
+    add(
+        "--smc",
+        type=Path,
+        metavar="RUN",
+        help="a fit of the same posterior by smc, for masses of modes (one in a folder beside RUN)",
+    )
     add("--no-paths", action="store_true", help="do not look for barriers between chains")
     add("--no-contraction", action="store_true", help="do not compare posterior and prior")
     add("--out", type=Path, metavar="FILE.csv", help="write the table of mixing")
 
 
 def _symmetry(arguments):
-    with ERR.status("reading") as status:
-        analysis = Analysis.of_run(arguments.run, on_step=status.update)
+    check_targets(arguments.out)
+    with status("reading") as show:
+        analysis = Analysis.of_run(arguments.run, on_step=show, smc=_smc(arguments))
+        check_targets(arguments.run / FILE)
         verdict, modes = analysis.verdict, analysis.modes
         connectivity = None if arguments.no_paths else analysis.connectivity
         learned = None if arguments.no_contraction else analysis.contraction.sentences
         analysis.save(arguments.run)
         redundant = analysis.n_redundant
+    if arguments.out:
+        write_table(verdict.evidence.to_dataframe(), arguments.out)
     _print_symmetries(analysis.symmetries, redundant, analysis.n_parameters)
     _print_mixing(verdict.evidence)
     OUT.print(Text(f"verdict: {verdict.name}", "bold"), verdict.text, sep="\n", soft_wrap=True)
@@ -65,13 +82,47 @@ def _symmetry(arguments):
     OUT.print()
     _print_modes(modes)
     _print_stacking(analysis.stacking)
+    _print_masses(analysis)
     if connectivity is not None:
         print_lines("Paths between chains", connection_sentences(connectivity))
     if learned is not None:
         print_lines("What the text taught", learned)
     if arguments.out:
-        verdict.evidence.to_dataframe().to_csv(arguments.out)
         print_path(arguments.out)
+
+
+def _smc(arguments):
+    """The fit by smc that was named, or one of the same posterior in a neighbouring folder."""
+    if arguments.smc:
+        return open_run(arguments.smc)
+    idata = open_run(arguments.run)
+    if idata.attrs["method"] != "nuts":
+        return None
+    for folder in sorted(arguments.run.resolve().parent.iterdir()):
+        if not (folder / "posterior.nc").exists():
+            continue
+        try:
+            other = open_run(folder) if read_config(folder)["method"] == "smc" else None
+        except ValueError:  # damaged, or no run: it was not asked for
+            continue
+        if other is not None and same_posterior(idata, other):
+            ERR.print(f"masses of modes from {folder}", soft_wrap=True)
+            return other
+    return None
+
+
+def _print_masses(analysis):
+    if analysis.masses is None:
+        return
+    lines = [finding.text for finding in analysis.masses.findings]
+    mixtures = analysis.weighted_by_mass
+    if mixtures is not None:
+        each = (
+            f"{name} {float(mixtures['elpd'][k]):.1f} ± {float(mixtures['se'][k]):.1f}"
+            for k, name in enumerate(mixtures["mixture"].values)
+        )
+        lines.append(f"held-out elpd of the chains weighted by each: {', '.join(each)}")
+    print_lines("Masses of modes, by sequential Monte Carlo", lines)
 
 
 def _print_symmetries(symmetries, n_redundant, n_parameters):
@@ -133,4 +184,4 @@ def _print_stacking(stacking):
         text += (
             f"; Pareto k above 0.7 for up to {n_bad} sequences of a chain: weights are not reliable"
         )
-    OUT.print(text, "", sep="\n", markup=False, soft_wrap=True)
+    OUT.print(text, "", sep="\n", soft_wrap=True)

@@ -12,14 +12,16 @@ from rich.text import Text
 
 from gptbayes import predict
 from gptbayes.cli.terminal import (
-    ERR,
     OUT,
+    check_targets,
     describe,
     print_findings,
     print_path,
     print_warnings,
+    status,
+    write_table,
 )
-from gptbayes.plots import visible
+from gptbayes.corpus import visible
 from gptbayes.predict import (
     PROBABILITY_LEVELS,
     WIDE_INTERVAL,
@@ -64,6 +66,7 @@ def add_arguments(parser) -> None:
 
 
 def _text(arguments):
+    check_targets(arguments.html, arguments.out)
     analysis = Analysis.of_run(arguments.run)
     idata, problem = analysis.idata, analysis.problem
     group = "prior" if arguments.prior else "posterior"
@@ -72,7 +75,7 @@ def _text(arguments):
     if prompt is None:
         prompt = problem.vocabulary.decode(problem.held_out.x[0])
     predict.encode_prompt(problem.vocabulary, prompt)  # refused before anything takes time
-    with ERR.status("generating") as status:
+    with status("generating") as show:
         coherent = arguments.kind == "coherent"
         generate = predict.generate_coherent if coherent else predict.generate_marginal
         generated = generate(
@@ -80,19 +83,24 @@ def _text(arguments):
         )
         titled = {}
         for k, text in enumerate(generated.texts):
-            status.update(f"scoring text {k + 1} of {len(generated.texts)}")
+            show(f"scoring text {k + 1} of {len(generated.texts)}")
             scored = predict.score_text(idata, prompt, text, prob=arguments.prob, group=group)
             titled[_title(generated, k, group)] = scored
         checks = None
         if arguments.check:
-            status.update("simulating 400 texts as long as the held-out text")
+            show("simulating 400 texts as long as the held-out text")
             checks = predict.check_text(idata, rng, prob=arguments.prob, group=group)
+    if arguments.html:
+        page = texts_page(analysis, titled, seed=arguments.seed)
+        arguments.html.write_text(page, encoding="utf-8")
+    if arguments.out:
+        write_table(_table(titled), arguments.out)
     _print_prompt(prompt, problem.design.block_size)
     for title, scored in titled.items():
         OUT.print()
         OUT.print(Text(title, "bold"))
         _print_text(scored)
-        OUT.print(entropy_sentence(scored), markup=False, soft_wrap=True)
+        OUT.print(entropy_sentence(scored), soft_wrap=True)
     _print_legend()
     OUT.print()
     if checks:
@@ -100,13 +108,9 @@ def _text(arguments):
         OUT.print(Text(title, "bold"), soft_wrap=True)
         print_findings(checks.findings)
     print_warnings(analysis.findings)
-    if arguments.html:
-        page = texts_page(analysis, titled, seed=arguments.seed)
-        arguments.html.write_text(page, encoding="utf-8")
-        print_path(arguments.html)
-    if arguments.out:
-        _table(titled).to_csv(arguments.out)
-        print_path(arguments.out)
+    for path in (arguments.html, arguments.out):
+        if path:
+            print_path(path)
 
 
 def _title(generated, k, group):
@@ -136,7 +140,7 @@ def _print_text(scored):
         OUT.print(shown, soft_wrap=True)
         if not OUT.color_system:
             below = "".join(_mark(row).ljust(cell_len(_shown(row))) for row in line)
-            OUT.print(below.rstrip(), markup=False, soft_wrap=True)
+            OUT.print(below.rstrip(), soft_wrap=True)
 
 
 def _mark(row):
@@ -174,8 +178,7 @@ def _lines(rows, width):
 
 
 def _shown(row):
-    character = row["character"].item()
-    return "↵" if character == "\n" else character
+    return visible(row["character"].item(), keep=" ")
 
 
 def _table(titled):

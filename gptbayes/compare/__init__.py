@@ -1,10 +1,22 @@
-"""Compare fits of the same text: LOO with exact refits, held-out text, WBIC.
+"""Compare fits of the same text: LOO with exact refits, held-out text, WBIC, model evidence.
 
 `compare_runs` does a whole comparison. `exact_loo` and `wbic` are its parts for one run.
+`compare_evidence_of_runs` compares fits by sequential Monte Carlo; `model_evidence` is its part for
+one fit.
 
 Imports everything up to `gptbayes.diagnostics`.
 """
 
+from gptbayes.compare.evidence import (
+    Evidence,
+    EvidenceComparison,
+    compare_evidence,
+    compare_evidence_of_runs,
+    counting_evidence,
+    model_evidence,
+    thermodynamic_integration,
+)
+from gptbayes.compare.evidence_sensitivity import refit_with_scale, scale_sensitivity
 from gptbayes.compare.refits import (
     ExactLoo,
     FittedRun,
@@ -20,19 +32,28 @@ from gptbayes.compare.table import differences, token_loo
 from gptbayes.compare.tempered import Wbic, tempered_problem, wbic
 
 __all__ = [
+    "Evidence",
+    "EvidenceComparison",
     "ExactLoo",
     "FittedRun",
     "RefitPlan",
     "RunComparison",
     "Wbic",
+    "compare_evidence",
+    "compare_evidence_of_runs",
     "compare_runs",
+    "counting_evidence",
     "differences",
     "estimated_seconds",
     "exact_loo",
+    "model_evidence",
     "open_runs",
     "plan_refits",
     "refit_density",
+    "refit_with_scale",
+    "scale_sensitivity",
     "tempered_problem",
+    "thermodynamic_integration",
     "token_loo",
     "wbic",
     "without_sequence",

@@ -23,8 +23,9 @@ import numpy as np
 import xarray as xr
 
 from gptbayes import fit
-from gptbayes.corpus import Windows
+from gptbayes.corpus import Windows, whole_number
 from gptbayes.findings import PARETO_K_LIMIT, R_HAT_LIMIT
+from gptbayes.groups import pareto_smoothed
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.problem import Problem
@@ -83,11 +84,11 @@ class ExactLoo(NamedTuple):
 
     Attributes
     ----------
-    elpd : arviz.ELPDData
+    elpd : Dataset
         LOO with the exact terms of refitted sequences in ``loo_i``, and ``elpd_loo``, ``se`` and
         ``p_loo`` computed from them. ``pareto_k`` is that of PSIS for all sequences. ``warning``
         is True if an unreliable term is left.
-    psis : arviz.ELPDData
+    psis : Dataset
         LOO by PSIS only.
     refits : Dataset (sequence)
         One item for each refit: ``pareto_k`` of PSIS; the terms by ``psis`` and by the ``exact``
@@ -99,8 +100,8 @@ class ExactLoo(NamedTuple):
         Number of sequences with a Pareto k above 0.7 that were not refitted.
     """
 
-    elpd: az.ELPDData
-    psis: az.ELPDData
+    elpd: xr.Dataset
+    psis: xr.Dataset
     refits: xr.Dataset
     n_unreliable: int
 
@@ -115,7 +116,7 @@ class ExactLoo(NamedTuple):
 
 def plan_refits(
     run: FittedRun,
-    psis: az.ELPDData,
+    psis: xr.Dataset,
     *,
     refits: str | int = "all",
     settings: Mapping[str, object] | None = None,
@@ -126,7 +127,7 @@ def plan_refits(
     ----------
     run : FittedRun
         Of NUTS.
-    psis : arviz.ELPDData
+    psis : Dataset
         `gptbayes.predict.loo` of the run.
     refits : {"all", "none"} or int
         All sequences with a Pareto k above 0.7, none, or at most this many, by decreasing k.
@@ -142,11 +143,14 @@ def plan_refits(
     ValueError
         If ``refits`` is anything else.
     """
-    if refits not in ("all", "none") and not (isinstance(refits, int) and refits >= 0):
-        raise ValueError(f"refits must be all, none or a number, got {refits!r}")
+    if refits not in ("all", "none"):
+        try:
+            refits = whole_number("refits", refits, least=0)
+        except ValueError:
+            raise ValueError(f"refits must be all, none or a number, got {refits!r}") from None
     k = psis.pareto_k.values
     worst_first = [int(i) for i in np.argsort(-k, kind="stable") if k[i] > PARETO_K_LIMIT]
-    limit = {"all": len(worst_first), "none": 0}.get(refits, refits)
+    limit = refits if isinstance(refits, int) else {"all": len(worst_first), "none": 0}[refits]
     sequences = tuple(worst_first[:limit])
     wanted = _settings(run, settings)
     finished = sum(_is_finished(_folder(run, sequence), wanted) for sequence in sequences)
@@ -192,7 +196,7 @@ def exact_loo(
     *,
     refits: str | int = "all",
     settings: Mapping[str, object] | None = None,
-    psis: az.ELPDData | None = None,
+    psis: xr.Dataset | None = None,
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> ExactLoo:
@@ -204,7 +208,7 @@ def exact_loo(
         Of NUTS, with likelihood weight 1.
     refits, settings
         As for `plan_refits`.
-    psis : arviz.ELPDData, optional
+    psis : Dataset, optional
         `gptbayes.predict.loo` of the run, if it has been computed.
     executor : concurrent.futures.Executor, optional
         Runs the chains of each refit, as for `gptbayes.fit.nuts`.
@@ -280,14 +284,15 @@ def refit_density(
     values = token_log_prob(problem.stage, parameters_of(idata), left_out).sum(axis=(-1, -2))
     log_density = xr.DataArray(values, dims=("chain", "draw"))
     mean = log_mean_exp(log_density)
+    ratios = log_density.copy(data=np.exp((log_density - mean).values))
     summary = summarise(log_density)
     return xr.Dataset(
         {
             "exact": mean,
-            "mcse": summarise(np.exp(log_density - mean))["mcse_mean"],
+            "mcse": summarise(ratios)["mcse_mean"],
             "r_hat": summary["r_hat"],
             "ess_bulk": summary["ess_bulk"],
-            "density_k": float(az.psislw(values.ravel())[1]),
+            "density_k": pareto_smoothed(values.ravel())[1],
             "divergences": idata.sample_stats["diverging"].sum(),
         }
     )
@@ -425,13 +430,13 @@ def _no_refits():
 
 
 def _with_exact_terms(psis, refits, n_unreliable):
-    """ELPDData in which exact terms replace those of PSIS."""
-    terms = psis.loo_i.copy(deep=True)
+    """LOO in which exact terms replace those of PSIS."""
+    terms = psis["loo_i"].copy(deep=True)
     terms[refits["sequence"].values] = refits["exact"].values
-    elpd = psis.copy()
-    elpd["loo_i"] = terms
-    elpd["elpd_loo"] = float(terms.sum())
-    elpd["se"] = float(np.sqrt(terms.size * terms.var()))
-    elpd["p_loo"] = psis["p_loo"] + psis["elpd_loo"] - elpd["elpd_loo"]
-    elpd["warning"] = n_unreliable > 0
-    return elpd
+    return psis.assign(
+        loo_i=terms,
+        elpd_loo=terms.sum(),
+        se=np.sqrt(terms.size * terms.var()),
+        p_loo=psis["p_loo"] + psis["elpd_loo"] - terms.sum(),
+        warning=n_unreliable > 0,
+    )

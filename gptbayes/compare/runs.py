@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import xarray as xr
 
 from gptbayes.compare.comparison_findings import findings_of
@@ -19,10 +18,11 @@ from gptbayes.compare.refits import (
     exact_loo,
     plan_refits,
 )
+from gptbayes.compare.same_text import open_same_text
 from gptbayes.compare.table import comparison_table
 from gptbayes.compare.tempered import Wbic, wbic
 from gptbayes.findings import Finding
-from gptbayes.inference import open_run, problem_of
+from gptbayes.inference import problem_of
 from gptbayes.predict import Comparison, compare_held_out, loo
 
 
@@ -115,9 +115,13 @@ def compare_runs(
     nuts_runs = [run for run in runs if run.idata.attrs["method"] == "nuts"]
     psis = {run.name: loo(run.idata) for run in nuts_runs}
     if on_plan:
-        plan = {"refits": refits, "settings": settings}
+        plan: dict[str, Any] = {"refits": refits, "settings": settings}
         on_plan([plan_refits(run, psis[run.name], **plan) for run in nuts_runs])
-    options = {"settings": settings, "executor": executor, "on_progress": on_progress}
+    options: dict[str, Any] = {
+        "settings": settings,
+        "executor": executor,
+        "on_progress": on_progress,
+    }
     loos = {
         run.name: exact_loo(run, refits=refits, psis=psis[run.name], **options) for run in nuts_runs
     }
@@ -148,18 +152,7 @@ def open_runs(folders: Sequence[str | Path]) -> list[FittedRun]:
     ValueError
         As `compare_runs`.
     """
-    folders = [Path(folder) for folder in folders]
-    if not folders:
-        raise ValueError("compare needs at least one run, got none")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError(f"each run can be given once, got {', '.join(map(str, folders))}")
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    runs = [
-        FittedRun(name, folder, open_run(folder))
-        for name, folder in zip(names, folders, strict=True)
-    ]
+    runs = open_same_text(folders)
     _check_comparable(runs)
     return runs
 
@@ -168,15 +161,8 @@ def _check_comparable(runs):
     methods = [run.idata.attrs["method"] for run in runs]
     if "nuts" not in methods:
         raise ValueError(f"compare needs at least one NUTS run, got {', '.join(methods)}")
-    problems = [problem_of(run.idata) for run in runs]
-    first = problems[0]
-    for run, problem in zip(runs, problems, strict=True):
-        difference = _different_data(first, problem)
-        if difference:
-            raise ValueError(
-                f"runs must be fits of the same text and windows, {runs[0].name} and {run.name} "
-                f"differ in their {difference}"
-            )
+    for run in runs:
+        problem = problem_of(run.idata)
         if run.idata.attrs["method"] == "nuts" and problem.likelihood_weight != 1:
             raise ValueError(
                 f"likelihood_weight must be 1 for NUTS runs to be compared, {run.name} is of the "
@@ -184,14 +170,3 @@ def _check_comparable(runs):
             )
         if problem.design.batch_size < 2:
             raise ValueError(f"leave-one-sequence-out needs at least 2 sequences, {run.name} has 1")
-
-
-def _different_data(one, other):
-    """The first part of the data in which two problems differ, or None."""
-    if one.vocabulary != other.vocabulary:
-        return "vocabulary"
-    for name in ("training", "held_out"):
-        pairs = zip(getattr(one, name), getattr(other, name), strict=True)
-        if not all(np.array_equal(*pair) for pair in pairs):
-            return f"{name.replace('_', '-')} windows"
-    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import arviz as az
@@ -14,6 +13,7 @@ from gptbayes.compare.tempered import Wbic
 from gptbayes.findings import PARETO_K_LIMIT
 from gptbayes.inference import problem_of
 from gptbayes.predict import Comparison, compare_loo
+from gptbayes.predict.leave_one_out import psis_loo
 from gptbayes.stats.summary import log_mean_exp
 
 
@@ -89,9 +89,7 @@ def token_loo(idata: az.InferenceData) -> xr.Dataset:
         ``elpd``, the mean over sequences in nats per character, and ``n_bad_k``, the number of
         sequences with a Pareto k above 0.7.
     """
-    with warnings.catch_warnings():  # n_bad_k reports it
-        warnings.simplefilter("ignore", UserWarning)
-        result = az.loo(idata, var_name="log_lik", pointwise=True)
+    result = psis_loo(idata.log_likelihood["log_lik"])
     return xr.Dataset(
         {
             "elpd": result.loo_i.mean("sequence"),

@@ -171,7 +171,7 @@ def rhat_nested(draws: xr.DataArray, superchains: Sequence[int]) -> xr.DataArray
     within = within.mean("superchain")
     between = chain_mean.mean().var("superchain", ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt(1 + between / within)
+        return (1 + between / within) ** 0.5
 
 
 def r_star(

@@ -14,6 +14,7 @@ import h5netcdf
 import xarray as xr
 
 from gptbayes.diagnostics.contraction import Contraction
+from gptbayes.inference import netcdf_error
 
 FILE = "symmetry.nc"
 """The file in a run directory."""
@@ -82,6 +83,8 @@ def load_examination(folder: str | Path) -> SavedExamination | None:
     ------
     ValueError
         If its file is corrupted.
+    OSError
+        If it cannot be read for another reason.
     """
     path = Path(folder) / FILE
     if not path.exists():
@@ -90,10 +93,10 @@ def load_examination(folder: str | Path) -> SavedExamination | None:
         attrs = xr.load_dataset(path, engine="h5netcdf").attrs
         with h5netcdf.File(path) as file:
             names = set(file.groups)
-        groups = [
+        connections, local = (
             xr.load_dataset(path, group=name, engine="h5netcdf") if name in names else None
             for name in ("connections", "local")
-        ]
+        )
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is corrupted ({error}): delete it") from None
-    return SavedExamination(*groups, json.loads(attrs["learned"]))
+        raise netcdf_error(path, error, "delete it") from None
+    return SavedExamination(connections, local, json.loads(attrs["learned"]))

@@ -48,7 +48,7 @@ def sampler_health(idata: az.InferenceData) -> xr.Dataset:
         {
             "divergences": stats["diverging"].sum("draw"),
             "max_treedepth_hits": (stats["tree_depth"] >= limit).sum("draw"),
-            "e_bfmi": ("chain", az.bfmi(idata)),
+            "e_bfmi": _bfmi(stats["energy"]),
             "step_size": stats["step_size"].mean("draw"),
             "n_steps": stats["n_steps"].mean("draw"),
             "acceptance_rate": stats["acceptance_rate"].mean("draw"),
@@ -160,11 +160,15 @@ def exact_marginals_finding(answers: xr.Dataset) -> Finding:
     -------
     Finding
     """
-    p = family_wise_p(answers)
-    text = f"{int(answers['n'].sum())} scalars with a known exact posterior"
+    p, n, n_tested = family_wise_p(answers), int(answers["n"].sum()), int(answers["n_tested"].sum())
+    text = f"{n} scalars with a known exact posterior"
+    if not n_tested:
+        return Finding(False, f"too few effective draws to test {text}")
+    if n_tested < n:
+        text = f"{n_tested} of {text} (the others have too few effective draws for a test)"
     if p >= ALPHA:
         return Finding(True, f"{text} agree with it, family-wise p = {p:.2g}")
-    worst = answers.isel(direction=int(answers["p_value"].values.argmin()))
+    worst = answers.isel(direction=int(np.nanargmin(answers["p_value"].values)))
     sds = f"sd {float(worst['sd']):.3f} (exact {float(worst['exact_sd']):.3f}), "
     return Finding(
         False,
@@ -177,3 +181,8 @@ def exact_marginals_finding(answers: xr.Dataset) -> Finding:
 def _count(count, n_draws, what, why):
     text = f"{count} {what} of {n_draws}"
     return Finding(count == 0, text if count == 0 else f"{text}: {why}")
+
+
+def _bfmi(energy):
+    """Estimated Bayesian fraction of missing information of each chain (Betancourt 2016)."""
+    return (energy.diff("draw") ** 2).mean("draw") / energy.var("draw", ddof=1)

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.attention import attention_at_distance, attention_draws
+from gptbayes.groups import pareto_smoothed, power_scaling
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.simulate import log_prior
 from gptbayes.predict import held_out_log_prob
@@ -136,13 +137,9 @@ def _scaled(values, component, log_density):
     stacked = values.to_dataarray("quantity")
     z = (stacked - stacked.mean(over)) / stacked.std(over)
     moved = summarise(np.log(2) * z * (log_density - log_density.mean(over)))
-    group = {"prior": "log_prior", "likelihood": "log_likelihood"}[component]
-    scaled = az.InferenceData(
-        posterior=values, **{group: log_density.to_dataset(name="log_density")}
-    )
-    psense = az.psens(scaled, component=component, delta=DELTA).to_dataarray("quantity")
+    psense = power_scaling(values, log_density, component, DELTA).to_dataarray("quantity")
     ratios = DELTA * log_density.stack(sample=over).values
-    k = max(float(az.psislw(sign * ratios)[1]) for sign in (1, -1))
+    k = max(pareto_smoothed(sign * ratios)[1] for sign in (1, -1))
     return xr.Dataset(
         {
             "shift": moved["mean"],

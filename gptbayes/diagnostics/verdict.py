@@ -266,7 +266,7 @@ def _decide(kinds, assessed):
 
 
 def _predictions_differ(log_prob, groups):
-    per_chain = int((groups.label["of_chain"] == 0).sum())
+    per_chain = int((groups.label["chain_index"] == 0).sum())
     found = segments.differences(segments.cut_segments(log_prob, per_chain), groups.label)
     beyond_chance = found["p_value"] * found.sizes["scalar"] < ALPHA
     return bool((beyond_chance & (found["range"] > SMALL_DIFFERENCE * found["sd"])).any())
@@ -346,7 +346,7 @@ _STATE_WORDS = {
 
 def _group_sentence(groups, n_chain):
     """State the number of groups and of the chains in each."""
-    label, chain = groups.label.values, groups.label["of_chain"].values
+    label, chain = groups.label.values, groups.label["chain_index"].values
     per_chain = [set(label[(chain == c) & (label >= 0)].tolist()) for c in range(n_chain)]
     moved = sum(len(each) > 1 for each in per_chain)
     sizes = [sum(each == {g} for each in per_chain) for g in range(groups.n)]

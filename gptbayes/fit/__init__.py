@@ -1,8 +1,9 @@
-"""Fit a problem: NUTS, Pathfinder, optimization, or draws from the prior.
+"""Fit a problem: NUTS, Pathfinder, optimization, sequential Monte Carlo, or prior draws.
 
-A fit is a run directory. Its unit of work is one chain, one path or one start of the optimizer, and
-gives one CSV file, which is moved into place when it is complete. An interrupted fit resumes with
-the units that are missing. A unit that is run again with its seed gives the same draws.
+A fit is a run directory. Its unit of work is one chain, one path, one start of the optimizer or one
+level of a replicate, and gives one file, which is moved into place when it is complete. An
+interrupted fit resumes with the units that are missing. A unit that is run again with its seed
+gives the same draws.
 
 Imports `gptbayes.model` and `gptbayes.toolchain`. With `gptbayes.toolchain` it is the only importer
 of cmdstanpy.
@@ -11,9 +12,12 @@ of cmdstanpy.
 from gptbayes.fit.approximations import optimize, pathfinder
 from gptbayes.fit.directory import read_config, read_problem
 from gptbayes.fit.draws import Draws, iter_draws, n_units, read_csv, read_draws
+from gptbayes.fit.levels import Level
 from gptbayes.fit.prior_run import prior
 from gptbayes.fit.programs import KERNELS, executable_of
 from gptbayes.fit.sampling import METRICS, nuts, start_of_chain
+from gptbayes.fit.smc import Smc, levels_of, sequential_monte_carlo
+from gptbayes.fit.smc_run import smc
 from gptbayes.fit.starts import INITS
 from gptbayes.fit.units import Progress, Unit, run_unit
 
@@ -22,10 +26,13 @@ __all__ = [
     "KERNELS",
     "METRICS",
     "Draws",
+    "Level",
     "Progress",
+    "Smc",
     "Unit",
     "executable_of",
     "iter_draws",
+    "levels_of",
     "n_units",
     "nuts",
     "optimize",
@@ -36,5 +43,7 @@ __all__ = [
     "read_draws",
     "read_problem",
     "run_unit",
+    "sequential_monte_carlo",
+    "smc",
     "start_of_chain",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
-from gptbayes.fit.checks import check_positive
+from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import run_directory
 from gptbayes.fit.starts import mode_unit, path_unit, random_inits
 from gptbayes.fit.units import Progress, run_units
@@ -60,7 +60,9 @@ def pathfinder(
     nuts : Draws from the posterior itself.
     gptbayes.diagnostics.sampler.pareto_k : Diagnose the approximation.
     """
-    check_positive(paths=paths, draws=draws, max_lbfgs_iters=max_lbfgs_iters)
+    paths, draws, max_lbfgs_iters = positive(
+        paths=paths, draws=draws, max_lbfgs_iters=max_lbfgs_iters
+    )
     settings = {"paths": paths, "draws": draws, "max_lbfgs_iters": max_lbfgs_iters}
     n_draws = paths * draws
     with run_directory(problem, out, "pathfinder", settings, seed, n_draws, kernels=kernels) as run:
@@ -115,7 +117,7 @@ def optimize(
     --------
     nuts : Draws from the posterior.
     """
-    check_positive(starts=starts, max_iterations=max_iterations)
+    starts, max_iterations = positive(starts=starts, max_iterations=max_iterations)
     settings = {"starts": starts, "max_iterations": max_iterations}
     with run_directory(problem, out, "optimize", settings, seed, starts, kernels=kernels) as run:
         inits = random_inits(run, problem, starts)

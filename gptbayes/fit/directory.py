@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import time
@@ -13,14 +12,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cmdstanpy
 import filelock
 import numpy as np
 
 from gptbayes import __version__
+from gptbayes.corpus import whole_number
 from gptbayes.fit.programs import executable_of
 from gptbayes.model.problem import Problem, from_stan_data, stan_data
-from gptbayes.toolchain import ensure_cmdstan
+from gptbayes.toolchain import ensure_cmdstan, interface
+from gptbayes.toolchain.system import physical_memory
 
 BYTES_PER_VALUE = 22
 """Size of a number in a CSV file with 17 significant digits."""
@@ -133,34 +133,53 @@ def run_directory(
     RuntimeError
         If disk or memory are too small.
     """
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer between 0 and 2**32 - 1, got {seed!r}")
+    seed = checked_seed(seed)
     folder = Path(out)
     config = _config(problem, method, settings, seed)
     if stan and kernels != "auto":
         config["kernels"] = kernels
+    data = stan_data(problem)
+    check_writable("the configuration", config)
+    check_writable("the data", data)
     _check_configuration(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise ValueError(f"another process is working on {folder}") from None
+        raise _lock_error(folder) from None
+    except NotImplementedError:  # of filelock, where the file system has no locks at all
+        raise OSError(f"{folder} cannot be locked: its file system has no locks") from None
     with lock:
         _check_resources(problem, folder, n_draws)
-        cmdstanpy.utils.get_logger().setLevel(logging.ERROR)
+        for name in ("csv", "init"):  # before anything is compiled: it may not be allowed
+            (folder / name).mkdir(exist_ok=True)
+            for leftover in (folder / name).glob(".*-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
         if stan:
             ensure_cmdstan()
         executable = _executable(problem.stage, folder, kernels) if stan else None
         if not (folder / "config.json").exists():
             used = {"kernels": executable.kernels} if executable else {}
             write_json(folder / "config.json", {**config, **used, "versions": _versions(stan)})
-        write_json(folder / "data.json", stan_data(problem))
-        for name in ("csv", "init"):
-            (folder / name).mkdir(exist_ok=True)
-            for leftover in (folder / name).glob(".*-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+        write_json(folder / "data.json", data)
         yield Run(folder, executable.path if executable else None, seed)
+
+
+def _lock_error(folder):
+    """Why a lock was not had: filelock waits for locks that are held and for those that fail."""
+    try:
+        import fcntl
+
+        with open(folder / ".lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    except ImportError:
+        pass
+    except OSError as error:
+        return OSError(f"{folder} cannot be locked: {error}")
+    return ValueError(f"another process is working on {folder}")
 
 
 def _executable(stage, folder, kernels):
@@ -188,11 +207,10 @@ def _config(problem, method, settings, seed):
 def _versions(stan):
     if not stan:
         return {"gptbayes": __version__, "numpy": np.__version__}
-    version = cmdstanpy.cmdstan_version() or ("?",)
     return {
         "gptbayes": __version__,
-        "cmdstanpy": cmdstanpy.__version__,
-        "cmdstan": ".".join(str(part) for part in version),
+        "cmdstanpy": interface.VERSION,
+        "cmdstan": interface.version_in_use(),
     }
 
 
@@ -235,9 +253,9 @@ def _check_resources(problem, folder, n_draws):
     on_disk = n_values * (BYTES_PER_VALUE + 8) - present  # CSV and netCDF
     in_memory = 4 * 8 * n_values  # draws are read, converted, saved and analyzed
     free = shutil.disk_usage(folder).free
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for need, have, what in ((on_disk, free, "disk"), (in_memory, memory, "memory")):
-        if need > have:
+    needs = [(on_disk, free, "disk"), (in_memory, physical_memory(), "memory")]
+    for need, have, what in needs:
+        if have is not None and need > have:
             raise RuntimeError(
                 f"{n_draws} draws of {n_columns} numbers need about {_megabytes(need)} of {what}, "
                 f"got {_megabytes(have)}"
@@ -246,6 +264,51 @@ def _check_resources(problem, folder, n_draws):
 
 def _megabytes(n_bytes):
     return f"{n_bytes / 1e6:,.0f} MB"
+
+
+def checked_seed(seed) -> int:
+    """A seed as a Python integer.
+
+    Raises
+    ------
+    ValueError
+        If it is not an integer between 0 and 2**32 - 1.
+    """
+    wanted = ValueError(f"seed must be an integer between 0 and 2**32 - 1, got {seed!r}")
+    try:
+        number = whole_number("seed", seed, least=0)
+    except ValueError:
+        raise wanted from None
+    if number >= 2**32:
+        raise wanted
+    return number
+
+
+def check_writable(what: str, value) -> None:
+    """Refuse what could be computed but not be saved, or not be read as it was written.
+
+    Strings go into JSON, which escapes everything, and into netCDF, which takes UTF-8 without the
+    null character; numbers must be finite, for JSON has no others.
+
+    Parameters
+    ----------
+    what : str
+        For the message.
+    value
+        Of what `json.dumps` takes.
+
+    Raises
+    ------
+    ValueError
+        If a text has no UTF-8, or a number is not finite or of another kind than Python's.
+    """
+    try:
+        written = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        written.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} of this run cannot be saved: {error}") from None
+    if "\\u0000" in written:
+        raise ValueError(f"{what} of this run cannot be saved: a text has a null character")
 
 
 def write_json(path: Path, value) -> None:

@@ -31,6 +31,7 @@ _UNITS = {
     "pathfinder": ("path", "paths", "draws"),
     "optimize": ("start", "starts", None),
     "prior": ("prior", None, "draws"),
+    "smc": ("replicate", "replicates", "draws"),
 }
 
 
@@ -134,7 +135,8 @@ def read_csv(path: Path, n_draws: int) -> Draws:
     """
     with _open(path) as file:
         header = _header(path, file)
-        n_columns, filled, timing = header.count(",") + 1, 0, []
+        n_columns, filled = header.count(",") + 1, 0
+        timing: list[bytes] = []
         table = np.empty((n_draws, n_columns))
         for rows in _chunks(path, file, n_columns, n_draws, timing):
             table[filled : filled + len(rows)] = _numbers(path, rows, n_columns)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gptbayes.fit.checks import check_positive
-from gptbayes.fit.directory import run_directory
+from gptbayes.fit.checks import positive
+from gptbayes.fit.directory import checked_seed, run_directory
 from gptbayes.fit.draws import write_csv
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.problem import Problem
@@ -56,7 +56,7 @@ def prior(problem: Problem, out: str | Path, *, draws: int = 1000, seed: int = 1
     >>> idata.posterior["lm_head_offset"].sizes
     Frozen({'chain': 1, 'draw': 20, 'token': 45})
     """
-    check_positive(draws=draws)
+    (draws,), seed = positive(draws=draws), checked_seed(seed)
     problem = replace(problem, likelihood_weight=0.0)
     with run_directory(problem, out, "prior", {"draws": draws}, seed, draws, stan=False) as run:
         csv = run.folder / "csv" / "prior-1.csv"

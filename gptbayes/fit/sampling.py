@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gptbayes.fit.checks import check_one_of, check_positive
+from gptbayes.corpus import real_number
+from gptbayes.fit.checks import check_one_of, positive
 from gptbayes.fit.directory import run_directory, write_json
 from gptbayes.fit.starts import INITS, chain_inits
 from gptbayes.fit.units import Progress, make_unit, run_units
@@ -105,9 +106,14 @@ def nuts(
     """
     check_one_of("init", init, INITS)
     check_one_of("metric", metric, METRICS)
-    check_positive(chains=chains, iter_warmup=iter_warmup, iter_sampling=iter_sampling)
-    check_positive(max_treedepth=max_treedepth)
-    _check_superchains(chains, superchains)
+    chains, iter_warmup, iter_sampling, max_treedepth = positive(
+        chains=chains,
+        iter_warmup=iter_warmup,
+        iter_sampling=iter_sampling,
+        max_treedepth=max_treedepth,
+    )
+    superchains = _superchains(chains, superchains)
+    adapt_delta = real_number("adapt_delta", adapt_delta, "between 0 and 1")
     if not 0 < adapt_delta < 1:
         raise ValueError(f"adapt_delta must be between 0 and 1, got {adapt_delta!r}")
     settings = {
@@ -199,8 +205,9 @@ def _metric_arguments(run, problem, metric, iter_warmup):
         path = run.folder / "init" / "metric.json"
         write_json(path, {"inv_metric": prior_variances(problem).tolist()})
         # With a metric window of length 0, Stan never replaces the metric by an estimate.
-        lengths = dict(zip(windows, (0, 0, iter_warmup), strict=True))
-        return {"metric": "diag_e", "inv_metric": str(path), **lengths}
+        lengths = (0, 0, iter_warmup)
+        windows_of_length = dict(zip(windows, lengths, strict=True))
+        return {"metric": "diag_e", "inv_metric": str(path), **windows_of_length}
     if metric == "unit_e" or not 20 <= iter_warmup < sum(STAN_ADAPTATION_WINDOWS):
         return {"metric": metric}
     # Stan reports shorter windows for a short warm-up, but does not use them (stan#3380).
@@ -209,9 +216,10 @@ def _metric_arguments(run, problem, metric, iter_warmup):
     return {"metric": metric, **dict(zip(windows, lengths, strict=True))}
 
 
-def _check_superchains(chains, superchains):
+def _superchains(chains, superchains):
     if superchains is None:
-        return
-    check_positive(superchains=superchains)
+        return None
+    (superchains,) = positive(superchains=superchains)
     if chains % superchains:
         raise ValueError(f"superchains must divide chains, got {superchains} and {chains}")
+    return superchains

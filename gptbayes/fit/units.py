@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
@@ -11,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import cmdstanpy
-
 from gptbayes.fit.directory import Run
 from gptbayes.fit.draws import check_csv
+from gptbayes.toolchain import interface
+from gptbayes.toolchain.system import n_cores
 
 SIG_FIGS = 17
 """Significant digits in the CSV files: enough to write a double without loss."""
@@ -31,12 +34,15 @@ class Progress(NamedTuple):
         Iterations of NUTS; 0 or 1 of 1 for a path or an optimization.
     begun : bool
         False while the unit waits for a free worker.
+    note : str
+        What is known so far, for the reader.
     """
 
     label: str
     done: int
     total: int
     begun: bool
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,24 +123,24 @@ def run_unit(unit: Unit) -> None:
     csv = Path(unit.csv)
     work = Path(tempfile.mkdtemp(prefix=f".{csv.stem}-", dir=csv.parent))
     try:
-        model = _ObservedModel(exe_file=unit.executable)
-        model.progress_file = csv.with_suffix(".progress")
-        model.progress_file.write_text("0")
-        run = getattr(model, unit.method)
         try:
             # CmdStan always writes a profile: keep it out of the user's working directory.
             files = {"data": unit.data, "output_dir": str(work), "save_profile": True}
-            run(**files, sig_figs=SIG_FIGS, **unit.arguments)
+            interface.run(
+                unit.executable, unit.method, **files, sig_figs=SIG_FIGS, **unit.arguments
+            )
         except RuntimeError as error:
-            raise RuntimeError(f"{unit.label} failed: {_reason(work, error)}") from None
+            raise RuntimeError(f"{unit.label} failed: {_reason(unit, work, error)}") from None
         (result,) = (path for path in work.glob("*.csv") if "profile" not in path.name)
         try:
             check_csv(result, unit.n_draws)
         except ValueError as error:
-            raise RuntimeError(f"{unit.label} failed: {error}; the disk may be full") from None
+            free = shutil.disk_usage(work).free
+            raise RuntimeError(
+                f"{unit.label} failed: {error}; {free / 1e6:,.0f} MB of disk are free"
+            ) from None
         os.replace(result, csv)
     finally:
-        csv.with_suffix(".progress").unlink(missing_ok=True)
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -166,31 +172,6 @@ def run_units(
             _wait([pool.submit(run_unit, unit) for unit in missing], units, on_progress)
 
 
-def n_cores() -> int:
-    """Number of cores that this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-class _ObservedModel(cmdstanpy.CmdStanModel):
-    """A CmdStanModel that writes its current iteration to a small file.
-
-    A file works in the workers of any executor, and a callback does not. The hook is private to
-    cmdstanpy: in a version without it, only the progress is lost.
-    """
-
-    progress_file: Path
-
-    def _run_cmdstan(self, *args, **kwargs):
-        def listen(line, _index):
-            _, separator, rest = line.partition("Iteration:")
-            if separator:
-                self.progress_file.write_text(rest.split("/")[0].strip())
-
-        super()._run_cmdstan(*args, **{**kwargs, "progress_hook": listen})
-
-
 def _wait(futures: list[Future], units, on_progress) -> None:
     """Wait for all units. After the first failure or Ctrl-C, cancel those that are waiting."""
     pending = set(futures)
@@ -210,16 +191,33 @@ def _progress(unit):
     csv = Path(unit.csv)
     if csv.exists():
         return Progress(unit.label, unit.total, unit.total, True)
-    file = csv.with_suffix(".progress")
-    try:
-        return Progress(unit.label, int(file.read_text()), unit.total, True)
-    except (OSError, ValueError):  # not begun, or the file is being written
-        return Progress(unit.label, 0, unit.total, file.exists())
+    work = next(csv.parent.glob(f".{csv.stem}-*"), None)
+    done = 0 if work is None else min(interface.last_iteration(work), unit.total)
+    return Progress(unit.label, done, unit.total, work is not None)
 
 
-def _reason(work, error):
-    """The last line of CmdStan's output, or else the first line of the error."""
-    consoles = sorted(work.glob("*stdout*.txt")) + sorted(work.glob("*.txt"))
-    lines = [line.strip() for path in consoles[:1] for line in path.read_text().splitlines()]
-    messages = [line for line in lines if line]
-    return messages[-1] if messages else str(error).splitlines()[0]
+def _reason(unit, work, error):
+    """The last line of CmdStan's output, or how the program ended without any."""
+    console = interface.console(work)
+    lines = [] if console is None else console.read_text(errors="replace").splitlines()
+    messages = [line.strip() for line in lines if line.strip()]
+    if messages:
+        return messages[-1]
+    found = re.search(r"retcodes=\[(-?\d+)\]", str(error))
+    if not found:
+        return " ".join(str(error).split())
+    status = int(found[1])
+    if status == _NOT_STARTED:
+        try:
+            subprocess.run([unit.executable, "info"], capture_output=True, timeout=60, check=False)
+        except (OSError, subprocess.SubprocessError) as reason:
+            return f"{unit.executable} cannot be started: {reason}"
+    if status < 0:
+        name = signal.Signals(-status).name if -status in list(signal.Signals) else f"{-status}"
+        why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"{unit.executable} was ended by signal {name}{why}"
+    return f"{unit.executable} ended with status {status} and no message"
+
+
+_NOT_STARTED = -1
+"""What cmdstanpy calls the status of a program that the system refused to start."""

@@ -40,6 +40,13 @@ class Activations(NamedTuple):
     logits: np.ndarray
     attention: np.ndarray | None
 
+    @property
+    def attention_weights(self) -> np.ndarray:
+        """``attention`` of a stage that has attention; a ValueError for the others."""
+        if self.attention is None:
+            raise ValueError("the stage has no attention, stages 04 to 12 have")
+        return self.attention
+
 
 def forward(
     stage: Stage,

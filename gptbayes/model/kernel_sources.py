@@ -103,8 +103,9 @@ def _argument_list() -> str:
     for argument in last.arguments:
         first = next(n for n, s in STAGES.items() if argument.name in [a.name for a in s.arguments])
         items = " * ".join(_SIZES[dim] for dim in argument.array_dims) or "1"
-        rows, columns = (*argument.stan_dims[len(argument.array_dims) :], None)[:2]
-        shape = f"{items}, {_SIZES[rows]}, {_SIZES.get(columns, '1')}"
+        matrix = [_SIZES[dim] for dim in argument.stan_dims[len(argument.array_dims) :]]
+        rows, columns = (*matrix, "1")[:2]
+        shape = f"{items}, {rows}, {columns}"
         has_gradient = int(argument.kind == "parameter")
         lines.append(f"GPTBAYES_ARGUMENT({int(first)}, {argument.name}, {has_gradient}, {shape})")
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,6 +90,7 @@ def log_posterior_gradient(
         stan = stage.to_stan(parameters, design)
         for i in range(len(points)):
             found = likelihood({name: value[i] for name, value in stan.items()}, weights)
+            assert found.gradient is not None
             values[i] += (weights * found.log_lik).sum()
             gradients[i] += ravel(stage, stage.from_stan(found.gradient, design))
         return values, gradients
@@ -166,7 +167,7 @@ def kernel_likelihood(
             for a in stage.arguments
         }
         gradients = {
-            name: None if name in masks else np.zeros_like(value) for name, value in values.items()
+            name: np.zeros_like(value) for name, value in values.items() if name not in masks
         }
         weights = np.ones(x.shape) if weights is None else np.ascontiguousarray(weights)
         log_lik = np.empty(x.shape)
@@ -177,7 +178,7 @@ def kernel_likelihood(
             _pointers(values.values()),
             weights.ctypes.data_as(_NUMBERS),
             log_lik.ctypes.data_as(_NUMBERS),
-            _pointers(gradients.values()) if with_gradient else None,
+            _pointers([gradients.get(name) for name in values]) if with_gradient else None,
         )
         if status != 0:
             raise MemoryError("the kernels found no memory for one evaluation of the likelihood")
@@ -219,5 +220,5 @@ def _prior_gradient(problem, parameters):
 
 
 def _pointers(arrays):
-    addresses = [None if a is None else a.ctypes.data_as(_NUMBERS) for a in arrays]
+    addresses: list[Any] = [None if a is None else a.ctypes.data_as(_NUMBERS) for a in arrays]
     return (_NUMBERS * len(arrays))(*addresses)

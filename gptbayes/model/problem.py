@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 import numpy as np
 from scipy.special import digamma, polygamma
 
-from gptbayes.corpus import Vocabulary, Windows, split
+from gptbayes.corpus import Vocabulary, Windows, real_number, split, whole_number
 from gptbayes.model.stages import Masks, Parameter, Stage, stage
 
 DEFAULT_BATCH_SIZE = 64
@@ -54,9 +54,7 @@ class Design:
 
     def __post_init__(self):
         for each in fields(self):
-            value = getattr(self, each.name)
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{each.name} must be a positive integer, got {value!r}")
+            _set(self, each.name, whole_number(each.name, getattr(self, each.name)))
         if self.n_embed % self.n_head:
             raise ValueError(
                 f"n_embed must be divisible by n_head, got {self.n_embed} and {self.n_head}"
@@ -114,8 +112,11 @@ class Priors:
     def __post_init__(self):
         for each in fields(self):
             value = getattr(self, each.name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"the prior scale {each.name} must be positive, got {value!r}")
+            name = f"the prior scale {each.name}"
+            number = real_number(name, value, "positive")
+            if not number > 0:
+                raise ValueError(f"{name} must be positive, got {value!r}")
+            _set(self, each.name, number)
 
     @classmethod
     def default(cls, stage: Stage, design: Design) -> Priors:
@@ -199,8 +200,10 @@ def draw_masks(stage: Stage, design: Design, dropout: float, rng: np.random.Gene
     ValueError
         If ``dropout`` is not in [0, 1).
     """
+    wanted = "at least 0 and less than 1"
+    dropout = real_number("dropout", dropout, wanted)
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout!r}")
+        raise ValueError(f"dropout must be {wanted}, got {dropout!r}")
     return Masks(
         *((rng.random(shape) >= dropout) / (1 - dropout) for shape in _mask_shapes(stage, design))
     )
@@ -250,6 +253,12 @@ class Problem:
     source: str = "text"
 
     def __post_init__(self):
+        _set(self, "n_new_tokens", whole_number("n_new_tokens", self.n_new_tokens, least=0))
+        weight = real_number("likelihood_weight", self.likelihood_weight, "0 or more")
+        _set(self, "likelihood_weight", weight)
+        # A name may be any bytes; what is saved is text, in which none ends a string.
+        source = str(self.source).encode("utf-8", "backslashreplace").decode()
+        _set(self, "source", source.replace("\0", "\\x00"))
         expected = (self.design.batch_size, self.design.block_size)
         if self.training.x.shape != expected or self.training.y.shape != expected:
             raise ValueError(
@@ -261,12 +270,10 @@ class Problem:
                 f"vocab_size must be the size of the vocabulary, {len(self.vocabulary)}, "
                 f"got {self.design.vocab_size}"
             )
-        if not (math.isfinite(self.likelihood_weight) and self.likelihood_weight >= 0):
+        if weight < 0:
             raise ValueError(f"likelihood_weight must be 0 or more, got {self.likelihood_weight!r}")
         if len(self.prompt) < 1:
             raise ValueError("prompt must have at least one character, got an empty one")
-        if self.n_new_tokens < 0:
-            raise ValueError(f"n_new_tokens must be 0 or more, got {self.n_new_tokens}")
         self._check_masks()
         last = self.design.vocab_size - 1
         for tokens in (*self.training, *self.held_out, self.prompt):
@@ -483,6 +490,11 @@ def from_stan_data(
         n_new_tokens=data["n_new_tokens"],
         source=source,
     )
+
+
+def _set(frozen, name, value):
+    """Give a field of a frozen dataclass its plain Python value, while it is made."""
+    object.__setattr__(frozen, name, value)
 
 
 def _priors(data):

@@ -68,7 +68,7 @@ def log_prior(problem: Problem, parameters: Parameters) -> np.ndarray:
     ndarray, (*batch)
         In nats.
     """
-    total = 0.0
+    total = np.zeros(())
     for p in problem.stage.parameters:
         values = parameters[p.name]
         if p.prior == "log_gamma":

@@ -350,7 +350,8 @@ def _parameters(features: frozenset[str]) -> tuple[Parameter, ...]:
 
 
 def _ladder() -> dict[str, Stage]:
-    stages, features = {}, frozenset()
+    stages: dict[str, Stage] = {}
+    features: frozenset[str] = frozenset()
     for number, (title, news) in enumerate(_TITLES_AND_NEWS, start=1):
         features |= frozenset(news)
         key = f"{number:02d}"

@@ -1,12 +1,13 @@
 """Figures: each function plots a summary that is computed elsewhere, and returns the axes.
 
-There is one module for each section of the report. The room imports no other room, and is the only
-importer of matplotlib and seaborn.
+There is one module for each section of the report. The room imports only `gptbayes.corpus`, and is
+the only importer of matplotlib and seaborn.
 
 - `figure`, `show`, `close`: figures with several axes
 - `plot_next_character`, `plot_held_out`, `plot_reliability`, `plot_text_checks`: predictions
 - `plot_attention`, `plot_roles`, `plot_ablation`: attention
 - `plot_trace`, `plot_r_hat`, `plot_mixing`, `plot_mode_map`, `plot_path`: chains and modes
+- `plot_tempering`, `plot_evidence`, `plot_mode_masses`: sequential Monte Carlo and evidence
 """
 
 from gptbayes.plots.attention import (
@@ -30,8 +31,15 @@ from gptbayes.plots.chains import (
 )
 from gptbayes.plots.comparison import plot_gain, plot_ladder
 from gptbayes.plots.diagnostics import plot_r_hat, plot_trace
+from gptbayes.plots.evidence import (
+    plot_evidence,
+    plot_evidence_by_size,
+    plot_level_health,
+    plot_mode_masses,
+    plot_tempering,
+)
 from gptbayes.plots.predictions import plot_held_out, plot_next_character
-from gptbayes.plots.style import COLORS, close, drawable, figure, show, visible
+from gptbayes.plots.style import COLORS, close, drawable, figure, figure_formats, literal, show
 from gptbayes.plots.text_checks import plot_frequencies, plot_text_checks
 from gptbayes.plots.validation import plot_pareto_k, plot_rank_ecdf
 
@@ -40,6 +48,8 @@ __all__ = [
     "close",
     "drawable",
     "figure",
+    "figure_formats",
+    "literal",
     "plot_ablation",
     "plot_agreement",
     "plot_attention",
@@ -48,12 +58,16 @@ __all__ = [
     "plot_by_position",
     "plot_contraction",
     "plot_dendrogram",
+    "plot_evidence",
+    "plot_evidence_by_size",
     "plot_frequencies",
     "plot_gain",
     "plot_held_out",
     "plot_ladder",
+    "plot_level_health",
     "plot_mixing",
     "plot_mode_map",
+    "plot_mode_masses",
     "plot_next_character",
     "plot_pareto_k",
     "plot_path",
@@ -64,9 +78,9 @@ __all__ = [
     "plot_reliability",
     "plot_role_excess",
     "plot_roles",
+    "plot_tempering",
     "plot_text_checks",
     "plot_trace",
     "plot_weights",
     "show",
-    "visible",
 ]

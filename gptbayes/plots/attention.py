@@ -7,6 +7,7 @@ cell the outer square is the upper end of the interval, and the inner square the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from gptbayes.plots.style import COLORS, drawable, intervals
+from gptbayes.plots.style import COLORS, drawable, intervals, literal
 
 NUMBERS_UP_TO = 8
 """Maximum number of positions for which intervals are also written as numbers."""
@@ -108,7 +109,12 @@ def plot_attention_key(*, ax: Axes | None = None) -> Axes:
         (MEAN, "mean"),
         (LOWER, "lower end"),
     )
-    style = {"marker": "s", "ls": "", "markeredgecolor": "0.4", "markeredgewidth": 0.5}
+    style: dict[str, Any] = {
+        "marker": "s",
+        "ls": "",
+        "markeredgecolor": "0.4",
+        "markeredgewidth": 0.5,
+    }
     sizes = (11, 8, 5)
     handles = [
         Line2D([], [], color=color, ms=ms, label=name, **style)
@@ -136,9 +142,8 @@ def plot_weights(
     """
     ax = plt.gca() if ax is None else ax
     n = int(summary["query_position"]) + 1 if "query_position" in summary.coords else None
-    summary, prior = (
-        each if each is None else each.isel(key_position=slice(n)) for each in (summary, prior)
-    )
+    summary = summary.isel(key_position=slice(n))
+    prior = None if prior is None else prior.isel(key_position=slice(n))
     y = np.arange(summary.sizes["key_position"])
     _posterior_and_prior(ax, y, summary, prior)
     ax.axvline(1 / len(y), color="0.3", ls=":", lw=1)
@@ -186,17 +191,17 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         for head in range(n_head)
     ]
     ax.set_xticks(np.arange(len(names)) + BAR, names)
-    ax.set_yticks(np.arange(len(ours)) + 0.5, [str(role) for role in table["role"].values])
+    ax.set_yticks(np.arange(len(ours)) + 0.5, [literal(role) for role in table["role"].values])
     ax.set(xlim=(-0.05, len(names)), ylim=(len(ours), 0))
     ax.tick_params(length=0)
     for row in range(1, len(ours)):
         ax.axhline(row, color="0.92", lw=0.8, zorder=0)
-    style = {"marker": "s", "ls": "", "ms": 8, "markeredgewidth": 0.8}
+    style: dict[str, Any] = {"marker": "s", "ls": "", "ms": 8, "markeredgewidth": 0.8}
     handles = [
         Line2D([], [], color=MEAN, markeredgecolor=MEAN, label="posterior", **style),
         Line2D([], [], color="none", markeredgecolor="black", label="prior", **style),
     ]
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
     ax.legend(handles=handles, frameon=False, **place)
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
@@ -221,7 +226,7 @@ def plot_role_excess(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     y = np.arange(heads.sizes["role"])
     _posterior_and_prior(ax, y, heads.sel(source="posterior"), heads.sel(source="prior"), heads)
     ax.axvline(0, color="0.3", ls=":", lw=1)
-    ax.set_yticks(y, [str(role) for role in heads["role"].values])
+    ax.set_yticks(y, [literal(role) for role in heads["role"].values])
     ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="attention weight minus uniform attention")
     sns.despine(ax=ax)
     return ax
@@ -345,5 +350,5 @@ def _posterior_and_prior(ax, y, ours, theirs, compared=None):
                 color=COLORS[0],
                 label="not distinguishable from the prior",
             )
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
     ax.legend(frameon=False, fontsize="x-small", borderaxespad=0.2, columnspacing=1, **place)

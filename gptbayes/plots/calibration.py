@@ -8,7 +8,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS, MARKERS, percent
+from gptbayes.plots.style import COLORS, MARKERS, literal, percent
 
 
 def plot_reliability(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -71,7 +71,7 @@ def plot_pit(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     for k, name in enumerate(summary["fit"].values):
         line = summary["difference"].sel(fit=name)
         style = {"color": COLORS[k % 10], "ls": _STYLES[k % len(_STYLES)]}
-        ax.plot(x, line, lw=1.4, label=str(name), **style)
+        ax.plot(x, line, lw=1.4, label=literal(name), **style)
     ax.set(xlim=(0, 1), xlabel="PIT, most probable characters first", ylabel="ECDF minus uniform")
     ax.legend(frameon=False, fontsize="small")
     sns.despine(ax=ax)
@@ -110,4 +110,4 @@ def _lines(ax, x, summary, mean, error):
     for k, name in enumerate(summary["fit"].values):
         one, at = summary.sel(fit=name), x + 0.3 * (k - (n - 1) / 2) / n
         style = {"color": COLORS[k % 10], "marker": MARKERS[k % 10], "ms": 4, "lw": 1.2}
-        ax.errorbar(at, one[mean], one[error], capsize=2, label=str(name), **style)
+        ax.errorbar(at, one[mean], one[error], capsize=2, label=literal(name), **style)

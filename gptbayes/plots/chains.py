@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -113,20 +113,20 @@ def plot_mode_map(
     if label is None and space.groups:
         label = space.groups.label
     n = space.map.sizes["segment"]
-    label = np.zeros(n, int) if label is None else label.values
+    mode = np.zeros(n, int) if label is None else label.values
     points, chain = space.map.values, space.map["chain_index"].values
     for c in np.unique(chain):
         path = points[chain == c]
         ax.plot(*path.T, color="0.7", lw=0.7, zorder=1)
         last = f"{c + 1}"
         ax.annotate(last, path[-1], xytext=(4, 4), textcoords="offset points", fontsize="small")
-    for k in np.unique(label):
-        here = points[label == k]
+    for k in np.unique(mode):
+        here = points[mode == k]
         name = f"mode {k + 1}" if k >= 0 else "in no mode"
         color = COLORS[k % 10] if k >= 0 else "0.5"
-        style = {"ls": "none", "ms": 6, "label": name}
+        style: dict[str, Any] = {"ls": "none", "ms": 6, "label": name}
         ax.plot(*here.T, MARKERS[k % 10] if k >= 0 else "x", color=color, **style)
-    if len(np.unique(label)) > 1:
+    if len(np.unique(mode)) > 1:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     ax.set_aspect("equal", adjustable="datalim")
     shown = f"{percent(space.explained)} % of squared distances explained"

@@ -8,7 +8,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS, MARKERS
+from gptbayes.plots.style import COLORS, MARKERS, literal
 
 
 def plot_ladder(
@@ -33,9 +33,9 @@ def plot_ladder(
     for k, (name, marker) in enumerate(zip(values["fit"].values, "os^Dv", strict=False)):
         one = values.sel(fit=name)
         style = {"color": COLORS[k], "marker": marker, "ms": 4, "lw": 1.2, "capsize": 2}
-        ax.errorbar(x + 0.12 * (k - 1), one["mean"], one["se"], label=str(name), **style)
-    for style, (name, value) in zip(("--", ":", "-."), (baselines or {}).items(), strict=False):
-        ax.axhline(value, color="0.4", ls=style, lw=1, label=name)
+        ax.errorbar(x + 0.12 * (k - 1), one["mean"], one["se"], label=literal(name), **style)
+    for ls, (name, value) in zip(("--", ":", "-."), (baselines or {}).items(), strict=False):
+        ax.axhline(value, color="0.4", ls=ls, lw=1, label=literal(name))
     ax.set_xticks(x, [str(stage) for stage in values["stage"].values])
     ax.set(xlabel="stage")
     ax.legend(frameon=False, fontsize="small")
@@ -61,19 +61,20 @@ def plot_gain(table: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     ax = plt.gca() if ax is None else ax
     x = np.arange(table.sizes["size"])
     n = table.sizes["fit"]
-    ax.axhline(0, color="0.4", lw=1, ls="--", label=str(table.attrs["reference"]))
+    ax.axhline(0, color="0.4", lw=1, ls="--", label=literal(table.attrs["reference"]))
     for k, name in enumerate(table["fit"].values):
         one, at = table.sel(fit=name), x + 0.5 * (k - (n - 1) / 2) / n
         y, unreliable = one["difference"].values, one["unreliable"].values
         style = {"color": COLORS[k % 10], "marker": MARKERS[k % 10], "ms": 5}
         ax.errorbar(
-            at, y, 2 * one["difference_se"], lw=1, capsize=2, label=str(name), zorder=2, **style
+            at, y, 2 * one["difference_se"], lw=1, capsize=2, label=literal(name), zorder=2, **style
         )
         ax.plot(at[unreliable], y[unreliable], ls="none", mfc="white", zorder=3, **style)
     ax.set_xticks(x, [str(size) for size in table["size"].values])
     ax.set(
         xlabel="training sequences",
-        ylabel=f"held-out log density minus {table.attrs['reference']}\n(nats per character)",
+        ylabel=f"held-out log density minus {literal(table.attrs['reference'])}\n"
+        "(nats per character)",
     )
     ax.legend(
         frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2

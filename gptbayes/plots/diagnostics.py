@@ -8,7 +8,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS
+from gptbayes.plots.style import COLORS, literal
 
 
 def plot_r_hat(r_hats: dict[str, xr.DataArray], *, limit: float, ax: Axes | None = None) -> Axes:
@@ -30,12 +30,16 @@ def plot_r_hat(r_hats: dict[str, xr.DataArray], *, limit: float, ax: Axes | None
     rng = np.random.default_rng(0)
     for row, values in enumerate(r_hats.values()):
         finite = values.values[np.isfinite(values.values)]
-        jitter = rng.uniform(-0.3, 0.3, size=finite.size) if finite.size > 1 else np.zeros(1)
+        several = finite.size > 1
+        jitter = rng.uniform(-0.3, 0.3, size=finite.size) if several else np.zeros(finite.size)
         ax.plot(finite, row + jitter, "o", ms=3, alpha=0.35, mew=0, color=COLORS[row % 10])
-        ax.plot(np.median(finite), row, "|", ms=22, mew=2, color="black")
+        if finite.size:
+            ax.plot(np.median(finite), row, "|", ms=22, mew=2, color="black")
     ax.axvline(limit, color="black", lw=1, ls="--")
     ax.text(limit, -0.55, f" {limit}", va="bottom", ha="left", fontsize="small")
-    ax.set_yticks(range(len(r_hats)), [f"{name}\n({v.size})" for name, v in r_hats.items()])
+    ax.set_yticks(
+        range(len(r_hats)), [f"{literal(name)}\n({v.size})" for name, v in r_hats.items()]
+    )
     ax.set(ylim=(len(r_hats) - 0.4, -0.6), xlabel="R-hat (dot: one scalar, bar: median)")
     sns.despine(ax=ax)
     return ax

@@ -8,7 +8,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS, drawable, intervals
+from gptbayes.plots.style import COLORS, drawable, intervals, literal
 
 
 def plot_next_character(
@@ -67,7 +67,7 @@ def plot_held_out(
     ax = plt.gca() if ax is None else ax
     y = np.arange(table.sizes["fit"])
     for style, (name, value) in zip(("--", ":", "-."), (baselines or {}).items(), strict=False):
-        ax.axvline(value, color="0.4", ls=style, lw=1, label=name)
+        ax.axvline(value, color="0.4", ls=style, lw=1, label=literal(name))
     ax.errorbar(
         table["per_character"],
         y,
@@ -77,7 +77,7 @@ def plot_held_out(
         capsize=3,
         color=COLORS[0],
     )
-    ax.set_yticks(y, [str(name) for name in table["fit"].values])
+    ax.set_yticks(y, [literal(name) for name in table["fit"].values])
     ax.set(ylim=(len(y) - 0.5, -0.5), xlabel="held-out log density (nats per character)")
     if baselines:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)

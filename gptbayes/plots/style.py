@@ -16,27 +16,29 @@ if not os.environ.get("MPLBACKEND") and "matplotlib.pyplot" not in sys.modules:
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib import font_manager
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+
+from gptbayes.corpus import printable, visible
 
 COLORS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*Xph"
-_VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
-
-
-def visible(text: str) -> str:
-    """Replace white space by visible characters.
-
-    Examples
-    --------
-    >>> visible("a b")
-    'a␣b'
-    """
-    return "".join(_VISIBLE.get(character, character) for character in text)
 
 
 def drawable(text: str) -> str:
     """Make white space visible, and replace characters without a glyph by their code points."""
-    return "".join(c if _has_glyph(c) else f"U+{ord(c):04X} " for c in visible(text)).rstrip()
+    shown = ((visible(character), ord(character)) for character in text)
+    drawn = (v if all(map(_has_glyph, v)) else f"U+{code:04X} " for v, code in shown)
+    return _no_markup("".join(drawn)).rstrip()
+
+
+def literal(name: str) -> str:
+    """Escape a name for use as a label.
+
+    Matplotlib interprets text between dollar signs as mathematics, and omits labels that begin with
+    an underscore from legends.
+    """
+    return _no_markup(printable(str(name)))
 
 
 def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns: int | None = None):
@@ -83,6 +85,11 @@ def show(fig: Figure, *, save: str | Path | None = None, dpi: int = 150) -> None
     plt.close(fig)
 
 
+def figure_formats() -> list[str]:
+    """List the file formats of figures, as file extensions without the dot."""
+    return sorted(FigureCanvasBase.get_supported_filetypes())
+
+
 def close(fig: Figure) -> None:
     """Free the memory of a figure."""
     plt.close(fig)
@@ -95,6 +102,11 @@ def intervals(ax, y, summary, color, label, marker):
 
 def percent(value):
     return f"{100 * value:.0f}"
+
+
+def _no_markup(text):
+    text = text.replace("$", r"\$")
+    return "\N{THIN SPACE}" + text if text.startswith("_") else text
 
 
 @functools.cache

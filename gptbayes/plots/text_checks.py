@@ -82,7 +82,8 @@ def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None 
     """
     ax = plt.gca() if ax is None else ax
     (dim,) = summary.sizes
-    often = np.argsort(-np.maximum(summary["mean"], summary["observed"]).values, kind="stable")
+    larger = np.maximum(summary["mean"].values, summary["observed"].values)
+    often = np.argsort(-larger, kind="stable")
     shown = summary.isel({dim: often[:n_items]})
     shown = shown.sortby(dim) if dim == "word_length" else shown.sortby("mean", ascending=False)
     x = np.arange(shown.sizes[dim])
@@ -92,7 +93,7 @@ def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None 
     ax.plot(x, 100 * shown["mean"], "_", color="black", ms=7)
     ax.plot(x, 100 * shown["observed"], "o", color=COLORS[0], ms=4, label="held-out text")
     ax.set_xticks(x, [drawable(str(name)) for name in shown[dim].values])
-    ax.set(xlabel=_LABELS[dim], ylabel="relative frequency (%)")
+    ax.set(xlabel=_LABELS[str(dim)], ylabel="relative frequency (%)")
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize="small")
     sns.despine(ax=ax)

@@ -8,7 +8,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS
+from gptbayes.plots.style import COLORS, literal
 
 
 def plot_rank_ecdf(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -33,7 +33,7 @@ def plot_rank_ecdf(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     for name, line in zip(summary["quantity"].values, summary["difference"].values, strict=True):
         y = np.pad(line, 1)
         outside = bool(((y < lower - 1e-9) | (y > upper + 1e-9)).any())
-        style = {"color": COLORS[n_outside % 10], "lw": 1.4, "label": str(name)}
+        style = {"color": COLORS[n_outside % 10], "lw": 1.4, "label": literal(name)}
         ax.step(x, y, where="post", **(style if outside else {"color": "0.45", "lw": 0.6}))
         n_outside += outside
     if n_outside:

@@ -20,7 +20,11 @@ from scipy.stats import kstest, kstwo
 
 from gptbayes.findings import Finding
 from gptbayes.inference import problem_of
-from gptbayes.predict.calibration_findings import calibration_findings, draws_findings
+from gptbayes.predict.calibration_findings import (
+    calibration_findings,
+    draws_findings,
+    power_findings,
+)
 from gptbayes.predict.held_out import held_out_predictive
 from gptbayes.predict.scores import paired_scores, proper_scores, scores_by_position
 
@@ -64,6 +68,8 @@ class Reliability(NamedTuple):
         sequences, and ``gain_se``; all in nats per character.
     findings : dict of str to list of gptbayes.findings.Finding
         Sentences about each fit, including warnings.
+    power : list of gptbayes.findings.Finding
+        Warnings about the amount of held-out text, common to all fits.
     """
 
     curve: xr.Dataset
@@ -72,6 +78,7 @@ class Reliability(NamedTuple):
     pit: xr.Dataset
     by_position: xr.Dataset
     findings: dict[str, list[Finding]]
+    power: list[Finding]
 
 
 def held_out_reliability(
@@ -217,6 +224,7 @@ def forecast_reliability(
         pit.assign_attrs(prob=prob, n_character=tokens.size),
         xr.concat([scores_by_position(p, tokens) for p in arrays.values()], names),
         {},
+        power_findings(len(tokens), tokens.size),
     )
     found.findings.update(
         {name: calibration_findings(found, name, len(tokens)) for name in forecasts}
@@ -334,7 +342,7 @@ def _envelope(observed, simulated, prob):
         extreme = np.minimum(extreme, np.minimum(at_most, at_least))
     # The largest rank such that at most a fraction 1 - prob of the curves reach it.
     n_reaching = np.searchsorted(np.sort(extreme), np.arange(1, n + 1), side="right")
-    allowed = np.count_nonzero(n_reaching <= (1 - prob) * n)  # ranks up to it are outside
+    allowed = int((n_reaching <= (1 - prob) * n).sum())  # ranks up to it are outside
     edge = min(allowed, (n - 1) // 2)
     spread = curves.std(axis=0)
     z = (abs(curves - curves.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).max(axis=1)

@@ -25,7 +25,7 @@ def calibration_findings(found, name: str, n_sequence: int) -> list[Finding]:
     Returns
     -------
     list of gptbayes.findings.Finding
-        Warnings are miscalibration, infinite scores, and few characters or sequences.
+        A warning if the fit is miscalibrated or its log score is not finite.
     """
     curve, row = found.curve.sel(fit=name), found.calibration.sel(fit=name)
     score = found.scores.sel(fit=name)
@@ -37,13 +37,27 @@ def calibration_findings(found, name: str, n_sequence: int) -> list[Finding]:
             _score_words(score, str(found.curve["fit"].values[0]), n_sequence),
         ),
     ]
-    n = found.curve.attrs["n_character"]
-    if n < FEW_CHARACTERS:
-        said.append(
-            Finding(False, f"only {n} held-out characters: tests of calibration have little power")
-        )
+    return said
+
+
+def power_findings(n_sequence: int, n_character: int) -> list[Finding]:
+    """Warn of too little held-out text, which is the same for all fits.
+
+    Parameters
+    ----------
+    n_sequence, n_character : int
+        Numbers of held-out sequences and characters.
+
+    Returns
+    -------
+    list of gptbayes.findings.Finding
+    """
+    found = []
+    if n_character < FEW_CHARACTERS:
+        text = f"only {n_character} held-out characters: tests of calibration have little power"
+        found.append(Finding(False, text))
     few = few_sequences_finding(n_sequence)
-    return [*said, few] if few else said
+    return [*found, few] if few else found
 
 
 def _verdict(curve, row, prob):
@@ -128,7 +142,7 @@ def draws_findings(idata: az.InferenceData, weights: xr.DataArray | None) -> lis
     warning = weights_warning(weights)
     if warning:
         return [Finding(False, f"{warning}: the forecasts rest on a few draws")]
-    if idata.attrs["method"] != "nuts" or idata.posterior.sizes["draw"] < 4:
+    if idata.attrs["method"] not in ("nuts", "smc") or idata.posterior.sizes["draw"] < 4:
         return []
     log_lik = idata.log_likelihood["log_lik"].sum("position")
     found = convergence_of("log densities of training sequences", log_lik)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import arviz as az
 import numpy as np
 import xarray as xr
 
+from gptbayes.groups import select
 from gptbayes.predict.held_out import held_out_log_prob
 from gptbayes.predict.leave_one_out import compare_loo, loo, n_bad_pareto_k
 from gptbayes.stats.summary import log_mean_exp
@@ -72,9 +72,7 @@ def stack_chains(idata: az.InferenceData) -> ChainStacking:
         raise ValueError(
             f"stack_chains needs chains that move, but chain {constant[0] + 1} never does"
         )
-    with warnings.catch_warnings():  # n_bad_k reports it
-        warnings.simplefilter("ignore", UserWarning)
-        loos = {str(c): loo(idata.isel(chain=[c], groups=_GROUPS)) for c in range(n_chain)}
+    loos = {str(c): loo(select(idata, _GROUPS, chain=[c])) for c in range(n_chain)}
     weight = compare_loo(loos)["weight"].sel(fit=list(loos)).values
     chains = xr.Dataset(
         {

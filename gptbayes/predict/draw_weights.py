@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, PARETO_K_LIMIT
+from gptbayes.groups import pareto_smoothed
 from gptbayes.stats.summary import log_mean_exp
 
 
@@ -49,7 +50,7 @@ def psis_weights(idata: az.InferenceData) -> xr.DataArray:
     if not np.isfinite(ratios.values).all():
         n_bad = int((~np.isfinite(ratios.values)).sum())
         raise ValueError(f"importance ratios must be finite, got {n_bad} nonfinite ones")
-    smoothed, k = az.psislw(ratios.values.ravel())
+    smoothed, k = pareto_smoothed(ratios.values.ravel())
     weights = np.exp(smoothed - smoothed.max())
     shaped = ratios.copy(data=(weights / weights.sum()).reshape(ratios.shape)).rename("weight")
     return shaped.assign_attrs(pareto_k=float(k), ess_weights=effective_draws(shaped))

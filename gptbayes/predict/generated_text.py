@@ -13,6 +13,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
+from gptbayes.corpus import whole_number
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.simulate import generate_text, sample_tokens
 from gptbayes.predict.next_token import (
@@ -307,8 +308,7 @@ def _flat(parameters):
 
 def _check_positive(**values):
     for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        whole_number(name, value)
 
 
 def _interval(probability, prob):

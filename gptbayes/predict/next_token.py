@@ -160,7 +160,7 @@ def encode_prompt(vocabulary: Vocabulary, prompt: str) -> np.ndarray:
 
 
 def next_probabilities(
-    problem: Problem, parameters: Parameters, contexts: Sequence[np.ndarray]
+    problem: Problem, parameters: Parameters, contexts: Sequence[np.ndarray] | np.ndarray
 ) -> xr.DataArray:
     """Compute the probabilities of the next character after several contexts, for each draw.
 
@@ -169,7 +169,7 @@ def next_probabilities(
     problem : Problem
     parameters : mapping of str to ndarray
         Each ``(chain, draw, dims of that parameter)``.
-    contexts : sequence of ndarray of int
+    contexts : sequence of ndarray of int, or ndarray of int (context, position)
         The last ``block_size`` tokens of each are used.
 
     Returns

@@ -28,7 +28,7 @@ ALPHA = 0.05
 FEW_WORDS = 20
 """Number of words below which checks have little power."""
 
-FREQUENCY_KINDS = {
+FREQUENCY_KINDS: dict[str, Callable[[str], Sequence[str | int]]] = {
     "characters": text_statistics.characters,
     "bigrams": text_statistics.bigrams,
     "word lengths": text_statistics.word_lengths,
@@ -161,8 +161,9 @@ def check_statistics(
     Dataset (statistic, text)
         ``observed`` (statistic) and ``replicated`` (statistic, text); ``mean``, ``lower`` and
         ``upper`` of the replicated values. ``p``, the tail probability (1 + number of replicated
-        values as extreme) / (n + 1), where ties count one half; two-sided p-values are twice the
-        smaller tail probability. ``p_mcse``, its Monte Carlo error; ``p_holm``, corrected for the
+        values as extreme) / (n + 1); two-sided p-values are twice the smaller tail probability.
+        Ties count in full, so that under the model p is at most alpha with probability at most
+        alpha. ``p_mcse``, its Monte Carlo error; ``p_holm``, corrected for the
         number of checks; ``ok``, False if ``p_holm`` is below 0.05; ``unit``; and ``sentence``,
         which states the result. Statistics of words are nan for texts without words, which rank
         below all other texts. ``attrs`` are ``prob`` and ``notes``, a list of sentences about the
@@ -320,9 +321,9 @@ def _tail(values, two_sided):
     if np.isnan(values).all():
         return np.nan, np.nan
     observed, *others = np.where(np.isnan(values), -np.inf, values)
-    n, ties = len(others), np.sum(others == observed) / 2
-    high = (1 + np.sum(others > observed) + ties) / (n + 1)
-    low = (1 + np.sum(others < observed) + ties) / (n + 1)
+    n = len(others)
+    high = (1 + np.sum(others >= observed)) / (n + 1)
+    low = (1 + np.sum(others <= observed)) / (n + 1)
     tail, sides = (min(high, low), 2) if two_sided else (high, 1)
     # For the error, half a text is added on either side, so that the error is positive even if
     # no text, or every text, is in the tail.

@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes import attention, predict
+from gptbayes.compare.evidence_summary import TemperingSummary, summarise_tempering
 from gptbayes.diagnostics import sampler
 from gptbayes.diagnostics.contraction import Contraction, posterior_contraction
 from gptbayes.diagnostics.convergence import convergence, mixing_table
@@ -26,6 +27,12 @@ from gptbayes.diagnostics.examination import (
     save_examination,
 )
 from gptbayes.diagnostics.mode_connectivity import connect_chains
+from gptbayes.diagnostics.mode_masses import (
+    ModeMasses,
+    masses_of_modes,
+    weigh_by_mass,
+    with_masses,
+)
 from gptbayes.diagnostics.modes import (
     Modes,
     Space,
@@ -50,7 +57,10 @@ METHOD_NAMES = {
     "pathfinder": "Pathfinder",
     "optimize": "posterior mode",
     "prior": "prior draws",
+    "smc": "sequential Monte Carlo",
 }
+CHAINS = ("nuts", "smc")
+"""Methods whose draws are chains; those of sequential Monte Carlo are its replicates."""
 N_CONTEXTS = 50
 """Held-out contexts over which attention patterns and ablations are averaged."""
 N_MAPS = 2
@@ -131,6 +141,8 @@ class Analysis:
         Mass of the intervals.
     n_contexts : int
         Held-out contexts over which attention patterns and ablations are averaged.
+    smc : InferenceData, optional
+        A fit of the same posterior by sequential Monte Carlo, for the masses of modes.
     saved : gptbayes.diagnostics.examination.SavedExamination, optional
         Mode connectivity and contraction that were computed before.
     on_step : callable, optional
@@ -152,6 +164,7 @@ class Analysis:
     beside: tuple[Analysis, ...] = ()
     prob: float = 0.9
     n_contexts: int = N_CONTEXTS
+    smc: az.InferenceData | None = None
     saved: SavedExamination | None = None
     on_step: Callable[[str], None] = field(default=lambda step: None, repr=False)
 
@@ -193,7 +206,7 @@ class Analysis:
 
     @property
     def method(self) -> str:
-        """``nuts``, ``pathfinder``, ``optimize`` or ``prior``."""
+        """``nuts``, ``smc``, ``pathfinder``, ``optimize`` or ``prior``."""
         return self.idata.attrs["method"]
 
     @property
@@ -219,9 +232,10 @@ class Analysis:
         found = [] if self.target_finding is None else [self.target_finding]
         if self.method in sampler.METHOD_FINDINGS:
             found.append(sampler.METHOD_FINDINGS[self.method])
-        elif self.method == "pathfinder":
+        elif self.sampler_health is None:
             found.append(sampler.pareto_finding(self.idata))
         else:
+            found += self.tempering.findings if self.tempering else []
             found += sampler.sampler_findings(self.idata, self.sampler_health)
             found += self._mixing_findings
         if self.exact_marginals is not None:
@@ -246,8 +260,16 @@ class Analysis:
 
     @cached_property
     def sampler_health(self) -> xr.Dataset | None:
-        """What NUTS reports of itself, chain by chain; None for other methods."""
-        return sampler.sampler_health(self.idata) if self.method == "nuts" else None
+        """What NUTS reports of itself, chain by chain; None for methods without chains.
+
+        Of sequential Monte Carlo it is that of the last level.
+        """
+        return sampler.sampler_health(self.idata) if self.method in CHAINS else None
+
+    @cached_property
+    def tempering(self) -> TemperingSummary | None:
+        """The path, the evidence and the modes of sequential Monte Carlo; None for others."""
+        return summarise_tempering(self.idata) if self.method == "smc" else None
 
     @cached_property
     def exact_marginals(self) -> xr.Dataset | None:
@@ -255,9 +277,9 @@ class Analysis:
         return None if self.method == "optimize" else check_exact_marginals(self.idata)
 
     @cached_property
-    def loo(self) -> az.ELPDData | None:
-        """PSIS leave-one-sequence-out; None unless the fit is by NUTS."""
-        return predict.loo(self.idata) if self.method == "nuts" else None
+    def loo(self) -> xr.Dataset | None:
+        """PSIS leave-one-sequence-out; None unless the draws are chains."""
+        return predict.loo(self.idata) if self.method in CHAINS else None
 
     @cached_property
     def loo_finding(self) -> Finding | None:
@@ -281,11 +303,11 @@ class Analysis:
         found = []
         for i in evenly_spaced(len(held_out.x), N_NEXT):
             context, character = decode(held_out.x[i]), decode(held_out.y[i, -1:])
-            sides = (
+            posterior, prior = (
                 predict.next_character(self.idata, context, prob=self.prob, group=group)
                 for group in ("posterior", "prior")
             )
-            found.append((context, character, *sides))
+            found.append((context, character, posterior, prior))
         return found
 
     @cached_property
@@ -493,15 +515,39 @@ class Analysis:
         Raises
         ------
         ValueError
-            If the fit is not by NUTS, or its chains are too short.
+            If the draws are not chains, or these are too short.
         """
-        if self.method != "nuts":
-            raise ValueError(f"chains must be those of nuts, got a fit by {self.method}")
+        return with_masses(self._chains_verdict, self.masses)
+
+    @cached_property
+    def _chains_verdict(self):
+        """What the chains alone say."""
+        if self.method not in CHAINS:
+            raise ValueError(f"chains must be those of nuts or smc, got a fit by {self.method}")
         superchains, seed = superchains_of(self.idata), self.idata.attrs["seed"]
         kinds, r_hats = self.quantities, self.r_hats
         self.on_step("diagnosing mixing")
         table = mixing_table(kinds, superchains, r_hats=r_hats, seed=seed)
         return mixing_verdict(kinds, superchains, r_hats=r_hats, table=table)
+
+    @cached_property
+    def masses(self) -> ModeMasses | None:
+        """Posterior masses of the modes; None without a fit by sequential Monte Carlo."""
+        if self.tempering is not None:
+            return self.tempering.masses
+        if self.smc is None:
+            return None
+        return masses_of_modes(self.idata, self.modes.label, self.smc)
+
+    @cached_property
+    def weighted_by_mass(self) -> xr.Dataset | None:
+        """Held-out density of chains in several modes, weighted by the masses of these."""
+        if self.smc is None or self.stacking is None or self.masses.table.sizes["mode"] < 2:
+            return None
+        if float(self.masses.table["mass"].sum()) == 0:
+            return None
+        per_chain = self.stacking.chains["weight"].values
+        return weigh_by_mass(self.idata, self.modes.label, self.masses, per_chain)
 
     @cached_property
     def function_space(self) -> Space:
@@ -517,7 +563,7 @@ class Analysis:
     @cached_property
     def modes(self) -> Modes:
         """The modes of the verdict, or the one that there is, described."""
-        groups = self.verdict.groups
+        groups = self._chains_verdict.groups
         self.on_step("describing modes")
         label = None if groups is None else groups.label
         return find_modes(self.idata, label, seed=self.idata.attrs["seed"])
@@ -525,7 +571,7 @@ class Analysis:
     @cached_property
     def stacking(self) -> predict.ChainStacking | None:
         """Chains weighted for prediction; None for other methods, one chain or too few draws."""
-        if self.method != "nuts" or self.n_chain < 2 or self.n_draw < 20:
+        if self.method not in CHAINS or self.n_chain < 2 or self.n_draw < 20:
             return None
         return predict.stack_chains(self.idata)
 
@@ -604,8 +650,8 @@ class Analysis:
 
     @cached_property
     def sensitivity(self) -> xr.Dataset | None:
-        """Power-scaling sensitivity to prior and likelihood; None unless the fit is by NUTS."""
-        if self.method != "nuts" or self.n_draw < 4:
+        """Power-scaling sensitivity to prior and likelihood; None unless the draws are chains."""
+        if self.method not in CHAINS or self.n_draw < 4:
             return None
         return prior_sensitivity(self.idata)
 

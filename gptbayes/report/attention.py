@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gptbayes import plots
 from gptbayes.attention import role_sentences
+from gptbayes.corpus import visible
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Heading, Paragraph, Points, Section, Table, findings, picture
 from gptbayes.report.format import (
@@ -130,7 +131,7 @@ def _effective_positions_table(summary):
         ]
         for layer, head, name in named_heads(summary.sizes)
     ]
-    texts = [f"after “{plots.visible(str(text))}”" for text in summary["text"].values]
+    texts = [f"after “{visible(str(text))}”" for text in summary["text"].values]
     caption = (
         "Effective number of positions that the last position attends to, the exponential of the "
         f"entropy of its weights: mean and {percent(summary.attrs['prob'])} interval, of "
@@ -150,8 +151,8 @@ def _patterns(analysis):
     learned = [each.text for each in role_sentences(roles) if each.learned]
     n = min(len(analysis.problem.held_out.x), analysis.n_contexts)
     caption = (
-        "Attention to each detection pattern minus that of uniform attention, for the head with the "
-        f"largest value in each draw, which needs no matching: mean and {percent(analysis.prob)} "
+        "Attention to each detection pattern minus that of uniform attention, for the head with "
+        f"the largest value in each draw, which needs no matching: mean and {percent(analysis.prob)} "
         f"interval over draws, averaged over {n} held-out contexts. The last column is the "
         "probability that a posterior draw exceeds a prior draw, one half if they cannot be "
         "distinguished; attention that prior draws also have was not learned from the text."

@@ -8,7 +8,7 @@ from gptbayes import plots
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.verdict import MIXED, TOO_SHORT, UP_TO_SYMMETRY
 from gptbayes.findings import R_HAT_LIMIT, Finding
-from gptbayes.report.analysis import Analysis
+from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings, picture
 from gptbayes.report.format import percent, sentence
 
@@ -26,6 +26,7 @@ _NOTES = {
     "prior": "Draws from the prior are independent: there are no chains to compare.",
     "optimize": "A mode is a single point: there are no chains to compare.",
     "nuts": "There is one chain: run several to see whether they agree.",
+    "smc": "There is one replicate: run several to see whether they agree.",
 }
 
 
@@ -36,7 +37,7 @@ def chains_section(analysis: Analysis) -> Section:
 
 
 def _blocks(analysis):
-    if analysis.n_chain < 2 or analysis.method != "nuts":
+    if analysis.n_chain < 2 or analysis.method not in CHAINS:
         return [Paragraph(_NOTES[analysis.method])]
     try:
         verdict = analysis.verdict

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.report.analysis import Analysis
+from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings, picture
 from gptbayes.report.format import p_value
 from gptbayes.validate.exact_marginals import ALPHA
@@ -19,8 +21,8 @@ _NO_LOO = (
 
 def diagnostics_section(analysis: Analysis) -> Section:
     """How far the draws can be relied on."""
-    blocks = [*findings(*analysis.findings)]
-    if analysis.method == "nuts":
+    blocks: list[Any] = [*findings(*analysis.findings)]
+    if analysis.method in CHAINS:
         blocks += _nuts(analysis)
     elif analysis.method == "pathfinder":
         blocks += _pathfinder(analysis)
@@ -99,16 +101,22 @@ def _exact_marginals_table(answers):
                 f"{int(row['n'])}",
                 f"{float(row['exact_sd']):.3f}" if np.isfinite(row["exact_sd"]) else "",
                 f"{float(row['sd']):.3f}",
-                f"{float(row['t_max']):.1f}",
-                p_value(p) + (" (fails)" if p < ALPHA else ""),
+                f"{float(row['t_max']):.1f}" if np.isfinite(p) else "",
+                _tested(p),
             ]
         )
     caption = (
         "Tests against exact marginals. Directions of weight space that no prediction depends on "
         "keep their prior exactly, as do the embeddings of characters that are never read; keys "
         "and queries have mean 0, and every orientation of a head is equally probable. Shown are "
-        "the largest error of means and variances in Monte Carlo standard errors (batch means) "
-        "and its p-value (Bonferroni)."
+        "the largest error of locations and spreads (normal scores) in Monte Carlo standard "
+        "errors (batch means) and its p-value (Bonferroni)."
     )
     columns = ["direction", "scalars", "exact sd", "sd of draws", "largest t", "p"]
     return Table(caption, columns, rows)
+
+
+def _tested(p):
+    if not np.isfinite(p):
+        return "too few effective draws"
+    return p_value(p) + (" (fails)" if p < ALPHA else "")

@@ -18,7 +18,7 @@ def plus_minus(value: float, error: float) -> str:
     return f"{float(value):+.1f} ± {float(error):.1f}"
 
 
-def interval(one: Mapping[str, float], *, digits: int = 2, sign: str = "+") -> str:
+def interval(one: xr.Dataset, *, digits: int = 2, sign: str = "+") -> str:
     """A mean with its interval; a single draw has none."""
     mean, lower, upper = (float(one[name]) for name in ("mean", "lower", "upper"))
     shown = f"{mean:{sign}.{digits}f}"
@@ -29,8 +29,9 @@ def interval(one: Mapping[str, float], *, digits: int = 2, sign: str = "+") -> s
 
 def effective_positions(one: xr.Dataset) -> str:
     """The effective number of positions of a row of attention weights, with its interval."""
-    ends = {end: one[f"effective_positions_{end}"] for end in ("lower", "upper")}
-    return interval({"mean": one["effective_positions"], **ends}, sign="")
+    names = {f"effective_positions_{end}": end for end in ("lower", "upper")}
+    names["effective_positions"] = "mean"
+    return interval(one[[*names]].rename(names), sign="")
 
 
 def with_error(value: float, error: float) -> str:
@@ -54,8 +55,11 @@ def named_heads(sizes: Mapping[str, int]) -> Iterator[tuple[int, int, str]]:
 def ablation_cells(one: xr.Dataset) -> tuple[str, str, str]:
     """The cost of an ablation: posterior, prior, and the probability that it is positive."""
     ours = one.sel(source="posterior")
-    sides = (interval(one.sel(source=source), digits=3) for source in ("posterior", "prior"))
-    return *sides, with_error(ours["prob_positive"], ours["prob_positive_mcse"])
+    posterior, prior = (
+        interval(one.sel(source=source), digits=3) for source in ("posterior", "prior")
+    )
+    probability = with_error(float(ours["prob_positive"]), float(ours["prob_positive_mcse"]))
+    return posterior, prior, probability
 
 
 def sentence(text: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from gptbayes import __version__, plots
+from gptbayes import __version__
+from gptbayes.corpus import visible
 from gptbayes.predict import WIDE_INTERVAL, entropy_sentence, has_wide_interval, probability_level
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Character, Paragraph, Section, Text, findings
@@ -37,11 +38,17 @@ def text_block(title: str, scored: xr.Dataset) -> Text:
     """
     rows = [scored.isel(new_position=k) for k in range(scored.sizes["new_position"])]
     characters = [
-        Character("↵\n" if row["character"].item() == "\n" else row["character"].item(), *each)
+        Character(_shown(row["character"].item()), *each)
         for row, each in zip(rows, map(_numbers, rows), strict=True)
     ]
     title = title[:1].upper() + title[1:]
-    return Text(title, scored.attrs["prompt"], characters, entropy_sentence(scored))
+    prompt = visible(scored.attrs["prompt"], keep=" \n")
+    return Text(title, prompt, characters, entropy_sentence(scored))
+
+
+def _shown(character):
+    """A character in its own place of a text whose spaces and lines are those of the original."""
+    return f"{visible(character)}\n" if character == "\n" else visible(character, keep=" ")
 
 
 def texts_page(analysis: Analysis, titled: Mapping[str, xr.Dataset], *, seed: int) -> str:
@@ -78,7 +85,7 @@ def texts_page(analysis: Analysis, titled: Mapping[str, xr.Dataset], *, seed: in
 
 def _numbers(row):
     """The numbers of a character in words, its shade, and whether its interval is wide."""
-    shown = plots.visible(row["character"].item())
+    shown = visible(row["character"].item())
     p = f"{shown}: probability {float(row['mean']):.3f}"
     level = probability_level(row["mean"])
     if np.isnan(row["mcse_mean"]):

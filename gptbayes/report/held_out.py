@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from gptbayes import plots
+from gptbayes.findings import Finding
 from gptbayes.predict import Reliability
 from gptbayes.report.analysis import HeldOut
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Table, findings, picture
@@ -20,13 +24,14 @@ def density_blocks(found: HeldOut) -> list:
     rows = []
     for name in table["fit"].values:
         row = table.sel(fit=name)
+        difference = plus_minus(float(row["difference"]), float(row["difference_se"]))
         rows.append(
             [
                 str(name),
                 f"{float(row['per_character']):.3f} ± {float(row['per_character_se']):.3f}",
                 f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}",
                 "" if np.isnan(row["mcse"]) else f"{float(row['mcse']):.1f}",
-                "" if name == first else plus_minus(row["difference"], row["difference_se"]),
+                "" if name == first else difference,
             ]
         )
     unigram = f"{found.unigram:.3f} ± {found.unigram_se:.3f}"
@@ -51,13 +56,20 @@ def density_blocks(found: HeldOut) -> list:
     ]
 
 
-def calibration_blocks(found: Reliability) -> list:
-    """Calibration of next-character probabilities on held-out text."""
+def calibration_blocks(found: Reliability, shown: Sequence[Finding] = ()) -> list:
+    """Calibration of next-character probabilities on held-out text.
+
+    Parameters
+    ----------
+    found : gptbayes.predict.Reliability
+    shown : sequence of Finding
+        Warnings that stand above already.
+    """
     names = [str(name) for name in found.curve["fit"].values]
     fig, axes = plots.figure(len(names), width=3.4 * min(len(names), 3), height=3.3, columns=3)
     for ax, name in zip(axes, names, strict=True):
         plots.plot_reliability(found.curve.sel(fit=name), ax=ax)
-        ax.set_title(name, fontsize="medium")
+        ax.set_title(plots.literal(name), fontsize="medium")
     fig2, (left, right) = plots.figure(2, width=9.4, height=3.3)
     plots.plot_pit(found.pit, ax=left)
     plots.plot_by_position(found.by_position, ax=right)
@@ -67,7 +79,7 @@ def calibration_blocks(found: Reliability) -> list:
         f"contexts of {found.by_position.sizes['position']} characters instead of one, paired "
         "within sequences."
     )
-    blocks = [
+    blocks: list[Any] = [
         Heading("Calibration"),
         Paragraph(
             "A model is calibrated if, of the characters to which it gives probability 0.3, three "
@@ -91,6 +103,7 @@ def calibration_blocks(found: Reliability) -> list:
             f"log score by length of the context. {gain}",
         ),
     ]
+    blocks += findings(*(each for each in found.power if each not in shown))
     for name in names:
         blocks += [Paragraph(f"{name}:"), Findings(found.findings[name])]
     return blocks

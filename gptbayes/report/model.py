@@ -90,6 +90,8 @@ def starting_points(method: str, settings: dict) -> str:
     """
     if method == "prior":
         return "none, the draws are independent"
+    if method == "smc":
+        return "independent draws from the prior"
     if method != "nuts":
         return _OVER_DISPERSED
     n_chain, n_start = settings["chains"], settings.get("superchains") or settings["chains"]

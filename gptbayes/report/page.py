@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import jinja2
 
+from gptbayes.corpus import printable
 from gptbayes.report.blocks import Section
+from gptbayes.report.format import sentence
 
 
 class Warned(NamedTuple):
@@ -17,7 +19,7 @@ class Warned(NamedTuple):
     ----------
     title : str
     links : list of (str, str)
-        Anchor and text of each warning.
+        Anchor and first clause of each warning.
     """
 
     title: str
@@ -42,8 +44,10 @@ def page(title: str, subtitle: str, sections: Sequence[Section], footer: str) ->
         loader=jinja2.PackageLoader("gptbayes.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
     )
+    environment.globals["sentence"] = sentence
     return environment.get_template("template.html").render(
         title=title,
         subtitle=subtitle,
@@ -68,9 +72,14 @@ def headline(sections: Sequence[Section]) -> list[Warned]:
     found = []
     for section in sections:
         links = [
-            (f"{section.id}-warning-{k}", finding.text)
+            (f"{section.id}-warning-{k}", _first_clause(finding.text))
             for k, finding in enumerate(section.warnings, start=1)
         ]
         if links:
             found.append(Warned(section.title, links))
     return found
+
+
+def _first_clause(text):
+    """The first clause of a warning, as a sentence; the rest stands where the link leads."""
+    return sentence(text.split("; ")[0].split(". ")[0].removesuffix("."))

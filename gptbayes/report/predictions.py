@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gptbayes import plots
+from gptbayes.corpus import visible
 from gptbayes.report.analysis import N_NEXT, Analysis
 from gptbayes.report.blocks import Heading, Paragraph, Section, picture
 from gptbayes.report.format import percent
@@ -25,7 +26,7 @@ def predictions_section(analysis: Analysis) -> Section:
         *(text_block(title, scored) for title, scored in analysis.texts),
         *text_check_blocks(analysis.text_checks),
         *density_blocks(analysis.held_out),
-        *calibration_blocks(analysis.calibration),
+        *calibration_blocks(analysis.calibration, analysis.held_out.findings),
     ]
     question = "What does the model predict, and how well?"
     return Section("predictions", "Posterior predictive text", question, blocks)
@@ -40,12 +41,12 @@ def _next_character_picture(next_characters):
         title = f"after “{plots.drawable(context)}”\nthe text has “{plots.drawable(character)}”"
         ax.set_title(title if len(title) < 60 else f"context {k}", fontsize="medium")
     places = "; ".join(
-        f"after “{plots.visible(context)}” the text has “{plots.visible(character)}”"
+        f"after “{visible(context)}” the text has “{visible(character)}”"
         for context, character, *_ in next_characters
     )
     return picture(
         fig,
         alt=f"probabilities of the next character at {n} held-out contexts",
-        caption=f"Next-character probabilities at held-out contexts, posterior and prior: {places}. "
-        "␣ is a space, ↵ a new line.",
+        caption="Next-character probabilities at held-out contexts, posterior and prior: "
+        f"{places}. ␣ is a space, ↵ a new line.",
     )

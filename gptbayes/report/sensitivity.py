@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from gptbayes import plots
+from gptbayes.corpus import visible
 from gptbayes.findings import PARETO_K_LIMIT, Finding
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings
@@ -19,6 +19,7 @@ _NOTES = {
     "pathfinder": "Power-scaling reweights draws from the posterior. Pathfinder's draws are from "
     "an approximation: fit with NUTS for an answer.",
     "nuts": "Power-scaling needs at least four draws in each chain.",
+    "smc": "Power-scaling needs at least four draws in each replicate.",
 }
 
 
@@ -69,7 +70,7 @@ def _blocks(table):
 
 def _named(quantity):
     """Make white space visible where characters are quoted, and only there."""
-    return re.sub("“[^”]*”", lambda quoted: plots.visible(quoted[0]), quantity)
+    return re.sub("“[^”]*”", lambda quoted: visible(quoted[0]), quantity)
 
 
 def _shift(one):

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gptbayes import __version__
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.attention import attention_section
 from gptbayes.report.chains import chains_section
 from gptbayes.report.diagnostics import diagnostics_section
+from gptbayes.report.evidence import evidence_section
 from gptbayes.report.model import model_section
 from gptbayes.report.page import page
 from gptbayes.report.predictions import predictions_section
@@ -57,7 +59,7 @@ def write_report(
     folders = [Path(folder) for folder in (run, *beside)]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError(f"each run can be given once: {', '.join(str(f) for f in folders)}")
-    options = {"on_step": on_step} if on_step else {}
+    options: dict[str, Any] = {"on_step": on_step} if on_step else {}
     analysis, *others = (Analysis.of_run(folder, **options) for folder in folders)
     html = render(replace(analysis, beside=_named_apart(analysis, others, folders)))
     path = Path(run) / "report.html"
@@ -84,10 +86,17 @@ def render(analysis: Analysis) -> str:
         title=f"The posterior of a small GPT: {stage.title.lower()}",
         subtitle=f"Stage {stage.number} on {analysis.problem.source}, "
         f"{METHOD_NAMES[analysis.method]}, {attrs['target']}.",
-        sections=[section(analysis) for section in SECTIONS],
+        sections=[section(analysis) for section in _sections(analysis)],
         footer=f"Written by gptbayes {__version__} from {analysis.name}. Text is generated with "
         f"seed {attrs['seed']}. Every figure can be recomputed from posterior.nc beside this page.",
     )
+
+
+def _sections(analysis):
+    """Those of every fit; the evidence, of fits that estimate it, after their diagnostics."""
+    if analysis.tempering is None:
+        return SECTIONS
+    return (*SECTIONS[:2], evidence_section, *SECTIONS[2:])
 
 
 def _named_apart(analysis, others, folders):

@@ -30,14 +30,15 @@ def summarise(
     exact_constants : bool
         Whether scalars that are the same in every draw are known exactly, as attention weights on
         the future are: ``sd`` and ``mcse_mean`` are then 0, ``lower`` and ``upper`` are the value,
-        and ``ess_bulk``, ``ess_tail`` and ``r_hat``, which are not defined, are nan. By default such a scalar
-        has as many effective draws as there are draws.
+        and ``ess_bulk``, ``ess_tail`` and ``r_hat``, which are not defined, are nan. By default
+        such a scalar has as many effective draws as there are draws.
 
     Returns
     -------
     Dataset (...)
-        ``mean``, ``sd``, ``lower``, ``upper``, ``mcse_mean``, ``ess_bulk``, ``ess_tail`` and ``r_hat``. R-hat is
-        nan for one chain, everything but the mean for fewer than four draws per chain.
+        ``mean``, ``sd``, ``lower``, ``upper``, ``mcse_mean``, ``ess_bulk``, ``ess_tail`` and
+        ``r_hat``. R-hat is nan for one chain, everything but the mean for fewer than four draws
+        per chain.
 
     Raises
     ------

@@ -249,8 +249,8 @@ def _stream_permutation(stage, p, sizes):
     # In stage 07 second moments are one, so that fourth moments are compared.
     strength = (_embeddings(p) ** 4).sum(axis=-2)
     strength = strength.reshape(*strength.shape[:-1], n_block, size)
-    inner = [_decreasing_order(strength[..., i, :], within[i]) for i in range(n_block)]
-    inner = np.stack(inner, axis=-2)  # (..., block, size)
+    orders = [_decreasing_order(strength[..., i, :], within[i]) for i in range(n_block)]
+    inner = np.stack(orders, axis=-2)  # (..., block, size)
     outer = _decreasing_order(strength.sum(axis=-1), blocks)  # (..., block)
     # Places of the coordinates of one block in another block.
     place = np.zeros((n_block, n_block, size), dtype=int)

@@ -87,7 +87,7 @@ def invariant_scalars(
 
 def _by_chunk(function, problem, parameters, tokens, max_bytes):
     """Values (chain, draw, *dims) of a function of draws, and the names of its dims."""
-    names = []
+    names: list[str] = []
 
     def values(chunk):
         result, dims = function(problem.stage, chunk, tokens)
@@ -248,7 +248,7 @@ def _hidden_strength(stage, p, tokens):
 
 def _attention(stage, p, tokens):
     """Mean entropy and weights of attention, each sorted over heads."""
-    weights = forward(stage, p, tokens).attention  # (draw, L, H, B, T, T)
+    weights = forward(stage, p, tokens).attention_weights  # (draw, L, H, B, T, T)
     own = np.diagonal(weights, axis1=-2, axis2=-1)[..., 1:].mean(axis=(-1, -2))
     last = np.diagonal(weights, offset=-1, axis1=-2, axis2=-1).mean(axis=(-1, -2))
     entropy = entr(weights).sum(axis=-1)[..., 1:].mean(axis=(-1, -2))

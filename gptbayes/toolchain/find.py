@@ -9,13 +9,21 @@ import threading
 import urllib.request
 from pathlib import Path
 
-import cmdstanpy
-
+from gptbayes.toolchain import interface
 from gptbayes.toolchain.errors import ToolchainError
 
-OLDEST = (2, 33)  # the first with Pathfinder
+TESTED = {
+    "2.35.0": "httpstan 4.13's Stan library, and digit for digit with the official CmdStan",
+    "2.39.0": "httpstan 4.17's Stan library",
+}
+"""Versions that this package's tests were run with, oldest first, and what of each was run."""
 
-_RELEASE = "https://github.com/stan-dev/cmdstan/releases/download/v2.35.0/cmdstan-2.35.0.tar.gz"
+RELEASE = list(TESTED)[-1]
+"""The official release to download: the newest that was tested."""
+
+_ADDRESS = (
+    f"https://github.com/stan-dev/cmdstan/releases/download/v{RELEASE}/cmdstan-{RELEASE}.tar.gz"
+)
 _log = logging.getLogger("gptbayes")
 
 
@@ -51,10 +59,10 @@ def find_installed() -> tuple[Path | None, list[str]]:
         except ToolchainError as error:
             passed_over.append(str(error))
             continue
-        if version[:2] < OLDEST:
+        if version[:2] < interface.OLDEST_CMDSTAN:
             passed_over.append(
                 f"the CmdStan in {folder} is version {_dotted(version)}, "
-                f"wanted {_dotted(OLDEST)} or newer"
+                f"wanted {_dotted(interface.OLDEST_CMDSTAN)} or newer"
             )
             continue
         return folder, passed_over
@@ -71,11 +79,11 @@ def release_reachable(timeout: float = 4.0) -> bool:
 
     def ask() -> None:
         try:
-            request = urllib.request.Request(_RELEASE, method="HEAD")
+            request = urllib.request.Request(_ADDRESS, method="HEAD")
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 answers.append(answer.status == 200)
         except (OSError, ValueError) as error:
-            _log.debug("cannot reach %s: %s", _RELEASE, error)
+            _log.debug("cannot reach %s: %s", _ADDRESS, error)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -84,19 +92,8 @@ def release_reachable(timeout: float = 4.0) -> bool:
 
 
 def _candidates() -> list[Path]:
-    given = os.environ.get("CMDSTAN")
-    folders = [Path(given)] if given else []
-    try:
-        os.environ.pop("CMDSTAN", None)
-        folders.append(Path(cmdstanpy.cmdstan_path()))
-    except ValueError as error:
-        _log.debug("cmdstanpy finds no CmdStan: %s", error)
-    finally:
-        if given:
-            os.environ["CMDSTAN"] = given
-        else:
-            os.environ.pop("CMDSTAN", None)
-    return folders
+    given, found = os.environ.get("CMDSTAN"), interface.find()
+    return [Path(folder) for folder in (given, found) if folder]
 
 
 def _dotted(version: tuple[int, ...]) -> str:

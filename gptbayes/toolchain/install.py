@@ -9,9 +9,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import cmdstanpy
-
-from gptbayes.toolchain import build, find, system
+from gptbayes.toolchain import build, find, interface, system
 from gptbayes.toolchain.errors import ToolchainError
 
 ROUTES = ("auto", "installed", "official", "httpstan")
@@ -90,8 +88,9 @@ def _ensure() -> tuple[str, Path]:
     wanted = os.environ.get("GPTBAYES_CMDSTAN") or "auto"
     if wanted not in ROUTES:
         raise ToolchainError(f"GPTBAYES_CMDSTAN must be one of {', '.join(ROUTES)}, got {wanted}")
+    system.require_supported_platform()
     route, folder = _choose(wanted)
-    cmdstanpy.set_cmdstan_path(str(folder))
+    interface.use(folder)
     return route, folder
 
 
@@ -126,11 +125,11 @@ def _download() -> Path:
     system.require_compiler_and_make()
     if not find.release_reachable():
         raise ToolchainError("cannot reach GitHub to download CmdStan")
-    _log.info("downloading and building the official CmdStan: some minutes, once per machine")
+    _log.info("downloading and building CmdStan %s: some minutes, once per machine", find.RELEASE)
     spoken = io.StringIO()
     try:
         with contextlib.redirect_stdout(spoken):
-            done = cmdstanpy.install_cmdstan(cores=system.jobs())
+            done = interface.install(find.RELEASE, system.jobs())
     except Exception as error:  # of many kinds: network, archive, disk, compiler
         raise ToolchainError(f"installing the official CmdStan failed: {error}") from error
     _log.debug("%s", spoken.getvalue())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,11 +40,15 @@ class Kernels(NamedTuple):
 def machine_flags() -> tuple[str, ...]:
     """Flags that let the compiler use all instructions of this machine.
 
-    Empty where the environment variable GPTBAYES_NATIVE is 0, or the compiler knows none.
+    Empty where the environment variable GPTBAYES_NATIVE is 0, or the compiler knows none: on arm64
+    Apple's clang knows ``-mcpu=native`` only, elsewhere ``-march=native`` is the common name.
     """
     if os.environ.get("GPTBAYES_NATIVE") == "0":
         return ()
-    return ("-march=native",) if _macros("-march=native") else ()
+    names = ["-march=native", "-mcpu=native"]
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        names.reverse()
+    return next(((name,) for name in names if _macros(name)), ())
 
 
 def build_kernels(
@@ -80,18 +85,19 @@ def build_kernels(
     for name, content in sources.items():
         parts += [name, content]
     target = cache.cache_folder() / "kernels" / cache.key(parts)
+    library_name = "libgpt.dylib" if platform.system() == "Darwin" else "libgpt.so"
 
     def fill(part: Path) -> None:
         system.require_compiler_and_make()
         _log.info("compiling the kernels: some seconds, once")
         for name, content in sources.items():  # cmdstanpy wants headers in a path without spaces
             (part / name).write_bytes(content)
-        source, compiled, library = part / "gpt.cpp", part / "gpt.o", part / "libgpt.so"
+        source, compiled, library = part / "gpt.cpp", part / "gpt.o", part / library_name
         _run([*system.compiler().split(), *_FLAGS, *flags, "-c", str(source), "-o", str(compiled)])
         _run([*system.compiler().split(), "-shared", str(compiled), "-o", str(library)])
 
     cache.folder_once(target, fill)
-    return Kernels(target / "gpt.o", target / "libgpt.so", target)
+    return Kernels(target / "gpt.o", target / library_name, target)
 
 
 def _run(command: list[str]) -> None:
@@ -102,10 +108,13 @@ def _run(command: list[str]) -> None:
         raise ToolchainError(f"compiling the kernels failed: {reason}")
 
 
-@functools.cache
 def _macros(*flags: str) -> str:
     """What the compiler knows of the machine it compiles for; empty if it refuses the flags."""
-    command = [*system.compiler().split(), *flags, "-dM", "-E", "-x", "c++", os.devnull]
+    return _output(*system.compiler().split(), *flags, "-dM", "-E", "-x", "c++", os.devnull)
+
+
+@functools.cache
+def _output(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except OSError:

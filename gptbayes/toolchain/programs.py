@@ -8,17 +8,17 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cmdstanpy
-
-from gptbayes.toolchain import build, cache, system
+from gptbayes.toolchain import build, cache, interface, system
 from gptbayes.toolchain.errors import ToolchainError
 from gptbayes.toolchain.install import ensure_cmdstan, flags_of
 
+_INCLUDE = re.compile(r"""^[ \t]*#include[ \t]*[<"]?([^\s<>"]+)""", re.MULTILINE)
 _log = logging.getLogger("gptbayes")
 
 
@@ -79,16 +79,14 @@ def compile_program(
     source = Path(stan_file).resolve()
     if not source.is_file():
         raise ToolchainError(f"no Stan program {stan_file}")
-    stanc = dict(stanc_options or {})
-    folders = [str(Path(path).resolve()) for path in include_paths]
-    if folders:
-        stanc["include-paths"] = folders
-    cpp = dict(cpp_options or {})
+    stanc, cpp = dict(stanc_options or {}), dict(cpp_options or {})
+    folders = [Path(path).resolve() for path in include_paths]
     header = Path(user_header).resolve() if user_header is not None else None
     objects = [Path(path).resolve() for path in object_files]
 
     cmdstan = ensure_cmdstan()
-    parts = _content(cmdstan, source, folders, header, stanc, cpp)
+    included = _included(source, folders)
+    parts = _content(cmdstan, source, included, header, stanc, cpp)
     parts += [path.read_bytes() for path in objects]
     if objects:  # after the key, for what is in them counts, and not where they are
         libraries = [os.environ.get("LDLIBS", ""), *map(str, objects)]
@@ -99,7 +97,16 @@ def compile_program(
         system.require_compiler_and_make()
         _log.info("compiling %s: about half a minute, once", source.name)
         build.prepare(cmdstan, [f"{name}={value}" for name, value in cpp.items()])
-        _compile(shutil.copy(source, folder / source.name), header, stanc, cpp)
+        # All that is included goes along: whatever characters the folders of the package have in
+        # their paths, make and the shell see those of the cache only.
+        copy = Path(shutil.copy(source, folder / source.name))
+        for name, path in included.items():
+            (folder / "include" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / "include" / name)
+        if included:
+            stanc["include-paths"] = [str(folder / "include")]
+        _check_program(cmdstan, copy, folder / "include" if included else None)
+        _compile(copy, header, stanc, cpp)
 
     return cache.folder_once(target, fill) / source.stem
 
@@ -108,48 +115,61 @@ def check() -> Check:
     """Compile and sample a program of three lines, to see that everything works."""
     start = time.perf_counter()
     program = "parameters {\n  real x;\n}\nmodel {\n  x ~ std_normal();\n}\n"
-    folder = cache.cache_folder() / "check"
-    folder.mkdir(parents=True, exist_ok=True)
-    stan_file = folder / "check.stan"
-    stan_file.write_text(program, encoding="utf-8")
-    executable = compile_program(stan_file)
-    model = cmdstanpy.CmdStanModel(exe_file=str(executable))
-    fit = model.sample(chains=4, seed=1, show_progress=False)
-    draws = fit.stan_variable("x")
+    with tempfile.TemporaryDirectory(prefix="gptbayes-") as folder:
+        stan_file = Path(folder) / "check.stan"
+        stan_file.write_text(program, encoding="utf-8")
+        executable = compile_program(stan_file)
+        fit = interface.run(executable, "sample", chains=4, seed=1, output_dir=folder)
+        draws = fit.stan_variable("x")
     return Check(executable, time.perf_counter() - start, float(draws.mean()), float(draws.std()))
 
 
 def _content(
     cmdstan: Path,
     source: Path,
-    folders: list[str],
+    included: Mapping[str, Path],
     header: Path | None,
     stanc: Mapping[str, Any],
     cpp: Mapping[str, Any],
 ) -> list[str | bytes]:
     """All that the executable depends on."""
     parts: list[str | bytes] = [str(cmdstan), flags_of(cmdstan), system.compiler_version()]
-    for options in (stanc, cpp):
-        visible = {name: value for name, value in options.items() if name != "include-paths"}
-        parts.append(json.dumps(visible, sort_keys=True, default=str))
-    for text in [source, *_included(cmdstan, source, folders, stanc)]:
-        parts += [text.name, text.read_bytes()]
+    parts += [json.dumps(options, sort_keys=True, default=str) for options in (stanc, cpp)]
+    parts += [interface.script(), source.name, source.read_bytes()]
+    for name, path in included.items():
+        parts += [name, path.read_bytes()]
     for text in _headers(header):
         parts += [text.name, text.read_bytes()]
     return parts
 
 
-def _included(
-    cmdstan: Path, source: Path, folders: list[str], stanc: Mapping[str, Any]
-) -> list[Path]:
-    """The files a program includes, directly or not, as the Stan compiler finds them."""
+def _included(source: Path, folders: list[Path]) -> dict[str, Path]:
+    """The files a program includes, directly or not, by the name it includes them by.
+
+    What is found nowhere is left to the Stan compiler to complain about.
+    """
+    found: dict[str, Path] = {}
+    waiting = [source]
+    while waiting:
+        text = waiting.pop().read_text(encoding="utf-8", errors="replace")
+        for name in _INCLUDE.findall(text):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ToolchainError(f"{source.name} includes {name}, wanted a path below a folder")
+            path = next((each / name for each in folders if (each / name).is_file()), None)
+            if path is not None and name not in found:
+                found[name] = path
+                waiting.append(path)
+    return dict(sorted(found.items()))
+
+
+def _check_program(cmdstan: Path, source: Path, include: Path | None) -> None:
+    """Let the Stan compiler alone have a look first: what it says is all that a user wants."""
     command = [str(cmdstan / "bin" / "stanc"), "--info", "--allow-undefined"]
-    if folders:
-        command.append(f"--include-paths={','.join(folders)}")
-    done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+    command += [] if include is None else [f"--include-paths={include}"]
+    command.append(source.name)
+    done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ToolchainError(f"{source.name} is no valid Stan program:\n{done.stderr.strip()}")
-    return [Path(name) for name in json.loads(done.stdout).get("included_files", [])]
 
 
 def _headers(header: Path | None) -> list[Path]:
@@ -168,11 +188,9 @@ def _headers(header: Path | None) -> list[Path]:
 
 
 def _compile(
-    source: str | Path, header: Path | None, stanc: Mapping[str, Any], cpp: Mapping[str, Any]
+    source: Path, header: Path | None, stanc: Mapping[str, Any], cpp: Mapping[str, Any]
 ) -> None:
     try:
-        cmdstanpy.compile_stan_file(
-            source, stanc_options=dict(stanc), cpp_options=dict(cpp), user_header=header
-        )
+        interface.compile_program(source, header, stanc, cpp)
     except ValueError as error:
         raise ToolchainError(str(error)) from error

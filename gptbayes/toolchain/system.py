@@ -1,8 +1,9 @@
-"""What the machine has: a C++ compiler, make, cores."""
+"""What the machine has: an operating system, a C++ compiler, make, cores and memory."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,16 @@ from pathlib import Path
 from gptbayes.toolchain.errors import ToolchainError
 
 _HOW = "on Debian or Ubuntu: apt-get install g++ make; on macOS: xcode-select --install"
+_BYTES_PER_JOB = 2 * 1024**3  # of a C++ compiler that reads Stan's headers
+
+
+def require_supported_platform() -> None:
+    """Raise ToolchainError on a system where nothing would be found or built."""
+    if os.name != "posix":
+        raise ToolchainError(
+            f"gptbayes runs on Linux and macOS, not on {platform.system() or os.name}; "
+            "on Windows install it inside WSL 2"
+        )
 
 
 def compiler() -> str:
@@ -44,9 +55,27 @@ def first_line(command: list[str | Path]) -> str:
     return done.stdout.partition("\n")[0].strip()
 
 
+def n_cores() -> int:
+    """How many cores this process may use, which is not always all that there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def physical_memory() -> int | None:
+    """Bytes of memory, or None on a system that does not say."""
+    try:
+        n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no sysconf, no such name, no answer
+        return None
+    return n_bytes if n_bytes > 0 else None  # -1 is "not determined"
+
+
 def jobs() -> int:
-    """How many compilers to run at once: each takes up to 2 GB."""
-    return max(1, min(os.cpu_count() or 1, 4))
+    """How many compilers to run at once: at most four, each with 2 GB of memory and a core."""
+    memory = physical_memory()
+    affordable = 4 if memory is None else memory // _BYTES_PER_JOB
+    return max(1, min(n_cores(), 4, affordable))
 
 
 def _is_command(name: str) -> bool:

@@ -48,7 +48,7 @@ class Experiment:
     """
 
     truth: Problem
-    fitted: Problem | None = None
+    fitted: Problem = None  # type: ignore[assignment]  # until `__post_init__`
     n_ranked: int = 31
     iter_warmup: int = 200
     iter_sampling: int = 160

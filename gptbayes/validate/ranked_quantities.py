@@ -34,7 +34,7 @@ def ranked_quantities(problem: Problem, posterior: xr.Dataset) -> xr.DataArray:
         kind with a known marginal standard deviation, see `gptbayes.validate.exact_marginals`.
     """
     dims = ("chain", "draw")
-    weights = {name: v.transpose(*dims, ...).values for name, v in posterior.data_vars.items()}
+    weights = {str(name): v.transpose(*dims, ...).values for name, v in posterior.data_vars.items()}
     log_lik = token_log_prob(problem.stage, weights, problem.training).sum(axis=(-2, -1))
     quantities = {"log likelihood": log_lik, "log prior": log_prior(problem, weights)}
     quantities |= _predictions(problem, weights)

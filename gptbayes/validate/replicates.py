@@ -13,6 +13,7 @@ import xarray as xr
 
 from gptbayes import fit
 from gptbayes.fit.directory import write_json
+from gptbayes.groups import group
 from gptbayes.inference import convert
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.summary import ess
@@ -65,7 +66,7 @@ def run_replicate(unit: Replicate) -> None:
     fitted = replace(experiment.fitted, training=text)
     idata = _fit_until_long_enough(experiment, truth, fitted, int(rng.integers(2**32)))
     stats = idata.sample_stats
-    draws = ranked_quantities(truth, idata.posterior)
+    draws = ranked_quantities(truth, group(idata, "posterior"))
     true_value = ranked_quantities(truth, _as_posterior(truth, weights))
     names = [str(name) for name in draws["quantity"].values]
     ranks = _ranks(true_value.values[0, 0], draws.values[0], experiment.n_ranked, rng)
@@ -86,7 +87,7 @@ def _fit_until_long_enough(experiment, truth, fitted, seed):
     """Fit until all ranked quantities have an ESS of ``n_ranked``, or the chain is longest."""
     for doubling in range(experiment.max_doublings + 1):
         idata = _fit(experiment, fitted, experiment.iter_sampling * 2**doubling, seed)
-        sizes = ess(ranked_quantities(truth, idata.posterior))["ess_bulk"].values
+        sizes = ess(ranked_quantities(truth, group(idata, "posterior")))["ess_bulk"].values
         if np.nanmin(sizes) >= experiment.n_ranked:  # nan for a constant
             break
     return idata

@@ -20,7 +20,8 @@ import numpy as np
 import xarray as xr
 
 from gptbayes import fit
-from gptbayes.fit.directory import write_json
+from gptbayes.corpus import whole_number
+from gptbayes.fit.directory import checked_seed, write_json
 from gptbayes.validate.experiment import Experiment, description_of
 from gptbayes.validate.replicates import Replicate, run_replicate
 
@@ -79,10 +80,7 @@ def calibrate(
         ranks = calibrate(experiment, "runs/calibration", replicates=64)
         uniformity_test(ranks["rank"], experiment.n_ranked)
     """
-    if not isinstance(replicates, int) or replicates < 1:
-        raise ValueError(f"replicates must be a positive integer, got {replicates!r}")
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer between 0 and 2**32 - 1, got {seed!r}")
+    replicates, seed = whole_number("replicates", replicates), checked_seed(seed)
     out = Path(out)
     _check_same_experiment(out, description_of(experiment, seed))
     units = [
@@ -135,7 +133,7 @@ def _check_same_experiment(out, description):
 def _read(path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # an OSError says itself what happened
         raise ValueError(f"{path} is corrupted ({error}); delete it to run it again") from None
 
 

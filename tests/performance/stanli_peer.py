@@ -37,7 +37,7 @@ def split(problem, vectors) -> dict[str, np.ndarray]:
     found, start = {}, 0
     for p in problem.stage.parameters:
         shape = problem.stage.stan_shape(p, problem.design)
-        if _is_matrix(p):
+        if p.item == "matrix":
             shape = (*shape[:-2], shape[-1], shape[-2])
         end = start + int(np.prod(shape))
         value = vectors[..., start:end].reshape(*vectors.shape[:-1], *shape)
@@ -65,9 +65,4 @@ def peers(problem, parameters) -> list[Peer]:
 
 
 def _by_columns(parameter, value):
-    return np.swapaxes(value, -1, -2) if _is_matrix(parameter) else value
-
-
-def _is_matrix(parameter):
-    """Embeddings, offsets, weights and biases are vectors or arrays of them."""
-    return not parameter.name.endswith(("embedding", "offset", "weight", "bias"))
+    return np.swapaxes(value, -1, -2) if parameter.item == "matrix" else value

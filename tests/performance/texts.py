@@ -1,4 +1,4 @@
-"""Writing text: every draw of a fit goes on by itself, `gptbayes.model.simulate.generate_text` and JAX.
+"""Generating text, one sequence per draw: `gptbayes.model.simulate.generate_text` and JAX.
 
     python tests/performance/texts.py [--stage 12] [--quick]
 

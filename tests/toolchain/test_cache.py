@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gptbayes import toolchain
-from gptbayes.toolchain import ToolchainError, build, cache, find, install, programs
+from gptbayes.toolchain import ToolchainError, build, cache, find, install, interface, programs
 
 from .conftest import PROGRAMS
 
@@ -98,7 +98,8 @@ def test_two_processes_compile_a_program_once(engine, tmp_path, monkeypatch):
 
 def test_the_key_follows_content_not_place(engine, tmp_path):
     def key(program: Path, header: Path | None = None, **cpp: object) -> str:
-        return cache.key(programs._content(engine, program, [str(program.parent)], header, {}, cpp))
+        included = programs._included(program, [program.parent])
+        return cache.key(programs._content(engine, program, included, header, {}, cpp))
 
     for folder in ("one", "other"):
         (tmp_path / folder).mkdir()
@@ -131,10 +132,49 @@ def test_missing_compiler_is_named(engine, tmp_path, monkeypatch):
         toolchain.ensure_cmdstan()
 
 
-def test_cache_with_spaces_is_refused(monkeypatch):
-    monkeypatch.setenv("GPTBAYES_CACHE", "/tmp/a b")
-    with pytest.raises(ToolchainError, match="has spaces"):
+@pytest.mark.parametrize("character", [*" \t\n#$%&'()*,:;<=>?[]^`{|}!\"\\", "\u2028"])
+def test_a_cache_whose_path_make_cannot_read_is_refused(character, monkeypatch):
+    monkeypatch.setenv("GPTBAYES_CACHE", f"/tmp/a{character}b")
+    with pytest.raises(ToolchainError, match="in its path, which make or the shell"):
         cache.cache_folder()
+
+
+def test_compiling_in_a_path_of_unusual_characters(engine, tmp_path, monkeypatch):
+    """The cache's own path may have letters of any script; the program's path may have anything."""
+    monkeypatch.setenv("CMDSTAN", str(engine))
+    monkeypatch.setenv("GPTBAYES_CMDSTAN", "installed")
+    monkeypatch.setenv("GPTBAYES_CACHE", str(tmp_path / "Größe+@~-_.漢e\u0301"))
+    folder = tmp_path / "a b's (c) $HOME; 50% #1, ü"
+    folder.mkdir()
+    for source in PROGRAMS.iterdir():
+        (folder / source.name).write_text(source.read_text())
+    program = toolchain.compile_program(folder / "known.stan", include_paths=[folder])
+    done = subprocess.run([program, "info"], capture_output=True, text=True, check=True)
+    assert "stan_version_major = 2" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["../centered.stanfunctions", "/tmp/centered.stanfunctions"])
+def test_an_include_from_elsewhere_is_refused(engine, name, tmp_path):
+    program = tmp_path / "program.stan"
+    program.write_text(f"functions {{\n#include {name}\n}}\n")
+    with pytest.raises(ToolchainError, match=r"program\.stan includes .*wanted a path below"):
+        toolchain.compile_program(program, include_paths=[PROGRAMS])
+
+
+def test_an_engine_of_somebody_else_is_not_written_to(engine, tmp_path, monkeypatch):
+    """As in a container image or a cluster's module: nothing to build, so nothing to lock."""
+    monkeypatch.setattr(build.cache, "locked", None)
+    build.prepare(engine, [])
+    assert toolchain.ensure_cmdstan() == engine
+    with pytest.raises(TypeError):
+        build.prepare(engine, ["CXXFLAGS=-DNOBODY_BUILT_THIS"])
+
+
+def test_headers_that_are_gone_are_found_again(engine, tmp_path, monkeypatch):
+    wheel = build._find_wheel()
+    (tmp_path / "include").symlink_to(tmp_path / "gone")
+    build._mend_headers(wheel, tmp_path)
+    assert (tmp_path / "include" / "stan" / "version.hpp").is_file()
 
 
 def test_unwritable_cache_is_named(engine, tmp_path, monkeypatch):
@@ -170,6 +210,26 @@ def test_an_old_or_broken_cmdstan_is_named_and_passed_over(tmp_path, monkeypatch
     good = fake_cmdstan(tmp_path / ".cmdstan" / "cmdstan-2.36.0", "2.36.0")
     assert toolchain.ensure_cmdstan() == good
     assert os.environ["CMDSTAN"] == str(good)
+
+
+def test_cmdstanpy_decides_how_old_a_cmdstan_may_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CMDSTAN", str(fake_cmdstan(tmp_path / "old", "2.36.0")))
+    monkeypatch.setenv("GPTBAYES_CMDSTAN", "installed")
+    assert toolchain.ensure_cmdstan() == tmp_path / "old"
+    monkeypatch.setattr(interface, "OLDEST_CMDSTAN", (2, 37))  # as with cmdstanpy 2.0
+    with pytest.raises(ToolchainError, match=r"is version 2\.36\.0, wanted 2\.37 or newer"):
+        toolchain.ensure_cmdstan()
+
+
+def test_without_httpstan_it_is_said_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CMDSTAN", "")
+    monkeypatch.setenv("GPTBAYES_CMDSTAN", "auto")
+    monkeypatch.setattr(install.find, "release_reachable", lambda: False)
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ToolchainError, match=r"pip install 'gptbayes\[engine\]' .*CMDSTAN"):
+        toolchain.ensure_cmdstan()
 
 
 def test_unknown_route(monkeypatch):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
+import subprocess
+from pathlib import Path
 
 import cmdstanpy
 import numpy as np
 import pytest
 
+import gptbayes
 from gptbayes import toolchain
+from gptbayes.toolchain import interface
 
 from .conftest import DATA, PROGRAMS
 
@@ -109,3 +115,57 @@ def test_threads_give_the_same_draws(model, data):
     np.testing.assert_array_equal(
         paths.draws(), model.pathfinder(data, seed=3, num_paths=4, psis_resample=False).draws()
     )
+
+
+def test_what_a_program_prints_is_read_while_it_runs_and_after(known_executable, data, tmp_path):
+    assert interface.last_iteration(tmp_path) == 0
+    options = {"chains": 1, "iter_warmup": 150, "iter_sampling": 50, "seed": 1}
+    fit = interface.run(known_executable, "sample", data=data, output_dir=str(tmp_path), **options)
+    assert fit.draws().shape[:2] == (50, 1)
+    assert interface.last_iteration(tmp_path) == 200
+    text = interface.console(tmp_path).read_text()
+    assert text.startswith("method = sample")
+    console = interface.console(tmp_path)
+    lines = text.splitlines()
+    middle = next(i for i, line in enumerate(lines) if line.startswith("Iteration: 100 "))
+    console.write_text("\n".join(lines[: middle + 1]) + "\nIteration: 2")  # half a line
+    assert interface.last_iteration(tmp_path) == 100
+
+
+def test_a_failing_program_leaves_its_reason(known_executable, data, tmp_path):
+    with pytest.raises(RuntimeError):
+        interface.run(
+            known_executable, "optimize", data={**data, "prior_sd": -1.0}, output_dir=str(tmp_path)
+        )
+    assert "prior_sd" in interface.console(tmp_path).read_text()
+
+
+def test_the_script_beside_a_program_passes_everything_on(known_executable):
+    script = known_executable.with_name(f"{known_executable.name}.logged")
+    plain, logged = (
+        subprocess.run([program, "info"], capture_output=True, text=True)
+        for program in (known_executable, script)
+    )
+    assert plain == subprocess.CompletedProcess(
+        [known_executable, "info"], 0, logged.stdout, logged.stderr
+    )
+    assert subprocess.run([script, "nonsense"], capture_output=True).returncode == 1
+
+
+def test_cmdstanpy_2_asks_for_a_newer_cmdstan(monkeypatch):
+    assert interface.OLDEST_CMDSTAN == (2, 33)
+    monkeypatch.setattr(cmdstanpy, "__version__", "2.0.0")
+    try:
+        assert importlib.reload(interface).OLDEST_CMDSTAN == (2, 37)
+    finally:
+        monkeypatch.undo()
+        importlib.reload(interface)
+
+
+def test_nothing_private_of_cmdstanpy_is_used():
+    for path in Path(gptbayes.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                assert "CmdStan" not in "".join(map(ast.unparse, node.bases)), path
+            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("cmdstanpy."):
+                assert "._" not in ast.unparse(node).replace(".__version__", ""), path

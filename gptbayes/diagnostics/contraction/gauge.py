@@ -27,7 +27,8 @@ def gauge_contraction(problem: Problem, posterior: xr.Dataset) -> xr.Dataset | N
     -------
     Dataset (direction), or None if there is none
         For each kind of direction ``n``, the number of scalars; their pooled ``contraction`` about
-        the exact mean; and its Monte Carlo standard error ``mcse``.
+        the exact mean; its Monte Carlo standard error ``mcse``; and the effective sample size
+        ``ess_bulk`` of the squares that are averaged.
     """
     rows = {}
     for name, known in known_marginals(problem, posterior).items():
@@ -41,6 +42,7 @@ def gauge_contraction(problem: Problem, posterior: xr.Dataset) -> xr.Dataset | N
                     "n": known.draws.sizes["scalar"],
                     "contraction": 1 - share["mean"],
                     "mcse": zero_if_constant(share["mcse_mean"]),
+                    "ess_bulk": share["ess_bulk"],
                 }
             )
     if not rows:

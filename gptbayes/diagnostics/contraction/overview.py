@@ -11,6 +11,7 @@ from gptbayes.diagnostics.contraction.local import N_LOCAL, local_contraction
 from gptbayes.diagnostics.contraction.parts import compare_with_prior, part_summaries
 from gptbayes.diagnostics.contraction.sentences import Contraction, contraction_sentences
 from gptbayes.diagnostics.contraction.spread import prediction_contraction, weight_contraction
+from gptbayes.groups import group
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.symmetry.dimension import MAX_PARAMETERS
 
@@ -54,7 +55,7 @@ def posterior_contraction(
     summaries = (part_summaries(problem, draws) for draws in (posterior, prior))
     pairs = zip(*(each.items() for each in summaries), strict=True)
     parts = {name: compare_with_prior(ours, theirs) for (name, ours), (_, theirs) in pairs}
-    gauge = gauge_contraction(problem, idata.posterior)
+    gauge = gauge_contraction(problem, group(idata, "posterior"))
     weights = weight_contraction(problem, posterior, prior)
     predictions = prediction_contraction(problem, posterior, prior)
     found = Contraction(gauge, local, weights, predictions, parts, [])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from gptbayes.findings import ESS_LIMIT
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, ESS_LIMIT
 
 LEARNED_LIMIT = 0.5
 """In a direction with a larger contraction the text has more information than the prior."""
@@ -79,6 +79,8 @@ def _gauge_sentence(gauge):
         f"on; it deviates most for the {worst['direction'].item()}, "
         f"{100 * float(worst['contraction']):+.1f} % ± {100 * float(worst['mcse']):.1f} %"
     )
+    if not float(gauge["ess_bulk"].min()) >= ESS_LIMIT:  # the errors themselves are unknown
+        return f"{text}, too few effective draws to test that"
     if float(np.abs(t).max()) > MAX_Z:
         text += (
             f", more than {MAX_Z} Monte Carlo standard errors: these are not draws from the "
@@ -129,7 +131,10 @@ def _part_sentences(name, table):
         n_differ = int(table["differs"].isel(layer=layer).sum())
         where = f" in layer {layer + 1}" if table.sizes["layer"] > 1 else ""
         text = f"{name}{where}: {n_differ} of {n} ranks differ from the prior"
-        if n_differ < n:
+        few = table["ess_bulk"].isel(layer=layer) <= EFFECTIVE_DRAWS_LIMIT
+        if bool(few.any()):
+            text += f"; too few effective draws to tell for {int(few.sum())}"
+        elif n_differ < n:
             text += "; the others are consistent with it"
         sentences.append(text)
     return sentences

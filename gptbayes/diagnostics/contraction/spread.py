@@ -66,9 +66,8 @@ def prediction_contraction(
 
     squares = []
     for draws in (posterior, prior):
-        first, second = (
-            over_draws(stage, draws, x, lambda chunk, k=k: logits(chunk) ** k) for k in (1, 2)
-        )
+        first = over_draws(stage, draws, x, logits)
+        second = over_draws(stage, draws, x, lambda chunk: logits(chunk) ** 2)
         mean = first.mean(axis=(0, 1))
         deviation = second - 2 * mean * first + mean**2
         values = deviation.mean(axis=(-3, -1))  # (chain, draw, position)

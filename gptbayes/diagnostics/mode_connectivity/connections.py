@@ -104,7 +104,7 @@ def connect_chains(
             "path": list(rows[0]),
             "t": ("point", t),
             "chain": (("pair", "end"), chain),
-            "draw": (("pair", "end"), thin.index[draw]),
+            "draw": (("pair", "end"), thin.draw_index[draw]),
             "same_chain": ("pair", chain[:, 0] == chain[:, 1]),
         },
         {
@@ -119,7 +119,7 @@ def connect_chains(
 
 class _Thinned(NamedTuple):
     parameters: dict[str, np.ndarray]
-    index: np.ndarray
+    draw_index: np.ndarray
 
 
 def _check(ends, n_points, n_pairs):

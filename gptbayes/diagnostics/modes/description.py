@@ -13,6 +13,7 @@ import xarray as xr
 from gptbayes.diagnostics import segments
 from gptbayes.diagnostics.modes.divergence import half_means, jensen_shannon
 from gptbayes.diagnostics.modes.spaces import context_log_prob, function_space
+from gptbayes.groups import group, make_groups, select
 from gptbayes.predict import compare_held_out, generate
 from gptbayes.stats.summary import summarise
 
@@ -132,25 +133,24 @@ def _of_mode(idata, label, k):
     """The draws of a mode as InferenceData whose chains are its segments."""
     members = np.flatnonzero(label.values == k)
 
-    def select(values):
+    def cut(values):
         pieces = segments.cut_segments(values, _per_chain(label)).isel(segment=members)
         pieces = pieces.drop_vars(("chain_index", "start", "stop")).rename(segment="chain")
         return pieces.assign_coords(
             chain=np.arange(members.size), draw=np.arange(pieces.sizes["draw"])
         )
 
-    part = az.InferenceData(
-        posterior=idata.posterior.map(select),
-        sample_stats=idata.sample_stats[["lp"]].map(select),
-    )
-    part.attrs = dict(idata.attrs)
-    return part
+    groups = {
+        "posterior": group(idata, "posterior").map(cut),
+        "sample_stats": group(idata, "sample_stats")[["lp"]].map(cut),
+    }
+    return make_groups(groups, idata.attrs)
 
 
 def _thin(idata):
     sizes = idata.posterior.sizes
     step = -(-sizes["chain"] * sizes["draw"] // MAX_TEXT_DRAWS)
-    return idata.isel(draw=slice(None, None, step))
+    return select(idata, draw=slice(None, None, step))
 
 
 def _per_chain(label):

@@ -122,7 +122,7 @@ def sizes_of(stage: Stage, parameters: Parameters) -> dict[str, int]:
     -------
     dict of str to int
     """
-    sizes = {}
+    sizes: dict[str, int] = {}
     for p in stage.parameters:
         shape = parameters[p.name].shape
         sizes |= dict(zip(p.dims, shape[len(shape) - len(p.dims) :], strict=True))

@@ -67,8 +67,8 @@ def shift_value(stage: Stage, parameters: Parameters, shift: np.ndarray) -> dict
     moved = shift_along_inverse_gain(parameters, "value", shift)
     _, response = inverse_gain_of_ln1(parameters)  # (..., L, 1, 1, 1)
     if "projection" in stage.features:
-        total = attention_row_sums(stage)
-        total = 1.0 if total is None else np.nan_to_num(total)[:, :, None]
+        row_sums = attention_row_sums(stage)
+        total = 1.0 if row_sums is None else np.nan_to_num(row_sums)[:, :, None]
         constant = shift * response[..., 0] * total  # in the output of each head, (..., L, H, h)
         change = np.einsum("...lchd,...lhd->...lc", parameters["sa_proj_multiplier"], constant)
         moved["sa_proj_offset"] = parameters["sa_proj_offset"] - change

@@ -237,7 +237,14 @@ def output_mask(stage: Stage, name: str) -> np.ndarray:
     Returns
     -------
     ndarray, (layer, embed)
+
+    Raises
+    ------
+    ValueError
+        If the stage has no masks.
     """
+    if stage.masks is None:
+        raise ValueError(f"output_mask needs a stage with masks, got stage {stage.number}")
     return stage.masks.feed_forward if name.startswith("feed") else stage.masks.attention_output
 
 

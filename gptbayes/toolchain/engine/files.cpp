@@ -4,8 +4,8 @@
 #include <stan/io/empty_var_context.hpp>
 #include <stan/io/json/json_data.hpp>
 
-#include <rapidjson/document.h>
 #include <rapidjson/istreamwrapper.h>
+#include <rapidjson/reader.h>
 #include <rapidjson/stringbuffer.h>
 #include <rapidjson/writer.h>
 
@@ -51,6 +51,67 @@ std::vector<double> read_row(const std::string& line, const std::string& path) {
   }
   return row;
 }
+
+/**
+ * Passes the events of a JSON reader to a JSON writer, except for the members of the outermost
+ * object whose value is a string. (A rapidjson::Document would be shorter to use, but the
+ * document.h of Stan's RapidJSON assigns to a constant, which GCC 14 refuses to compile.)
+ */
+class WithoutStrings {
+ public:
+  // NaN and infinities are written as Stan reads them.
+  using Writer
+      = rapidjson::Writer<rapidjson::StringBuffer, rapidjson::UTF8<>, rapidjson::UTF8<>,
+                          rapidjson::CrtAllocator, rapidjson::kWriteNanAndInfFlag>;
+
+  explicit WithoutStrings(Writer& writer) : writer_(writer) {}
+
+  bool Null() { return value().Null(); }
+  bool Bool(bool x) { return value().Bool(x); }
+  bool Int(int x) { return value().Int(x); }
+  bool Uint(unsigned x) { return value().Uint(x); }
+  bool Int64(int64_t x) { return value().Int64(x); }
+  bool Uint64(uint64_t x) { return value().Uint64(x); }
+  bool Double(double x) { return value().Double(x); }
+  bool RawNumber(const char*, rapidjson::SizeType, bool) { return false; }  // not asked for
+  bool String(const char* text, rapidjson::SizeType length, bool) {
+    if (depth_ == 1 && has_key_) {
+      has_key_ = false;
+      return true;
+    }
+    return value().String(text, length);
+  }
+  bool Key(const char* text, rapidjson::SizeType length, bool) {
+    key_.assign(text, length);
+    has_key_ = true;
+    return true;
+  }
+  bool StartObject() {
+    ++depth_;
+    return value().StartObject();
+  }
+  bool EndObject(rapidjson::SizeType) {
+    --depth_;
+    return writer_.EndObject();
+  }
+  bool StartArray() { return value().StartArray(); }
+  bool EndArray(rapidjson::SizeType) { return writer_.EndArray(); }
+
+ private:
+  /** Where the next value is written, behind its key if it has one. */
+  Writer& value() {
+    if (has_key_) {
+      writer_.Key(key_.c_str(), static_cast<rapidjson::SizeType>(key_.size()));
+      has_key_ = false;
+    }
+    return writer_;
+  }
+
+  Writer& writer_;
+  std::string key_;
+  bool has_key_ = false;
+  int depth_ = 0;
+};
 
 }  // namespace
 
@@ -117,17 +178,14 @@ Context read_metric(const std::string& path) {
   }
   std::ifstream in = open_input(path);
   rapidjson::IStreamWrapper wrapper(in);
-  rapidjson::Document document;
-  document.ParseStream<rapidjson::kParseNanAndInfFlag>(wrapper);
-  if (document.HasParseError() || !document.IsObject()) {
+  rapidjson::StringBuffer text;
+  WithoutStrings::Writer writer(text);
+  WithoutStrings filter(writer);
+  rapidjson::Reader reader;
+  if (!reader.Parse<rapidjson::kParseNanAndInfFlag | rapidjson::kParseFullPrecisionFlag>(wrapper,
+                                                                                        filter)) {
     return read_variables(path);  // which says what is wrong
   }
-  for (auto member = document.MemberBegin(); member != document.MemberEnd();) {
-    member = member->value.IsString() ? document.RemoveMember(member) : member + 1;
-  }
-  rapidjson::StringBuffer text;
-  rapidjson::Writer<rapidjson::StringBuffer> writer(text);
-  document.Accept(writer);
   std::istringstream numbers(text.GetString());
   return std::make_shared<stan::json::json_data>(numbers);
 }

@@ -1,0 +1,197 @@
+"""How much does the evidence depend on the scales of the prior?
+
+Doubling a prior scale changes what the prior predicted, and so the evidence, while predictions of
+the posterior may stay as they are. With c times a scale the evidence is
+
+    Z(c) = Z(1) E[p_c(θ) / p_1(θ)],
+
+the mean over the posterior of a ratio of priors. Its derivative in log c is a plain posterior mean
+and always to be had; the ratio itself has heavy tails for many parameters, and then says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+
+import arviz as az
+import numpy as np
+import xarray as xr
+from scipy.special import digamma, gammaln, logsumexp
+
+from gptbayes import fit
+from gptbayes.compare.refits import FittedRun
+from gptbayes.findings import PARETO_K_LIMIT
+from gptbayes.groups import pareto_smoothed
+from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.model.problem import Problem
+
+FACTORS = (0.8, 1.25)
+
+
+def scale_sensitivity(idata: az.InferenceData, factors: Sequence[float] = FACTORS) -> xr.Dataset:
+    """The change of the log evidence with each prior scale, from the draws of one fit.
+
+    Parameters
+    ----------
+    idata : InferenceData
+        With draws of the posterior; of several chains, for a standard error.
+    factors : sequence of float
+        By which each scale is multiplied.
+
+    Returns
+    -------
+    Dataset (family, factor)
+        ``scale`` (family), of the fit; ``derivative`` (family), of log Z in the log of the scale,
+        and ``derivative_se``, from the spread of the chains; ``change``, log Z(factor) - log Z, and
+        ``change_se``, and ``pareto_k`` of its importance ratios: above 0.7 the change is not known
+        from these draws, see `refit_with_scale`. Nats.
+
+    Raises
+    ------
+    ValueError
+        If a factor is not positive.
+    """
+    if any(not factor > 0 for factor in factors):
+        raise ValueError(f"factors must be positive, got {list(factors)}")
+    problem, parameters = problem_of(idata), parameters_of(idata)
+    families = list(dict.fromkeys(p.family for p in problem.stage.parameters))
+    rows = []
+    for family in families:
+        slopes = _slope(problem, parameters, family).mean(axis=1)
+        ratios = [_log_ratio(problem, parameters, family, factor) for factor in factors]
+        changes = [_change(each) for each in ratios]
+        rows.append(
+            xr.Dataset(
+                {
+                    "scale": getattr(problem.priors, family),
+                    "derivative": slopes.mean(),
+                    "derivative_se": _se(slopes),
+                    "change": ("factor", [each[0] for each in changes]),
+                    "change_se": ("factor", [each[1] for each in changes]),
+                    "pareto_k": ("factor", [each[2] for each in changes]),
+                }
+            )
+        )
+    joined = xr.concat(rows, "family")
+    return joined.assign_coords(family=families, factor=list(factors))
+
+
+def scale_sentences(sensitivity: xr.Dataset) -> list[str]:
+    """What `scale_sensitivity` says, one sentence for each family of parameters."""
+    said = []
+    for family in sensitivity["family"].values:
+        row = sensitivity.sel(family=family)
+        tenth = math.log(1.1)
+        text = (
+            f"{family}: a scale 10 % larger than {float(row['scale']):.3g} changes the log "
+            f"evidence by {tenth * float(row['derivative']):+.2f} ± "
+            f"{tenth * float(row['derivative_se']):.2f} nats, to first order"
+        )
+        known = row.where(row["pareto_k"] <= PARETO_K_LIMIT, drop=True)
+        parts = [
+            f"{float(known['factor'][i]):g} times it by {float(known['change'][i]):+.2f} ± "
+            f"{float(known['change_se'][i]):.2f}"
+            for i in range(known.sizes["factor"])
+        ]
+        if parts:
+            text += f"; {', '.join(parts)}"
+        if known.sizes["factor"] < row.sizes["factor"]:
+            lost = [f"{f:g}" for f in row["factor"].values if f not in known["factor"].values]
+            text += f"; for {' and '.join(lost)} times it Pareto k is above {PARETO_K_LIMIT}: refit"
+        said.append(text)
+    return said
+
+
+def refit_with_scale(
+    run: FittedRun,
+    family: str,
+    factor: float,
+    *,
+    executor: Executor | None = None,
+    on_progress: Callable[[list[fit.Progress]], None] | None = None,
+) -> az.InferenceData:
+    """Fit a run again with one prior scale changed, where importance weights do not reach.
+
+    Parameters
+    ----------
+    run : FittedRun
+        Of `gptbayes.fit.smc`.
+    family : str
+        A field of `gptbayes.model.problem.Priors`.
+    factor : float
+    executor, on_progress
+        As for `gptbayes.fit.smc`.
+
+    Returns
+    -------
+    InferenceData
+        Of the run directory ``RUN/scales/FAMILY-FACTOR``, for `gptbayes.compare.model_evidence`.
+    """
+    problem = problem_of(run.idata)
+    scale = getattr(problem.priors, family, None)
+    priors = problem.priors.replace(**{family: factor * (scale or 1.0)})
+    settings = json.loads(run.idata.attrs["settings"])
+    del settings["draws"]
+    folder = fit.smc(
+        replace(problem, priors=priors),
+        Path(run.folder) / "scales" / f"{family}-{factor:g}",
+        seed=int(run.idata.attrs["seed"]),
+        kernels=run.idata.attrs["kernels"],
+        executor=executor,
+        on_progress=on_progress,
+        **settings,
+    )
+    return open_run(folder)
+
+
+def _elements(problem: Problem, parameters, family):
+    """All parameters of a family: the parameter, and its values (chain, draw, element)."""
+    for p in problem.stage.parameters:
+        if p.family == family:
+            value = parameters[p.name]
+            yield p, value.reshape(*value.shape[:2], -1)
+
+
+def _slope(problem, parameters, family):
+    """Derivative of the log prior in the log of a scale, (chain, draw)."""
+    total = 0.0
+    for p, values in _elements(problem, parameters, family):
+        scale = getattr(problem.priors, family)
+        if p.prior == "log_gamma":
+            total = total + scale * (values - digamma(scale)).sum(axis=-1)
+        else:
+            total = total + (((values - p.prior_mean) / scale) ** 2 - 1).sum(axis=-1)
+    return total
+
+
+def _log_ratio(problem, parameters, family, factor):
+    """Log of the normalised prior with a changed scale over that with the fit's, (chain, draw)."""
+    total = 0.0
+    for p, values in _elements(problem, parameters, family):
+        scale = getattr(problem.priors, family)
+        if p.prior == "log_gamma":
+            each = (factor - 1) * scale * values - gammaln(factor * scale) + gammaln(scale)
+        else:
+            square = ((values - p.prior_mean) / scale) ** 2
+            each = -math.log(factor) + (1 - factor**-2) * square / 2
+        total = total + each.sum(axis=-1)
+    return total
+
+
+def _change(log_ratio):
+    """Log of the mean ratio, its standard error over chains, and the Pareto k of the ratios."""
+    smoothed_k = pareto_smoothed(log_ratio.ravel())[1]
+    value = logsumexp(log_ratio) - math.log(log_ratio.size)
+    of_chain = np.exp(logsumexp(log_ratio, axis=1) - math.log(log_ratio.shape[1]) - value)
+    return float(value), _se(of_chain), smoothed_k
+
+
+def _se(of_chain):
+    if len(of_chain) < 2:
+        return math.nan
+    return float(np.std(of_chain, ddof=1) / math.sqrt(len(of_chain)))

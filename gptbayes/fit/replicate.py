@@ -1,0 +1,215 @@
+"""One replicate of sequential Monte Carlo: what is there of it, and what is to be done next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from gptbayes.corpus import whole_number
+from gptbayes.fit import tempering
+from gptbayes.fit.levels import Level, LevelUnit, keep_prior, load_levels, log_lik_of
+from gptbayes.fit.units import Progress
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of every replicate, JSON-ready.
+
+    Attributes
+    ----------
+    chains : int
+        Particles that are resampled at each level, each of which starts a chain.
+    moves : int
+        Draws of each chain: ``chains * moves`` are the particles of a level.
+    ess : float
+        Effective sample size of the weights that chooses the next level, as a share of the
+        particles.
+    weights : tuple of float, optional
+        The levels' likelihood weights, rising, the last that of the posterior: a schedule that is
+        fixed instead.
+    step_size : float, optional
+        Of NUTS at level 1; by default Stan's adaptation finds it.
+    max_treedepth : int
+    max_levels : int
+    """
+
+    chains: int = 32
+    moves: int = 8
+    ess: float = 0.5
+    weights: tuple[float, ...] | None = None
+    step_size: float | None = None
+    max_treedepth: int = 10
+    max_levels: int = 200
+
+    def __post_init__(self):
+        for name in ("chains", "moves", "max_treedepth", "max_levels"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        if self.chains * self.moves < 4:
+            raise ValueError(
+                "chains * moves must be at least 4 particles, "
+                f"got {self.chains} chains of {self.moves}"
+            )
+        if not 0 < self.ess < 1:
+            raise ValueError(f"ess must be between 0 and 1, got {self.ess}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        rising = (0.0, *(self.weights or (1.0,)))
+        if any(a >= b for a, b in pairwise(rising)):
+            raise ValueError(f"weights must rise from above 0, got {self.weights}")
+
+
+class Replicate:
+    """A replicate and its levels; what follows depends on these, the settings and the seed alone.
+
+    Parameters
+    ----------
+    executable, data, folder : pathlib.Path
+        The compiled program, its data, and where all replicates are kept.
+    number : int
+        Of the replicate, counted from 1.
+    settings : Settings
+    metric : pathlib.Path or None
+        The inverse metric; None for unit scales.
+    seed : int
+    """
+
+    def __init__(self, executable, data, folder, number, settings, metric, seed):
+        self.executable, self.data, self.number = executable, data, number
+        self.folder = folder / f"replicate-{number}"
+        self.csv = csv_of(folder, number)
+        self.settings, self.metric, self.seed = settings, metric, seed
+        weights = settings.weights or (json.loads(data.read_text())["likelihood_weight"],)
+        self.target = float(weights[-1])
+        self.levels: list[Level] = []
+        self.label, self.begun = f"replicate {number}", False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the draws of its last level are there."""
+        return self.csv.exists() and self.levels[-1].likelihood_weight == self.target
+
+    def begin(self, draw_prior) -> None:
+        """Draw level 0 from the prior, unless it is there."""
+        self.folder.mkdir(exist_ok=True)
+        for leftover in self.folder.glob(".*-*"):  # of a level that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self.levels = load_levels(self.folder)
+        if self.levels:
+            return
+        begun, settings = time.perf_counter(), self.settings
+        n = settings.chains * settings.moves
+        drawn = dict(draw_prior(n, np.random.default_rng([self.seed, self.number, 0])))
+        log_lik = drawn.pop("log_lik", None)
+        if log_lik is None:
+            log_lik = log_lik_of(self.executable, self.data, drawn, self.folder)
+        log_lik = np.reshape(log_lik, (n, -1)).sum(axis=1)
+        if np.isnan(log_lik).any():
+            raise ValueError("log_lik must be a number for every draw from the prior, got nan")
+        log_lik = log_lik.reshape(settings.chains, settings.moves)
+        keep_prior(self.folder, drawn, log_lik, time.perf_counter() - begun)
+        self.levels = load_levels(self.folder)
+
+    def next_unit(self) -> LevelUnit:
+        """The level that follows."""
+        settings, now, number = self.settings, self.levels[-1], len(self.levels)
+        if number > settings.max_levels:
+            raise RuntimeError(
+                f"{self.label} is at likelihood weight {now.likelihood_weight:.3g} after "
+                f"{settings.max_levels} levels; try more moves or chains, a smaller ess, or, if "
+                "log_lik varies by thousands of nats under the prior, a narrower prior"
+            )
+        step = self._step(now, number)
+        seeds = np.random.SeedSequence([self.seed, self.number, number])
+        start = tempering.resample(step.weights, settings.chains, np.random.default_rng(seeds))
+        step_size = settings.step_size
+        if number > 1:
+            step_size = tempering.next_step_size(now.step_size, now.acceptance)
+        return LevelUnit(
+            label=f"{self.label}, level {number}",
+            executable=str(self.executable),
+            data=str(self.data),
+            folder=str(self.folder),
+            number=number,
+            last=step.likelihood_weight == self.target,
+            likelihood_weight=step.likelihood_weight,
+            log_evidence=now.log_evidence + step.log_mean_weight,
+            ess=step.ess,
+            start=tuple(start.tolist()),
+            ancestor=tuple(now.ancestor.ravel()[start].tolist()),
+            moves=settings.moves,
+            step_size=step_size,
+            metric=str(self.metric) if self.metric else None,
+            max_treedepth=settings.max_treedepth,
+            seed=int(seeds.generate_state(1)[0] >> 1),
+        )
+
+    def _step(self, now, number):
+        log_lik = now.log_lik.ravel()
+        if self.settings.weights:
+            return tempering.step_to(
+                log_lik, now.likelihood_weight, self.settings.weights[number - 1]
+            )
+        return tempering.next_step(log_lik, now.likelihood_weight, self.target, self.settings.ess)
+
+    def progress(self) -> Progress:
+        """How far it is, in levels, and what is known so far."""
+        done = len(self.levels) - 1
+        if self.finished:
+            return Progress(self.label, done, done, True, self._note())
+        left = levels_left(self.levels, self.target)
+        return Progress(self.label, done, done + left, self.begun, self._note())
+
+    def _note(self):
+        now = self.levels[-1]
+        words = (
+            f"weight {now.likelihood_weight:.2g}, log lik {now.log_lik.mean():,.1f}, "
+            f"log Z {now.log_evidence:,.1f}"
+        )
+        if self.finished or len(self.levels) < 3:
+            return words
+        return f"{words}, {_duration(seconds_left(self.levels, self.target))} left"
+
+
+def levels_left(levels: Sequence[Level], target: float) -> int:
+    """How many levels there will be, if likelihood weights go on growing as they last did.
+
+    Where the likelihood concentrates, the variance of the log likelihood falls like the square of
+    the weight, and weights grow by a factor that stays the same.
+    """
+    if len(levels) < 3:
+        return 20
+    recent = [each.likelihood_weight for each in levels[-4:] if each.likelihood_weight > 0]
+    growth = np.log(recent[-1] / recent[0]) / max(len(recent) - 1, 1) if len(recent) > 1 else 1.0
+    return max(1, int(np.ceil(np.log(target / recent[-1]) / max(growth, 0.01))))
+
+
+def seconds_left(levels: Sequence[Level], target: float) -> float:
+    """Time of these levels for one worker, if levels go on taking longer as they last did."""
+    seconds = [each.seconds for each in levels[1:]][-4:]
+    growth = 1.0
+    if len(seconds) > 1:
+        growth = float(np.clip((seconds[-1] / seconds[0]) ** (1 / (len(seconds) - 1)), 1, 1.2))
+    return float(np.sum(seconds[-1] * growth ** np.arange(1, levels_left(levels, target) + 1)))
+
+
+def _duration(seconds):
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min"
+
+
+def csv_of(folder: Path, replicate: int) -> Path:
+    """The draws of a finished replicate, counted from 1."""
+    return folder / f"replicate-{replicate}.csv"
+
+
+def levels_of(folder: Path, replicate: int) -> list[Level]:
+    """The levels of a replicate that are there, counted from 1."""
+    return load_levels(folder / f"replicate-{replicate}")

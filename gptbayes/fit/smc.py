@@ -1,0 +1,293 @@
+"""Waste-free sequential Monte Carlo (Dau & Chopin 2022) for any compiled Stan program.
+
+The program has ``likelihood_weight`` in its data, which multiplies the log likelihood, and
+``log_lik`` in its generated quantities, its terms. Particles go from the prior, weight 0, to the
+posterior, weight 1, through levels between them: each level weighs the particles of the one before,
+resamples a few of them, and runs NUTS from each; all the draws of these chains are its particles.
+The mean weights multiply to the evidence, the marginal likelihood of the data.
+
+Nothing here knows what the model is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gptbayes.corpus import whole_number
+from gptbayes.fit import tempering
+from gptbayes.fit.directory import write_json
+from gptbayes.fit.draws import Draws, read_csv
+from gptbayes.fit.levels import Level, load_levels, log_density_of, log_lik_of, run_level
+from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
+from gptbayes.fit.units import Progress, n_cores
+
+__all__ = ["Settings", "Smc", "levels_of", "sequential_monte_carlo", "temper"]
+
+DrawPrior = Callable[[int, np.random.Generator], Mapping[str, np.ndarray]]
+
+
+class Smc(NamedTuple):
+    """What sequential Monte Carlo found.
+
+    Attributes
+    ----------
+    draws : list of Draws
+        Of the posterior, those of one replicate each; every draw has the same weight.
+    levels : list of list of Level
+        The path from prior to posterior of each replicate.
+    log_evidence : float
+        Log of the mean over replicates of the estimated evidence, nats.
+    log_evidence_se : float
+        Its standard error from the spread of the replicates; nan if there is only one.
+    """
+
+    draws: list[Draws]
+    levels: list[list[Level]]
+    log_evidence: float
+    log_evidence_se: float
+
+
+def sequential_monte_carlo(
+    executable: str | Path,
+    data: Mapping[str, object],
+    draw_prior: DrawPrior,
+    folder: str | Path,
+    *,
+    replicates: int = 4,
+    inverse_metric: np.ndarray | None = None,
+    seed: int = 1,
+    executor: Executor | None = None,
+    on_progress: Callable[[list[Progress]], None] | None = None,
+    **settings,
+) -> Smc:
+    """Sample the posterior of a Stan program from its prior, and estimate its evidence.
+
+    Parameters
+    ----------
+    executable : path
+        The compiled program, for example by `gptbayes.toolchain.compile_program`.
+    data : mapping
+        Its data, JSON-ready. ``likelihood_weight`` is that of the posterior, usually 1.
+    draw_prior : callable
+        ``(n, rng) -> mapping``: independent draws of every parameter from the prior, each
+        ``(n, shape in the program)``.
+    folder : path
+        Where levels are kept; a run that was interrupted goes on from there.
+    replicates : int
+        Independent runs. Their spread is the standard error: at least two, better four.
+    inverse_metric : ndarray, (unconstrained parameter,), optional
+        Variances of the parameters for NUTS, in the order of the program; 1 by default.
+    seed : int
+    executor : concurrent.futures.Executor, optional
+        Runs the levels; a pool of this machine's cores by default.
+    on_progress : callable, optional
+        Called now and then with the progress of all replicates.
+    **settings
+        Fields of `Settings`: ``chains``, ``moves``, ``ess``, ``weights``, ...
+
+    Returns
+    -------
+    Smc
+
+    Raises
+    ------
+    ValueError
+        If the program has no ``likelihood_weight`` or no ``log_lik``, or these do not belong
+        together, if ``folder`` holds other levels, or for unusable settings.
+    RuntimeError
+        If levels do not end, or CmdStan fails; finished levels are kept.
+
+    Examples
+    --------
+    The mean of ten normal observations with a normal prior, whose evidence is known.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from scipy.stats import multivariate_normal
+    >>> from gptbayes.fit.smc import sequential_monte_carlo
+    >>> from gptbayes.toolchain import compile_program
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> program = folder / "normal-mean.stan"
+    >>> _ = program.write_text('''
+    ... data {
+    ...   int<lower=1> n;
+    ...   vector[n] y;
+    ...   real<lower=0> likelihood_weight;
+    ... }
+    ... parameters {
+    ...   real mu;
+    ... }
+    ... model {
+    ...   mu ~ normal(0, 2);
+    ...   target += likelihood_weight * normal_lpdf(y | mu, 1);
+    ... }
+    ... generated quantities {
+    ...   vector[n] log_lik;
+    ...   for (i in 1:n) {
+    ...     log_lik[i] = normal_lpdf(y[i] | mu, 1);
+    ...   }
+    ... }
+    ... ''')
+    >>> y = np.linspace(-1, 3, 10)
+    >>> found = sequential_monte_carlo(
+    ...     compile_program(program),
+    ...     {"n": 10, "y": y.tolist(), "likelihood_weight": 1.0},
+    ...     lambda n, rng: {"mu": rng.normal(0, 2, size=n)},
+    ...     folder / "levels",
+    ... )
+    >>> exact = multivariate_normal(np.zeros(10), np.eye(10) + 4).logpdf(y)
+    >>> bool(abs(found.log_evidence - exact) < 4 * found.log_evidence_se)
+    True
+    """
+    chosen = Settings(**settings)
+    _check_data(data, chosen)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_other(folder, data, chosen, replicates, seed)
+    write_json(folder / "data.json", dict(data))
+    _check_program(Path(executable), folder, data, draw_prior)
+    levels = temper(
+        executable=Path(executable),
+        data=folder / "data.json",
+        folder=folder,
+        draw_prior=draw_prior,
+        settings=chosen,
+        replicates=replicates,
+        inverse_metric=inverse_metric,
+        seed=seed,
+        executor=executor,
+        on_progress=on_progress,
+    )
+    n_draws = chosen.chains * chosen.moves
+    draws = [read_csv(csv_of(folder, k), n_draws) for k in range(1, replicates + 1)]
+    value, se = tempering.log_evidence([each[-1].log_evidence for each in levels])
+    return Smc(draws, levels, value, se)
+
+
+def temper(
+    *, executable, data, folder, draw_prior, settings, replicates, inverse_metric, seed,
+    executor=None, on_progress=None,
+) -> list[list[Level]]:  # fmt: skip
+    """Run the levels that are missing; `sequential_monte_carlo` without its checks.
+
+    Parameters
+    ----------
+    executable, data, folder : pathlib.Path
+        The compiled program, its data, and where levels are kept.
+    draw_prior : callable
+        As for `sequential_monte_carlo`; what it returns may have ``log_lik`` too, ``(n, ...)``.
+    settings : Settings
+    replicates, inverse_metric, seed, executor, on_progress
+        As for `sequential_monte_carlo`.
+
+    Returns
+    -------
+    list of list of Level
+        Of each replicate.
+    """
+    replicates = whole_number("replicates", replicates)
+    metric = None
+    if inverse_metric is not None:
+        metric = folder / "metric.json"
+        write_json(metric, {"inv_metric": np.asarray(inverse_metric, dtype=float).tolist()})
+    running = [
+        Replicate(executable, data, folder, k, settings, metric, seed)
+        for k in range(1, replicates + 1)
+    ]
+    for each in running:
+        each.begin(draw_prior)
+    if executor is not None:
+        _drive(running, executor, on_progress)
+    elif not all(each.finished for each in running):
+        with ThreadPoolExecutor(max_workers=min(replicates, n_cores())) as pool:
+            _drive(running, pool, on_progress)
+    return [each.levels for each in running]
+
+
+def _drive(replicates, executor, on_progress):
+    """One level after the other of every replicate; after the first failure none that is new."""
+
+    def submit(replicate):
+        running[executor.submit(run_level, replicate.next_unit())] = replicate
+        replicate.begun = True
+
+    running = {}
+    try:
+        for replicate in replicates:
+            if not replicate.finished:
+                submit(replicate)
+        while running:
+            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                replicate = running.pop(future)
+                future.result()
+                replicate.levels = load_levels(replicate.folder)
+                if not replicate.finished:
+                    submit(replicate)
+            if on_progress:
+                on_progress([replicate.progress() for replicate in replicates])
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _check_data(data, settings):
+    if "likelihood_weight" not in data:
+        raise ValueError(f"data must have likelihood_weight, got {', '.join(data)}")
+    weight = data["likelihood_weight"]
+    if not weight > 0:
+        raise ValueError(f"likelihood_weight must be positive, got {weight!r}: draw from the prior")
+    if settings.weights and settings.weights[-1] != weight:
+        raise ValueError(
+            "the last of weights must be likelihood_weight, "
+            f"got {settings.weights[-1]} and {weight}"
+        )
+
+
+def _refuse_other(folder, data, settings, replicates, seed):
+    """Levels of other data or settings must not be mixed with these."""
+    text = json.dumps(dict(data), sort_keys=True).encode()
+    now = {**vars(settings), "seed": seed, "data_sha256": hashlib.sha256(text).hexdigest()}
+    now = json.loads(json.dumps(now))
+    path = folder / "smc.json"
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in now.items():
+            if there.get(name) != value:
+                raise ValueError(
+                    f"{folder} holds levels of another run: {name} is {there.get(name)!r} there, "
+                    f"{value!r} here; choose another folder"
+                )
+    write_json(path, now)
+
+
+def _check_program(executable, folder, data, draw_prior):
+    """The log posterior must rise with the likelihood weight by exactly the sum of log_lik."""
+    drawn = {k: v for k, v in draw_prior(3, np.random.default_rng(0)).items() if k != "log_lik"}
+    log_lik = log_lik_of(executable, folder / "data.json", drawn, folder)
+    if not np.isfinite(log_lik).all():
+        return
+    low, high = (
+        log_density_of(executable, {**data, "likelihood_weight": weight}, drawn, folder)
+        for weight in (0.0, 1.0)
+    )
+    gained = high - low
+    if np.allclose(gained, 0, atol=1e-9) and not np.allclose(log_lik, 0, atol=1e-9):
+        raise ValueError(
+            "the program must have likelihood_weight in its data and multiply the log likelihood "
+            "by it; its log density does not depend on it"
+        )
+    constant = (gained - log_lik).mean()  # a constant may be dropped from the target
+    if not np.allclose(gained - constant, log_lik, rtol=1e-6, atol=1e-6):
+        raise ValueError(
+            "likelihood_weight must multiply the sum of log_lik; from weight 0 to 1 the log "
+            f"density changes by {gained[0] - constant:.6g}, the sum is {log_lik[0]:.6g}"
+        )

@@ -1,0 +1,122 @@
+"""Run directories of sequential Monte Carlo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict
+from pathlib import Path
+
+from gptbayes.fit.checks import positive
+from gptbayes.fit.directory import run_directory
+from gptbayes.fit.replicate import Settings
+from gptbayes.fit.sampling import prior_variances
+from gptbayes.fit.smc import temper
+from gptbayes.fit.units import Progress
+from gptbayes.model.forward import token_log_prob
+from gptbayes.model.problem import Problem
+from gptbayes.model.simulate import prior_draws
+
+
+def smc(
+    problem: Problem,
+    out: str | Path,
+    *,
+    replicates: int = 4,
+    chains: int = 32,
+    moves: int = 8,
+    ess: float = 0.5,
+    weights: Sequence[float] | None = None,
+    step_size: float | None = None,
+    max_treedepth: int = 10,
+    max_levels: int = 200,
+    kernels: str = "auto",
+    seed: int = 1,
+    executor: Executor | None = None,
+    on_progress: Callable[[list[Progress]], None] | None = None,
+) -> Path:
+    """Go from the prior to the posterior by waste-free sequential Monte Carlo (Dau & Chopin 2022).
+
+    It gives draws, as `nuts` does, and the evidence beside them. Chains that stay in a poor mode
+    die out, so that modes get the mass that they have, as far as the levels where they part have
+    particles in each. Needs no warm-up: the metric is the prior's, and the step size follows from
+    the acceptance of the level before.
+
+    Parameters
+    ----------
+    problem : Problem
+    out : path
+        The run directory; made if it is not there, continued if it is of the same configuration.
+    replicates : int
+        Independent runs. Their spread is the standard error of the evidence and of the masses of
+        modes; with one there is none.
+    chains, moves : int
+        At each level so many particles are resampled, and each starts a chain of so many draws:
+        ``chains * moves`` particles for each replicate.
+    ess : float
+        The next level is where the weights' effective sample size is this share of the particles.
+    weights : sequence of float, optional
+        Likelihood weights of the levels instead, rising to that of the problem.
+    step_size : float, optional
+        Of NUTS at the first level; by default Stan's adaptation finds it.
+    max_treedepth : int
+    max_levels : int
+        After so many the run fails, and what there is is kept.
+    kernels, seed, executor, on_progress
+        As for `nuts`. The unit of work is a level of a replicate.
+
+    Returns
+    -------
+    pathlib.Path
+        The run directory, for `gptbayes.inference.open_run`.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As `nuts`, and if levels do not end.
+    """
+    (replicates,) = positive(replicates=replicates)
+    if not problem.likelihood_weight > 0:
+        raise ValueError(
+            f"likelihood_weight must be positive for smc, got {problem.likelihood_weight}: "
+            "the prior method draws from the prior"
+        )
+    if weights is not None and weights[-1] != problem.likelihood_weight:
+        raise ValueError(
+            "the last of weights must be the problem's likelihood_weight, got "
+            f"{weights[-1]} and {problem.likelihood_weight}"
+        )
+    chosen = Settings(
+        chains=chains,
+        moves=moves,
+        ess=ess,
+        weights=tuple(weights) if weights is not None else None,
+        step_size=step_size,
+        max_treedepth=max_treedepth,
+        max_levels=max_levels,
+    )
+    listed = {**asdict(chosen), "weights": list(weights) if weights is not None else None}
+    settings = {"replicates": replicates, **listed, "draws": chosen.chains * chosen.moves}
+    n_draws = (
+        2 * replicates * chosen.chains * chosen.moves
+    )  # the newest level's particles are there as well
+
+    def draw_prior(n, rng):
+        drawn = prior_draws(problem, n, rng)
+        log_lik = token_log_prob(problem.stage, drawn, problem.training)
+        return {**problem.stage.to_stan(drawn, problem.design), "log_lik": log_lik}
+
+    with run_directory(problem, out, "smc", settings, seed, n_draws, kernels=kernels) as run:
+        temper(
+            executable=run.executable,
+            data=run.folder / "data.json",
+            folder=run.folder / "csv",
+            draw_prior=draw_prior,
+            settings=chosen,
+            replicates=replicates,
+            inverse_metric=prior_variances(problem),
+            seed=seed,
+            executor=executor,
+            on_progress=on_progress,
+        )
+    return run.folder

@@ -1,0 +1,181 @@
+"""The arithmetic of tempering from the prior to the posterior, in numpy alone.
+
+Particles with log likelihoods l follow p(theta | y) to the power beta of the likelihood, which is
+the likelihood weight. Going from beta to beta + delta gives them the weights w = exp(delta l); the
+mean of w estimates the ratio of the two normalising constants without bias.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+
+ACCEPTANCE_TARGET = 0.8
+SMALLEST_STEP = 1e-12
+"""Of the likelihood weight; when the next level is nearer than this, levels do not end."""
+
+
+class Step(NamedTuple):
+    """From one level to the next.
+
+    Attributes
+    ----------
+    likelihood_weight : float
+        Of the next level.
+    weights : ndarray, (particle,)
+        Importance weights of the particles, which sum to 1.
+    log_mean_weight : float
+        Log of the estimated ratio of normalising constants, nats.
+    ess : float
+        Effective sample size of the weights, 1 / sum of their squares, as a share of the particles.
+    """
+
+    likelihood_weight: float
+    weights: np.ndarray
+    log_mean_weight: float
+    ess: float
+
+
+def step_to(log_lik: np.ndarray, now: float, then: float) -> Step:
+    """Weigh particles at likelihood weight ``now`` for likelihood weight ``then``.
+
+    Parameters
+    ----------
+    log_lik : ndarray, (particle,)
+        In nats.
+    now, then : float
+    """
+    log_w = (then - now) * log_lik
+    total = logsumexp(log_w)
+    weights = np.exp(log_w - total)
+    ess = 1 / np.square(weights).sum() / len(log_lik)
+    return Step(then, weights, float(total - np.log(len(log_lik))), float(ess))
+
+
+def next_step(log_lik: np.ndarray, now: float, target: float, share: float = 0.5) -> Step:
+    """The farthest step towards ``target`` whose weights keep an effective sample size.
+
+    Parameters
+    ----------
+    log_lik : ndarray, (particle,)
+        In nats; minus infinity where the data are impossible.
+    now, target : float
+        Likelihood weights, ``now < target``.
+    share : float
+        Effective sample size wanted, relative to the particles whose likelihood is not zero.
+
+    Returns
+    -------
+    Step
+
+    Raises
+    ------
+    RuntimeError
+        If no particle has a likelihood, or the step is too small ever to arrive.
+    """
+    alive = np.isfinite(log_lik)
+    if not alive.any():
+        raise RuntimeError("no particle has a log_lik that is finite: the prior excludes the data")
+    finite = log_lik[alive]
+
+    def excess(then):
+        return step_to(finite, now, then).ess - share
+
+    if excess(target) >= 0:
+        return step_to(log_lik, now, target)
+    then = brentq(excess, now, target, xtol=1e-15, rtol=1e-12)
+    if then - now < SMALLEST_STEP:
+        raise RuntimeError(
+            f"the step from likelihood weight {now:.3g} is smaller than {SMALLEST_STEP:g}: log_lik "
+            f"varies by {np.ptp(finite):.3g} nats between particles; try a prior with less mass "
+            "where the data are all but impossible, or more particles"
+        )
+    return step_to(log_lik, now, then)
+
+
+def resample(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Systematic resampling: each particle is drawn in proportion to its weight.
+
+    Parameters
+    ----------
+    weights : ndarray, (particle,)
+        They sum to 1.
+    count : int
+        How many to draw.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of int, (count,)
+        Indices; a particle of weight w is drawn ``count * w`` times, rounded up or down. In
+        random order, so that chains that begin at neighbours are not neighbours.
+    """
+    edges = np.cumsum(weights)
+    places = (np.arange(count) + rng.random()) / count * edges[-1]
+    return rng.permutation(np.minimum(np.searchsorted(edges, places), len(weights) - 1))
+
+
+def next_step_size(step_size: float, acceptance: float) -> float:
+    """The step size of the next level, from the mean acceptance statistic of this one.
+
+    Of Hamiltonian Monte Carlo, 1 - acceptance grows like the square of the step size (Beskos et
+    al. 2013 has the asymptotics). A level changes it by a factor of 2 at most. It depends on
+    earlier levels alone, so that every level has one kernel that leaves its target invariant,
+    which an adaptation within the chains would not.
+
+    Parameters
+    ----------
+    step_size : float
+    acceptance : float
+        Mean acceptance statistic of NUTS.
+    """
+    rejection = max(1 - acceptance, 1e-6)
+    return step_size * float(np.clip(np.sqrt((1 - ACCEPTANCE_TARGET) / rejection), 0.5, 2.0))
+
+
+def between_share(values: np.ndarray) -> float:
+    """Which share of the variance is between chains: 0 if they forget where they began.
+
+    The intraclass correlation of a one-way analysis of variance. It is 1 for chains that never
+    move, whose draws are copies of one particle.
+
+    Parameters
+    ----------
+    values : ndarray, (chain, draw)
+
+    Returns
+    -------
+    float
+        Between 0 and 1; nan for a single chain or single draws.
+    """
+    n_chain, n_draw = values.shape
+    if n_chain < 2 or n_draw < 2:
+        return float("nan")
+    within = values.var(axis=1, ddof=1).mean()
+    between = values.mean(axis=1).var(ddof=1) - within / n_draw
+    total = max(between, 0.0) + within
+    return float(max(between, 0.0) / total) if total > 0 else 1.0
+
+
+def log_evidence(log_z: np.ndarray) -> tuple[float, float]:
+    """Average independent estimates of an evidence, on its natural scale.
+
+    Parameters
+    ----------
+    log_z : ndarray, (replicate,)
+        Log evidence of each replicate, nats. Z is estimated without bias, log Z is not.
+
+    Returns
+    -------
+    value, se : float
+        Log of the mean of Z, and its standard error by the delta method; nan for one replicate.
+    """
+    log_z = np.asarray(log_z, dtype=float)
+    value = float(logsumexp(log_z) - np.log(len(log_z)))
+    if len(log_z) < 2:
+        return value, float("nan")
+    relative = np.exp(log_z - value)
+    return value, float(relative.std(ddof=1) / np.sqrt(len(log_z)))

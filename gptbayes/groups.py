@@ -1,0 +1,163 @@
+"""The groups of a fit, with any ArviZ: the one module that knows which one is installed.
+
+Until version 1 ArviZ keeps groups in an `InferenceData` of its own, since then in xarray's
+`DataTree`. Both hold the same datasets under the same names and read each other's netCDF files.
+Analyses take a group as an xarray Dataset with `group`, and single variables with
+``idata.posterior["key"]``, which is the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import arviz as az
+import numpy as np
+import xarray as xr
+
+IS_TREE = int(az.__version__.split(".")[0]) >= 1
+"""Whether ArviZ is version 1 or later."""
+
+
+def make_groups(
+    groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any] | None = None
+) -> az.InferenceData:
+    """A fit from its groups.
+
+    Parameters
+    ----------
+    groups : mapping of str to Dataset
+    attrs : mapping, optional
+        Of the whole.
+
+    Returns
+    -------
+    arviz.InferenceData or xarray.DataTree
+    """
+    if IS_TREE:
+        made = xr.DataTree.from_dict(dict(groups))
+    else:
+        made = az.InferenceData(**groups)
+    made.attrs = dict(attrs or {})
+    return made
+
+
+def group(idata: az.InferenceData, name: str) -> xr.Dataset:
+    """A group of a fit as a Dataset."""
+    found = idata[name]
+    return found.to_dataset() if IS_TREE else found
+
+
+def group_names(idata: az.InferenceData) -> list[str]:
+    """Which groups a fit has."""
+    return [name.strip("/") for name in idata.groups if name != "/"] if IS_TREE else idata.groups()
+
+
+def add_group(idata: az.InferenceData, name: str, dataset: xr.Dataset) -> None:
+    """Add a group of its own name to a fit."""
+    if IS_TREE:
+        idata[name] = xr.DataTree(dataset)
+    else:
+        idata.add_groups({name: dataset}, warn_on_custom_groups=False)
+
+
+def select(
+    idata: az.InferenceData, names: Sequence[str] | None = None, **indexers: Any
+) -> az.InferenceData:
+    """Some draws of some groups, by position.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    names : sequence of str, optional
+        Groups to keep, by default all.
+    **indexers
+        As of `xarray.Dataset.isel`; groups without that dim are kept as they are.
+
+    Returns
+    -------
+    arviz.InferenceData or xarray.DataTree
+        With the attributes of the whole.
+    """
+    names = group_names(idata) if names is None else names
+    kept = {
+        name: group(idata, name).isel(indexers, missing_dims="ignore")
+        for name in names
+        if name in group_names(idata)
+    }
+    return make_groups(kept, idata.attrs)
+
+
+def save_groups(idata: az.InferenceData, path: Path) -> None:
+    """Write netCDF that either ArviZ reads, uncompressed.
+
+    Random digits do not get smaller: compressing them takes most of the time, for nothing.
+    """
+    options = {} if IS_TREE else {"compress": False}
+    idata.to_netcdf(str(path), engine="h5netcdf", **options)
+
+
+def load_groups(path: Path) -> az.InferenceData:
+    """Read what `save_groups` wrote, all of it, and close the file.
+
+    An open file would be taken for what stands there later.
+    """
+    if not IS_TREE:
+        with az.rc_context({"data.load": "eager"}):
+            return az.from_netcdf(str(path), engine="h5netcdf")
+    with xr.open_datatree(path, engine="h5netcdf") as opened:
+        return opened.load()
+
+
+def pareto_smoothed(log_ratios: np.ndarray, reff: float = 1.0) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed importance weights by ArviZ (Vehtari et al. 2024).
+
+    Parameters
+    ----------
+    log_ratios : ndarray (sample,)
+        Of importance, up to a constant.
+    reff : float
+        Effective sample size of what is averaged as a part of the number of draws.
+
+    Returns
+    -------
+    log_weights : ndarray (sample,)
+        Normalised: their exponentials sum to one.
+    pareto_k : float
+    """
+    if not IS_TREE:
+        log_weights, k = az.psislw(log_ratios, reff=reff)
+        return np.asarray(log_weights), float(k)
+    from arviz_stats.base import array_stats
+
+    log_weights, k = array_stats.psislw(-np.asarray(log_ratios), r_eff=reff)
+    return log_weights - np.logaddexp.reduce(log_weights), float(k)
+
+
+def power_scaling(
+    values: xr.Dataset, log_density: xr.DataArray, component: str, delta: float
+) -> xr.Dataset:
+    """Power-scaling sensitivity by ArviZ (Kallioinen et al. 2024).
+
+    Parameters
+    ----------
+    values : Dataset (chain, draw)
+        Quantities.
+    log_density : DataArray (chain, draw)
+        Of the component.
+    component : {"prior", "likelihood"}
+    delta : float
+        The component is raised to the powers ``1 + delta`` and ``1 / (1 + delta)``.
+
+    Returns
+    -------
+    Dataset ()
+        One value for each quantity.
+    """
+    density = log_density.to_dataset(name="log_density")
+    name = {"prior": "log_prior", "likelihood": "log_likelihood"}[component]
+    scaled = make_groups({"posterior": values, name: density})
+    if IS_TREE:
+        return az.psense(scaled, group=component, alphas=(1 / (1 + delta), 1 + delta))
+    return az.psens(scaled, component=component, delta=delta)

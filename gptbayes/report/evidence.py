@@ -1,0 +1,103 @@
+"""Section "Evidence" of a fit by sequential Monte Carlo."""
+
+from __future__ import annotations
+
+from gptbayes import plots
+from gptbayes.compare.evidence import WHY_THEY_MAY_DISAGREE
+from gptbayes.compare.evidence_sensitivity import scale_sentences
+from gptbayes.report.analysis import Analysis
+from gptbayes.report.blocks import Heading, Paragraph, Points, Section, Table, picture
+
+
+def evidence_section(analysis: Analysis) -> Section:
+    """The path from the prior, the evidence with its error, and masses of modes."""
+    found = analysis.tempering
+    blocks = [
+        _path_picture(found.path),
+        _replicates_table(found.replicates),
+        *(_evidence_blocks(found) if found.evidence is not None else ()),
+        *_masses(found.masses),
+        Paragraph(found.wrong_if),
+    ]
+    question = "How probable was the text under this model and its prior?"
+    return Section("evidence", "Evidence", question, blocks)
+
+
+def _path_picture(path):
+    fig, axes = plots.figure(2, width=9, columns=2)
+    plots.plot_tempering(path, ax=axes[0])
+    plots.plot_level_health(path, ax=axes[1])
+    return picture(
+        fig,
+        alt="mean log likelihood over the likelihood weight, and what each level says of itself",
+        caption="Left: mean log likelihood of the particles ± one standard deviation over the "
+        "likelihood weight, 0 for the prior and 1 for the posterior; the area under each line is "
+        "the log evidence of that replicate. Right, for each level: mean acceptance of NUTS, "
+        "effective sample size of the weights that led there as a share of the particles, and the "
+        "share of the variance of the log likelihood that is between segments, which is 0 if "
+        "segments forget where they started and 1 if nothing moved.",
+    )
+
+
+def _replicates_table(replicates):
+    rows = [
+        [
+            str(k + 1),
+            f"{int(row['n_levels'])}",
+            f"{float(row['log_evidence']):.2f}",
+            f"{int(row['n_ancestors'])}",
+            f"{float(row['smallest_acceptance']):.2f}",
+            f"{float(row['largest_between_share']):.2f}",
+            f"{float(row['seconds']):.0f}",
+        ]
+        for k, row in ((k, replicates.isel(chain=k)) for k in range(replicates.sizes["chain"]))
+    ]
+    columns = ["replicate", "levels", "log evidence", "first particles with descendants"]
+    more = ["smallest acceptance", "largest share between segments", "seconds"]
+    return Table("The replicates, each an independent run from the prior.", [*columns, *more], rows)
+
+
+def _evidence_blocks(found):
+    of = found.evidence
+    rows = [
+        ["log evidence, by SMC", _with_se(of.log_evidence, of.se)],
+        ["by thermodynamic integration", _with_se(of.thermodynamic, of.thermodynamic_se)],
+        ["per character, by SMC", f"{of.log_evidence / of.n_characters:.3f}"],
+        *(
+            [f"counting characters, {name}", f"{float(value):.2f}"]
+            for name, value in zip(
+                found.counting["model"].values, found.counting["log_evidence"].values, strict=True
+            )
+        ),
+        ["WBIC", _with_se(of.wbic, of.wbic_se)],
+        ["learning coefficient", _with_se(of.learning_coefficient, of.learning_coefficient_se)],
+        ["singular fluctuation", f"{of.singular_fluctuation:.2f}"],
+    ]
+    return [
+        Table(
+            f"Evidence of the {of.n_characters} training characters, in nats ± standard error over "
+            "replicates. Counting characters has its evidence in closed form: order 0 has one "
+            "Dirichlet distribution, order 1 one after each character. WBIC approximates minus the "
+            "log evidence.",
+            ["what", "value"],
+            rows,
+        ),
+        Paragraph(WHY_THEY_MAY_DISAGREE),
+        Heading("Sensitivity of the evidence to the prior scales"),
+        Points(scale_sentences(found.sensitivity)),
+    ]
+
+
+def _masses(masses):
+    if masses.table.sizes["mode"] < 2:
+        return []
+    fig, (ax,) = plots.figure(width=4.5)
+    plots.plot_mode_masses(masses.of_replicate, ax=ax)
+    caption = (
+        "The mass of each mode: the share of draws of each replicate (dots) and their mean (line)."
+    )
+    return [picture(fig, alt="masses of modes", caption=caption)]
+
+
+def _with_se(value, se):
+    return f"{value:.2f} ± {se:.2f}" if se == se else f"{value:.2f}"

@@ -1,0 +1,151 @@
+"""What a run writes can be read again, and what cannot be read is told for what it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from problems import TEXT, small_problem
+
+from gptbayes import fit
+from gptbayes.corpus import Vocabulary, source_name
+from gptbayes.fit.directory import check_writable, run_directory
+from gptbayes.fit.units import Unit, run_unit
+from gptbayes.inference import netcdf_error, open_run, problem_of
+from gptbayes.model.problem import make_problem
+from gptbayes.model.stages import STAGES
+
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+
+
+@example(text="\x1b[31m\x07\u202e\u0301\ufffe\U0010ffff", source="caf\udce9\0.txt")
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    text=st.text(CHARACTERS, min_size=5, max_size=12),
+    source=st.text(st.characters(), min_size=1, max_size=20),
+)
+def test_every_text_and_name_comes_back(text, source, tmp_path_factory):
+    """Control characters, private ones, halves of pairs in the name: saved, opened, the same."""
+    folder = tmp_path_factory.mktemp("run")
+    problem = make_problem(STAGES["01"], text * 3, source=source, block_size=2)
+    made = open_run(fit.prior(problem, folder / "run", draws=4))
+    read = open_run(folder / "run")
+    assert read.posterior.equals(made.posterior)
+    assert tuple(read.posterior["token"].values) == problem.vocabulary.characters
+    back = problem_of(read)
+    assert back.vocabulary == problem.vocabulary
+    assert back.source == problem.source
+    assert "\0" not in back.source
+    back.source.encode("utf-8")
+
+
+@given(
+    st.binary(min_size=1, max_size=30).filter(lambda name: b"/" not in name and b"\0" not in name)
+)
+def test_every_file_name_can_be_written(name):
+    written = source_name(os.fsdecode(b"/tmp/" + name))
+    written.encode("utf-8")
+    if name.decode("utf-8", "ignore").encode() == name and name not in (b".", b".."):
+        assert written == name.decode()
+
+
+def test_a_name_that_is_not_utf8_is_still_told():
+    assert source_name(os.fsdecode(b"caf\xe9.txt")) == r"caf\xe9.txt"
+
+
+@pytest.mark.parametrize("characters", [("a", "\ud800"), ("a", "\0"), ("a", "a"), ("ab",), ()])
+def test_a_vocabulary_that_cannot_be_saved_is_refused(characters):
+    with pytest.raises(ValueError, match="a vocabulary needs"):
+        Vocabulary(characters)
+
+
+@pytest.mark.parametrize("value", ["\udce9", "a\0b", float("nan"), float("inf"), {1, 2}])
+def test_what_cannot_be_written_is_refused_before_anything_runs(value, tmp_path):
+    with pytest.raises(ValueError, match="cannot be saved"):
+        check_writable("the configuration", {"settings": [value]})
+    out = tmp_path / "run"
+    with (
+        pytest.raises(ValueError, match="the configuration of this run cannot be saved"),
+        run_directory(small_problem("01"), out, "prior", {"x": value}, 1, 4, stan=False),
+    ):
+        pass
+    assert not out.exists()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    folder = fit.prior(make_problem(STAGES["01"], TEXT), tmp_path / "run", draws=4)
+    open_run(folder)
+    return folder / "posterior.nc"
+
+
+def test_only_a_damaged_file_is_to_be_deleted(saved):
+    content = saved.read_bytes()
+    for damaged in (b"", b"not netCDF", content[:40], content[: len(content) // 2], content[:-1]):
+        saved.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"posterior\.nc is truncated or corrupted .*delete"):
+            open_run(saved.parent)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (OSError(errno.EAGAIN, "unable to lock file, errno = 11"), "cannot be locked"),
+        (OSError(errno.ENOLCK, "unable to lock file, errno = 37"), "HDF5_USE_FILE_LOCKING"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (RuntimeError("no engine h5netcdf"), "no engine h5netcdf"),
+    ],
+)
+def test_a_whole_file_is_never_called_damaged(saved, reason, said):
+    found = netcdf_error(saved, reason, "delete it")
+    assert isinstance(found, OSError)
+    assert said in str(found)
+    assert "delete" not in str(found)
+
+
+def test_a_file_that_is_locked_by_another_is_not_damaged(saved):
+    fcntl = pytest.importorskip("fcntl")
+    with open(saved, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match=r"posterior\.nc cannot be locked") as told:
+            open_run(saved.parent)
+    assert "delete" not in str(told.value)
+    open_run(saved.parent)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
+def test_a_file_without_permission_is_not_damaged(saved):
+    saved.chmod(0)
+    with pytest.raises(OSError, match="Permission denied") as told:
+        open_run(saved.parent)
+    assert "delete" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("#!/bin/sh\necho cannot find libtbb >&2\nexit 127\n", "cannot find libtbb"),
+        ("#!/bin/sh\nexit 3\n", "ended with status 3 and no message"),
+        ("#!/bin/sh\nkill -SEGV $$\n", "ended by signal SIGSEGV"),
+        ("#!/bin/sh\nkill -KILL $$\n", "memory runs out"),
+        ("#!/nonexistent/interpreter\n", "cannot be started"),
+        ("\x7fELF of another machine", "cannot be started"),
+        ("#!/bin/sh\nprintf 'caf\\\\351 is full\\n'\nexit 1\n", "is full"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_a_program_that_fails_says_why(program, said, tmp_path):
+    executable = tmp_path / "program"
+    executable.write_text(program)
+    executable.chmod(0o755)
+    (tmp_path / "data.json").write_text("{}")
+    arguments = {"chains": 1, "seed": 1, "show_progress": False}
+    files = [str(tmp_path / name) for name in ("program", "data.json", "chain-1.csv")]
+    with pytest.raises(RuntimeError, match="chain 1 failed: ") as told:
+        run_unit(Unit("chain 1", "sample", *files, arguments, 1, 1))
+    assert said in str(told.value)
+    assert "RunSet" not in str(told.value)
