@@ -81,8 +81,8 @@ comparison = compare_held_out(fits)
 frequencies, _ = unigram_log_density(idata)
 uniform = -np.log(problem.design.vocab_size)
 fig, (ax,) = plots.figure(height=2.8)
-yardsticks = {"uniform guess": uniform, "character frequencies": frequencies}
-plots.plot_held_out(comparison.table, yardsticks=yardsticks, ax=ax)
+baselines = {"uniform guess": uniform, "character frequencies": frequencies}
+plots.plot_held_out(comparison.table, baselines=baselines, ax=ax)
 plots.show(fig, save=folder / "02-held-out.png")
 
 mode = comparison.table.sel(fit="optimize")

@@ -62,7 +62,7 @@ print(f"draws with an ambiguous matching of heads: {float(summary.ambiguous[0]):
 # %%
 roles = head_roles(idata, matching, contexts).heads.isel(layer=0)
 for source in ("prior", "posterior"):
-    for role in ("itself", "previous character"):
+    for role in ("current token", "previous token"):
         for head in range(roles.sizes["head"]):
             at = roles.sel(source=source, role=role).isel(head=head)
             print(

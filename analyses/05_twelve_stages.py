@@ -42,7 +42,7 @@ import xarray as xr
 
 from gptbayes import fit, plots
 from gptbayes.cli.settings import output_folder, settings_from
-from gptbayes.corpus import read_text, zen_of_python
+from gptbayes.corpus import read_text, visible, zen_of_python
 from gptbayes.diagnostics.sampler import pareto_k
 from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT
 from gptbayes.inference import open_run
@@ -180,14 +180,14 @@ print(pd.DataFrame(rows, index=stages).to_string())
 prompt = problem.vocabulary.decode(problem.held_out.x[0])
 for number in stages:
     generated = generate(fits[number, "nuts"], prompt, 50, np.random.default_rng(seed))
-    print(f"{number} {plots.visible(prompt + generated.attrs['text'])}")
+    print(f"{number} {visible(prompt + generated.attrs['text'])}")
 
 # %%
 fig, axes = plots.figure(3, width=11, height=3.9, columns=3)
 for ax, what in zip(axes, ("training", "held_out"), strict=False):
     values = xr.Dataset({"mean": density[what], "se": density[f"{what}_se"]})
     if what == "held_out":
-        plots.plot_ladder(values, yardsticks={"character frequencies": frequencies}, ax=ax)
+        plots.plot_ladder(values, baselines={"character frequencies": frequencies}, ax=ax)
     else:
         plots.plot_ladder(values, ax=ax).get_legend().remove()  # the same lines as beside it
     ax.set_title(f"{what.replace('_', '-')} text")

@@ -182,7 +182,7 @@ for row, times in enumerate(milliseconds.values()):
 labels = (("s", "loops"), ("o", "matrix operations"), ("D", "C++"))
 for k, (marker, label) in enumerate(labels):
     times = [each[k] for each in milliseconds.values()]
-    ax.plot(times, range(len(times)), marker, color=plots.COLOURS[k], label=label)
+    ax.plot(times, range(len(times)), marker, color=plots.COLORS[k], label=label)
 names = [f"{number} {STAGES[number].title.lower()}" for number in stages]
 ax.set_yticks(range(len(names)), names)
 ax.set(xscale="log", ylim=(len(names) - 0.4, -0.6), xlabel="one gradient, milliseconds")

@@ -208,11 +208,11 @@ gain = xr.Dataset(
     {
         "difference": joined["difference"] / n_character,
         "difference_se": joined["difference_se"] / n_character,
-        "shaky": (joined["pareto_k"] > PARETO_K_LIMIT),
+        "unreliable": (joined["pareto_k"] > PARETO_K_LIMIT),
     },
     attrs={"reference": "NUTS"},
 )
-gain["shaky"].loc[{"fit": "stacked"}] = [tables[size].attrs["n_bad_k"] > 0 for size in sizes]
+gain["unreliable"].loc[{"fit": "stacked"}] = [tables[size].attrs["n_bad_k"] > 0 for size in sizes]
 for ax, shown in zip(axes, (list(OTHERS), list(OTHERS)[:2]), strict=True):
     named = gain.sel(fit=shown).assign_coords(fit=[OTHERS[short] for short in shown])
     plots.plot_gain(named, ax=ax)

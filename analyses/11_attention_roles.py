@@ -156,7 +156,7 @@ for number, found in roles.items():
 # %%
 for number in stages:
     draws = role_draws(fits[number], x, matching=matchings[number])
-    spaces = draws.sel(role="spaces and line breaks").mean("draw").stack(unit=("layer", "head"))
+    spaces = draws.sel(role="white space").mean("draw").stack(unit=("layer", "head"))
     for chain, means in enumerate(spaces.values):
         words = ", ".join(f"{mean:+.2f}" for mean in means)
         print(f"Stage {number}, chain {chain + 1}, spaces by head, layer after layer: {words}")

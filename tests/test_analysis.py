@@ -66,7 +66,7 @@ def test_modes_are_described_in_the_report(examined, runs):
     """Each chain taken for a mode of its own: a tree, what they predict differently, a warning."""
     found = Analysis(open_run(runs["nuts"]))
     label = examined[0].modes.label
-    label = label.copy(data=label["of_chain"].values)
+    label = label.copy(data=label["chain_index"].values)
     found.__dict__["modes"] = find_modes(found.idata, label)
     tree, table, mass, different = mode_blocks(found)
     assert tree.source

@@ -23,7 +23,7 @@ from gptbayes.attention import (
     matched,
     matching_findings,
     max_contexts,
-    rollout,
+    rollout_weights,
     summarise_attention,
 )
 from gptbayes.inference import open_run, parameters_of, problem_of
@@ -152,7 +152,7 @@ def test_what_cannot_be_matched(two_layers):
     with pytest.raises(ValueError, match="the same draws"):
         matched(attention_draws(idata, idata_x(idata), group="prior"), head_order(idata))
     without = small_problem("03")
-    with pytest.raises(ValueError, match="stage 03 has no attention, stages 04 to 12 have"):
+    with pytest.raises(ValueError, match="one of 04 to 12, which have attention, got 03"):
         head_order(drawn(without, from_prior(without, 1, 10)))
 
 
@@ -257,12 +257,14 @@ def test_rollout_by_hand(rng):
     first, second = attention.mean(axis=1)[:, 0]
     eye = np.eye(4)
     by_hand = (second / 2 + eye / 2) @ (first / 2 + eye / 2)
-    np.testing.assert_allclose(rollout(attention, residual=True)[0], by_hand, atol=1e-12)
-    np.testing.assert_allclose(rollout(attention, residual=False)[0], second @ first, atol=1e-12)
-    np.testing.assert_allclose(rollout(attention[:1], residual=False)[0], first)
-    np.testing.assert_allclose(rollout(attention, residual=True).sum(axis=-1), 1)
+    np.testing.assert_allclose(rollout_weights(attention, residual=True)[0], by_hand, atol=1e-12)
+    np.testing.assert_allclose(
+        rollout_weights(attention, residual=False)[0], second @ first, atol=1e-12
+    )
+    np.testing.assert_allclose(rollout_weights(attention[:1], residual=False)[0], first)
+    np.testing.assert_allclose(rollout_weights(attention, residual=True).sum(axis=-1), 1)
     silenced = attention * (rng.random((2, 3, 1, 4, 4)) < 0.4)
-    np.testing.assert_allclose(rollout(silenced, residual=True).sum(axis=-1), 1)
+    np.testing.assert_allclose(rollout_weights(silenced, residual=True).sum(axis=-1), 1)
 
 
 @pytest.mark.parametrize("number", ["05", "12"])
@@ -274,7 +276,7 @@ def test_rollout_of_draws(number):
     np.testing.assert_allclose(summary["mean"].sum("key_position"), 1)
     assert list(summary["source"].values) == ["posterior", "prior"]
     attention = forward(problem.stage, parameters_of(idata), contexts).attention
-    by_hand = rollout(attention, residual=number == "12").mean(axis=(0, 1))
+    by_hand = rollout_weights(attention, residual=number == "12").mean(axis=(0, 1))
     np.testing.assert_allclose(summary["mean"].sel(source="posterior"), by_hand, atol=1e-12)
 
 
@@ -303,7 +305,7 @@ def test_removing_what_is_looked_at_hurts():
     said = np.concatenate([x[:, :1], x[:, :-1]], axis=1)
     found = ablate_positions(idata, x, said)
     cost = found.average.sel(source="posterior")
-    assert cost["back"].values.tolist() == [4, 3, 2, 1]
+    assert cost["distance"].values.tolist() == [4, 3, 2, 1]
     np.testing.assert_allclose(cost["mean"][:3], 0, atol=1e-12)
     assert cost["mean"][3] > 1
     assert cost["prob_positive"].values.tolist() == [0, 0, 0, 1]
@@ -328,7 +330,7 @@ def test_costs_and_agreement_against_a_loop(two_layers):
     found = ablate_positions(idata, x, y)
     ours = found.contexts.sel(source="posterior")
     np.testing.assert_allclose(ours["mean"], costs.mean(axis=(0, 1)), atol=1e-12)
-    flow = rollout(forward(stage, parameters, x).attention, residual=True)[..., -1, :-1]
+    flow = rollout_weights(forward(stage, parameters, x).attention, residual=True)[..., -1, :-1]
     by_hand = [spearmanr(flow[0, d, b], abs(costs[0, d, b])).statistic for d, b in np.ndindex(8, 2)]
     agreement = found.agreement["mean"].sel(source="posterior", measure="rollout")
     np.testing.assert_allclose(agreement, np.mean(by_hand))
@@ -345,7 +347,7 @@ def test_uniform_attention_ranks_nothing(two_layers):
     agreement = ablate_positions(idata, x, y).agreement
     at = {"source": "posterior", "measure": "mean over heads"}
     assert agreement["mean"].sel(at) == 0
-    with pytest.raises(ValueError, match="at least 2 positions to remove one, got 1"):
+    with pytest.raises(ValueError, match="at least 2 positions for a knockout, got 1"):
         ablate_positions(idata, x[:, :1], y[:, :1])
     with pytest.raises(ValueError, match="next_tokens must have the shape of contexts"):
         ablate_heads(idata, x, y[0])

@@ -94,7 +94,7 @@ def beside(**dims):
 
 
 def test_role_probabilities_are_lengths(ax):
-    heads = beside(role=2, layer=1, head=3).assign_coords(role=["itself", "vowels"])
+    heads = beside(role=2, layer=1, head=3).assign_coords(role=["current token", "vowels"])
     plots.plot_roles(heads, ax=ax)
     widths = np.array([bar.get_width() for bar in ax.patches]).reshape(2, 3, 2)
     expected = heads["probability"].isel(layer=0).transpose("role", "head", "source")
@@ -104,7 +104,7 @@ def test_role_probabilities_are_lengths(ax):
 
 
 def test_what_is_like_the_prior_is_an_open_circle(ax):
-    table = beside(role=3).assign_coords(role=["itself", "vowels", "punctuation"])
+    table = beside(role=3).assign_coords(role=["current token", "vowels", "punctuation"])
     table["exceeds_prior"][1] = 0.99
     plots.plot_role_excess(table, ax=ax)
     (open_circles,) = (
@@ -118,11 +118,11 @@ def test_removal_of_heads_and_of_positions():
     fig, axes = plots.figure(3)
     plots.plot_ablation(beside(layer=2, head=2), ax=axes[0])
     assert axes[0].get_yticklabels()[3].get_text() == "layer 2, head 2"
-    positions = beside(position=2).assign_coords(back=("position", [2, 1]))
+    positions = beside(position=2).assign_coords(distance=("position", [2, 1]))
     plots.plot_ablation(positions, ax=axes[1])
     assert [label.get_text() for label in axes[1].get_yticklabels()] == [
         "2 before the last",
-        "the one before the last",
+        "1 before the last",
     ]
     agreement = beside(fit=2, measure=2).assign_coords(
         fit=["05", "12"], measure=["mean", "rollout"]

@@ -139,7 +139,7 @@ def test_the_roles_are_those_of_the_netcdf(browser, report, runs):
         beyond = (weights[..., t, t] - 1 / (t + 1)).mean(axis=(-1, -2)).max(axis=(-1, -2))
         wanted += [beyond.mean(), *np.quantile(beyond, [0.05, 0.95])]
     with opened(browser, report) as (page, *_):
-        cells = page.locator("#attention td:text-is('itself') ~ td").all_inner_texts()
+        cells = page.locator("#attention td:text-is('current token') ~ td").all_inner_texts()
     shown = [float(each) for cell in cells[:2] for each in re.findall(r"[+-][0-9.]+", cell)]
     np.testing.assert_allclose(shown, wanted, atol=6e-3)
 

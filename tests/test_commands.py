@@ -56,7 +56,7 @@ def test_every_method_writes_and_has_its_doubts_said(runs, method):
     ("options", "message"),
     [
         (["--prompt", "Übung"], "'b' 'g' 'u' 'Ü' not in the vocabulary, which has:"),
-        (["--prompt", ""], "a prompt needs at least one character, got an empty one"),
+        (["--prompt", ""], "prompt must have at least one character, got an empty one"),
         (["--length", "0"], "length must be a positive integer, got 0"),
         (["--texts", "0"], "n_texts must be a positive integer, got 0"),
         (["--prob", "1.5"], "prob must be between 0 and 1, got 1.5"),
@@ -127,9 +127,9 @@ def looked(runs, tmp_path_factory):
 def test_attention_is_said_with_roles_and_their_control(looked):
     text, folder = looked
     assert "Attention of the last position of “e␣mat”" in text
-    for words in ("effective number of positions", "previous character", "P(posterior > prior)"):
+    for words in ("effective number of positions", "previous token", "P(posterior > prior)"):
         assert words in text
-    for words in ("nats per character", "1 back", "rank correlation", "ambiguous"):
+    for words in ("nats per character", "1 before the last", "rank correlation", "ambiguous"):
         assert words in text
     assert (folder / "map.png").read_bytes().startswith(b"\x89PNG")
     assert "nan" not in re.findall(r"\w+", text)

@@ -14,10 +14,10 @@ from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import last_logits
 from gptbayes.model.simulate import generate_text
 from gptbayes.predict import (
-    coherent,
     entropy_split,
     generate,
-    marginal,
+    generate_coherent,
+    generate_marginal,
     next_character,
     next_token,
     score_text,
@@ -119,20 +119,20 @@ def _pooled(counts):
 
 
 def test_every_draw_writes_before_one_writes_twice(nuts, rng):
-    written = coherent(nuts, "the", 1, rng, n_texts=200)
-    assert len(set(zip(written.chain, written.draw, strict=True))) == 200
-    written = coherent(nuts, "the", 1, rng, n_texts=607)
-    times = np.unique(1000 * written.chain + written.draw, return_counts=True)[1]
-    assert len(written.texts) == 607
+    generated = generate_coherent(nuts, "the", 1, rng, n_texts=200)
+    assert len(set(zip(generated.chain, generated.draw, strict=True))) == 200
+    generated = generate_coherent(nuts, "the", 1, rng, n_texts=607)
+    times = np.unique(1000 * generated.chain + generated.draw, return_counts=True)[1]
+    assert len(generated.texts) == 607
     assert (times.min(), times.max(), len(times)) == (3, 4, 200)
 
 
 def test_the_named_draw_is_the_author(nuts, rng):
     """Texts of one draw among others, told by the probabilities of that draw."""
-    written = coherent(nuts, "the", 20, rng, n_texts=200)
+    generated = generate_coherent(nuts, "the", 20, rng, n_texts=200)
     problem, parameters = problem_of(nuts), flat(nuts)
-    tokens = np.stack([problem.vocabulary.encode(text) for text in written.texts])
-    who = 100 * written.chain + written.draw
+    tokens = np.stack([problem.vocabulary.encode(text) for text in generated.texts])
+    who = 100 * generated.chain + generated.draw
     of_author = {name: value[who] for name, value in parameters.items()}
     for authors, right in ((of_author, True), (parameters, False)):
         pit = ordered_pit(nuts, authors, tokens, rng)
@@ -145,14 +145,14 @@ def test_the_named_draw_is_the_author(nuts, rng):
 def test_marginal_text_has_the_mean_probabilities(nuts, rng):
     """The first character against `next_character`, the second against the exact sum over both."""
     names = list(problem_of(nuts).vocabulary.characters)
-    written = marginal(nuts, "the c", 2, rng, n_texts=4000)
-    assert written.chain is written.draw is None
+    generated = generate_marginal(nuts, "the c", 2, rng, n_texts=4000)
+    assert generated.chain is generated.draw is None
     first = next_character(nuts, "the c")["mean"].values
     then = np.stack([next_character(nuts, "the c" + each)["mean"].values for each in names])
     for n, p in enumerate((first, first @ then)):
-        counts = [sum(text[n] == name for text in written.texts) for name in names]
+        counts = [sum(text[n] == name for text in generated.texts) for name in names]
         assert chisquare(counts, 4000 * p / p.sum()).pvalue > LEVEL
-    counts = [sum(text[1] == name for text in written.texts) for name in names]
+    counts = [sum(text[1] == name for text in generated.texts) for name in names]
     assert chisquare(counts, 4000 * first / first.sum()).pvalue < LEVEL
 
 
@@ -172,9 +172,9 @@ def stubborn(nuts):
 def test_coherent_and_marginal_differ_in_what_goes_together(stubborn, rng):
     """One author never changes its mind; the mean of both does at every character."""
     a, b = (problem_of(stubborn).vocabulary.characters[i] for i in (0, -1))
-    texts = coherent(stubborn, "the", 5, rng, n_texts=100).texts
+    texts = generate_coherent(stubborn, "the", 5, rng, n_texts=100).texts
     assert sorted(texts) == sorted(50 * [5 * a, 5 * b])
-    texts = marginal(stubborn, "the", 2, rng, n_texts=2000).texts
+    texts = generate_marginal(stubborn, "the", 2, rng, n_texts=2000).texts
     counts = [texts.count(pair) for pair in (a + a, a + b, b + a, b + b)]
     assert chisquare(counts).pvalue > LEVEL
     first = score_text(stubborn, "the", a).isel(new_position=0)
@@ -192,7 +192,7 @@ def test_text_repeats_with_its_seed(nuts, kind):
     assert (first.attrs["kind"], first.attrs["prompt"]) == (kind, "the")
     assert len(first.attrs["text"]) == 12
     assert "".join(first["character"].values) == first.attrs["text"]
-    many = {"coherent": coherent, "marginal": marginal}[kind]
+    many = {"coherent": generate_coherent, "marginal": generate_marginal}[kind]
     texts = [many(nuts, "the", 6, np.random.default_rng(3), n_texts=4).texts for _ in range(2)]
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 1
@@ -205,7 +205,9 @@ def test_coherent_and_marginal_agree_for_a_point(mode):
         for kind in ("coherent", "marginal")
     }
     assert texts["coherent"] == texts["marginal"]
-    assert len(set(coherent(mode, "the", 9, np.random.default_rng(8), n_texts=5).texts)) > 1
+    assert (
+        len(set(generate_coherent(mode, "the", 9, np.random.default_rng(8), n_texts=5).texts)) > 1
+    )
 
 
 # What the posterior says of a text
@@ -293,7 +295,7 @@ def test_the_bias_is_that_of_the_effective_number_of_draws(rng, correlation, apa
 
 
 def test_prompts_that_cannot_be_read(nuts, rng):
-    for function in (coherent, marginal, generate):
+    for function in (generate_coherent, generate_marginal, generate):
         with pytest.raises(ValueError, match="at least one character"):
             function(nuts, "", 3, rng)
         with pytest.raises(ValueError, match=r"'!' 'i' not in the vocabulary"):
@@ -301,7 +303,7 @@ def test_prompts_that_cannot_be_read(nuts, rng):
         with pytest.raises(ValueError, match="length must be a positive integer, got 0"):
             function(nuts, "the", 0, rng)
     with pytest.raises(ValueError, match="n_texts must be a positive integer, got 0"):
-        coherent(nuts, "the", 3, rng, n_texts=0)
+        generate_coherent(nuts, "the", 3, rng, n_texts=0)
     with pytest.raises(ValueError, match="kind must be one of coherent, marginal, got 'greedy'"):
         generate(nuts, "the", 3, rng, kind="greedy")
     for prompt, text, message in (
@@ -316,7 +318,7 @@ def test_prompts_that_cannot_be_read(nuts, rng):
 
 
 def test_of_a_long_prompt_the_end_is_read(nuts):
-    for function in (coherent, marginal):
+    for function in (generate_coherent, generate_marginal):
         long, short = (
             function(nuts, prompt, 8, np.random.default_rng(1)).texts
             for prompt in ("that mat, the c", "the c")

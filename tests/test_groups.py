@@ -18,7 +18,7 @@ from gptbayes.groups import (
     save_groups,
     select,
 )
-from gptbayes.predict.leave_one_out import psis_loo, stacked
+from gptbayes.predict.leave_one_out import compare_loo, psis_loo
 from gptbayes.stats.summary import ess
 from gptbayes.stats.uniformity import rank_ecdf
 
@@ -87,7 +87,7 @@ def test_stacking_is_arvizs(fit, rng):
         groups["log_likelihood"] = (log_lik - shift * rng.random(7)).to_dataset(name="log_lik")
         fits[name] = make_groups(groups)
     loos = {n: psis_loo(group(each, "log_likelihood")["log_lik"]) for n, each in fits.items()}
-    ours, theirs = stacked(loos), az.compare(fits, method="stacking")
+    ours, theirs = compare_loo(loos), az.compare(fits, method="stacking")
     assert list(ours["fit"].values) == list(theirs.index)
     assert float(ours["weight"].sum()) == pytest.approx(1)
     np.testing.assert_allclose(ours["weight"], theirs["weight"].astype(float), atol=0.02)

@@ -107,11 +107,11 @@ def test_weights_that_are_none_are_refused(nuts, pathfinder):
     equal = chain_weights(nuts, [0.5, 0.5])
     refused = [
         (lambda: psis_weights(nuts), "needs a fit by pathfinder, got one by nuts"),
-        (lambda: psis_weights(hole), "must be finite, got 2 that are not"),
+        (lambda: psis_weights(hole), "must be finite, got 2 nonfinite"),
         (lambda: chain_weights(nuts, [1.0]), r"each of 2 chains, got shape \(1,\)"),
         (lambda: chain_weights(nuts, [1.5, -0.5]), "smallest of -0.005"),
         (lambda: chain_weights(nuts, [0.5, 0.6]), "got a sum of 1.1"),
-        (lambda: compare_held_out({"a": nuts}, {"b": equal}), "of a, got those of b"),
+        (lambda: compare_held_out({"a": nuts}, {"b": equal}), "for fits a, got b"),
         (lambda: compare_held_out({"a": pathfinder}, {"a": equal}), "of a must have sizes"),
         (lambda: held_out_predictive(nuts, 2 * equal), "got a sum of 2"),
     ]

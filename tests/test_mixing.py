@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from gptbayes.diagnostics.convergence import convergence, mixing_table, r_star, rhat_nested
-from gptbayes.diagnostics.segments import cut, differences, distances, group
+from gptbayes.diagnostics.segments import cut_segments, differences, distances, group_segments
 from gptbayes.diagnostics.verdict import VERDICTS, WRONG_IF, mixing_verdict, stuck_chains
 
 N_CHAIN, N_DRAW, N_SCALAR = 4, 1000, 7
@@ -68,7 +68,7 @@ def test_without_symmetries_the_raw_weights_must_agree(rng):
     place = chains(rng)
     kinds = posterior(rng, place, raw=gauge(rng, place), functions=place)
     del kinds["aligned weights"]
-    assert mixing_verdict(kinds).name == "trapped in different modes that predict alike"
+    assert mixing_verdict(kinds).name == "trapped in modes with equal predictions"
 
 
 def test_modes_of_equal_prediction_and_different_weights(rng):
@@ -76,10 +76,10 @@ def test_modes_of_equal_prediction_and_different_weights(rng):
     predicted = place[..., :3].copy()
     place[2:, :, 3:5] += 6
     found = mixing_verdict(posterior(rng, place, functions=predicted))
-    assert found.name == "trapped in different modes that predict alike"
+    assert found.name == "trapped in modes with equal predictions"
     assert found.groups.n == 2
     assert "symmetry" not in found.text
-    assert "2, 2 whole chains" in found.text
+    assert "2, 2 complete chains" in found.text
 
 
 def test_invariants_that_agree_make_the_alignment_suspect(rng):
@@ -89,7 +89,7 @@ def test_invariants_that_agree_make_the_alignment_suspect(rng):
     kinds = posterior(rng, place, functions=predicted)
     kinds["invariants"] = kinds["log probabilities"]
     found = mixing_verdict(kinds)
-    assert found.name == "trapped in different modes that predict alike"
+    assert found.name == "trapped in modes with equal predictions"
     assert "a symmetry that the alignment missed" in found.text
 
 
@@ -98,7 +98,7 @@ def test_modes_that_predict_differently(rng):
     place[1] += 4
     place[2, :, :2] -= 6
     found = mixing_verdict(posterior(rng, place))
-    assert found.name == "trapped in modes that predict differently"
+    assert found.name == "trapped in modes with different predictions"
     assert found.groups.n == 3
     label = found.groups.label.values.reshape(N_CHAIN, -1)
     assert len({tuple(row) for row in label}) == 3
@@ -111,14 +111,14 @@ def test_modes_of_weights_whose_predictions_differ_a_little_are_not_alike(rng):
     place[2:, :, 3:5] += 6
     predicted[2:, :, 0] += 0.6  # no valley between, and yet beyond chance
     found = mixing_verdict(posterior(rng, place, functions=predicted))
-    assert found.name == "trapped in modes that predict differently"
+    assert found.name == "trapped in modes with different predictions"
 
 
 def test_a_mode_that_one_chain_visits_for_its_last_fifth(rng):
     place = chains(rng)
     place[3, -N_DRAW // 5 :, :4] += 5
     found = mixing_verdict(posterior(rng, place))
-    assert found.name == "trapped in modes that predict differently"
+    assert found.name == "trapped in modes with different predictions"
     label = found.groups.label.values.reshape(N_CHAIN, 5)
     assert (label[:3] == 0).all()
     np.testing.assert_array_equal(label[3], [0, 0, 0, 0, 1])
@@ -153,7 +153,7 @@ def test_weights_too_slow_for_their_modes_but_predictions_mixed(rng):
     predicted = chains(rng, n_scalar=3)
     found = mixing_verdict(posterior(rng, chains(rng, 0.995), functions=predicted))
     assert found.name == "too short to tell"
-    assert "Predictions have mixed all the same" in found.text
+    assert "Predictions have mixed." in found.text
 
 
 def test_few_draws_and_one_chain_are_too_short(rng):
@@ -184,8 +184,8 @@ def test_a_dead_chain_is_left_out_and_named(rng):
     assert stuck_chains(kinds) == [1]
     found = mixing_verdict(kinds)
     assert found.name == "a chain is stuck"
-    assert "never moved: 2" in found.text and "Mixed (3 chains)" in found.text
-    with pytest.raises(ValueError, match="chains that move, got 4 that never do"):
+    assert "Stuck chains (of 4): 2." in found.text and "Mixed (3 chains)" in found.text
+    with pytest.raises(ValueError, match="a chain that moves, got 4 stuck chains"):
         mixing_verdict({"log probabilities": scalars(np.ones((4, 50, 2)))})
 
 
@@ -200,9 +200,9 @@ def test_superchains_of_short_chains(rng):
     assert mixing_verdict(kinds, superchains).name == "mixed"
     place[superchains >= 3] += 4
     found = mixing_verdict({"log probabilities": scalars(place)}, superchains)
-    assert found.name == "trapped in modes that predict differently"
+    assert found.name == "trapped in modes with different predictions"
     label = found.groups.label
-    assert (label.values == (superchains >= 3)[label["of_chain"].values]).all()
+    assert (label.values == (superchains >= 3)[label["chain_index"].values]).all()
 
 
 # The numbers
@@ -270,10 +270,10 @@ def test_unusable_input_is_refused_in_one_line(rng):
     shorter = x.copy()
     shorter[2, 15:] = np.nan
     refused = [
-        ({}, None, "at least one kind"),
-        ({"x": x}, None, "needs 'log probabilities', got x"),
+        ({}, None, "at least one quantity"),
+        ({"x": x}, None, "must have 'log probabilities', got x"),
         ({"log probabilities": x, "x": x[:3]}, None, r"same chains and draws, .*\(4, 20\)"),
-        ({"log probabilities": shorter}, None, "5 draws without a number in chain 3"),
+        ({"log probabilities": shorter}, None, "got 5 nonfinite draws of .* in chain 3"),
         ({"log probabilities": x[:, :7]}, None, "at least 8 draws per chain, got 7"),
         ({"log probabilities": x}, [0, 1], "one label per chain, 4, got 2"),
         ({"log probabilities": x}, [0, 0, 0, 1], r"equal size, got sizes \[3, 1\]"),
@@ -289,20 +289,20 @@ def test_unusable_input_is_refused_in_one_line(rng):
 
 def test_segments_are_the_draws_in_order():
     x = xr.DataArray(np.arange(2 * 43).reshape(2, 43), dims=("chain", "draw"))
-    pieces = cut(x, 3)
+    pieces = cut_segments(x, 3)
     assert pieces.sizes == {"segment": 6, "draw": 12}
     for piece in pieces:
         own = slice(int(piece["start"]), int(piece["stop"]))
-        np.testing.assert_array_equal(piece.values, x[int(piece["of_chain"]), own].values)
+        np.testing.assert_array_equal(piece.values, x[int(piece["chain_index"]), own].values)
     assert pieces["stop"].max() == 43
     with pytest.raises(ValueError, match="at least 4 draws, got 43 draws for 11 segments"):
-        cut(x, 11)
+        cut_segments(x, 11)
 
 
 def test_distances_are_those_of_the_means_without_monte_carlo_error(rng):
     x = chains(rng, 0.0, n_draw=400, n_scalar=50)
     x[1:, :, :] += 0.5
-    squares = distances(cut(scalars(x), 1)) ** 2
+    squares = distances(cut_segments(scalars(x), 1)) ** 2
     assert squares[0, 1:].mean() == pytest.approx(0.25, abs=0.04)
     naive = ((x[1].mean(0) - x[2].mean(0)) ** 2).mean()
     assert naive > 0.003  # 2 / 400 is expected
@@ -310,15 +310,18 @@ def test_distances_are_those_of_the_means_without_monte_carlo_error(rng):
 
 
 def test_no_groups_in_what_has_no_modes(rng):
-    found = [group(cut(scalars(chains(rng, phi)))) for phi in (0.0, 0.9, 0.98, 0.999) * 5]
+    found = [
+        group_segments(cut_segments(scalars(chains(rng, phi))))
+        for phi in (0.0, 0.9, 0.98, 0.999) * 5
+    ]
     assert found == [None] * 20
 
 
 def test_groups_differ_in_what_was_moved_and_in_nothing_else(rng):
     x = chains(rng, 0.5)
     x[:2, :, 0] += 5
-    groups = group(cut(scalars(x)))
-    found = differences(cut(scalars(x)), groups.label)
+    groups = group_segments(cut_segments(scalars(x)))
+    found = differences(cut_segments(scalars(x)), groups.label)
     assert found["p_value"][0] < 1e-10
     assert found["range"][0] == pytest.approx(5, abs=0.5)
     assert found["p_value"][1:].min() > 0.01 / N_SCALAR

@@ -56,7 +56,7 @@ def labels(per_chain):
     flat = np.array(per_chain).ravel()
     size = N_SEGMENT * N_MOVE // 2
     coords = {
-        "of_chain": ("segment", np.repeat(np.arange(n), 2)),
+        "chain_index": ("segment", np.repeat(np.arange(n), 2)),
         "start": ("segment", np.tile([0, size], n)),
         "stop": ("segment", np.tile([size, 2 * size], n)),
     }

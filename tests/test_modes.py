@@ -138,7 +138,7 @@ def test_modes_of_a_fit_are_described(two_modes):
     assert (modes.differences["character"].values[:3] == first).all()
     assert (abs(modes.differences["difference"]) > 5 * modes.differences["mcse"])[:3].all()
     assert modes.divergence[0, 1] > 0.05
-    chain = [int(modes.label["of_chain"][modes.label == k][0]) for k in (0, 1)]
+    chain = [int(modes.label["chain_index"][modes.label == k][0]) for k in (0, 1)]
     for k, c in enumerate(chain):
         row, log_prob = modes.differences.isel(row=0), context_log_prob(two_modes)
         at = {"context": row["context"].item(), "token": row["character"].item()}
@@ -186,7 +186,7 @@ def test_unusable_input_is_refused_in_one_line(nuts, rng):
     holes[1, 300:] = np.nan
     refused = [
         (lambda: stack_chains(one), "at least two chains, got 1"),
-        (lambda: stack_chains(dead), "got chain 2, which never does"),
+        (lambda: stack_chains(dead), "chain 2 never does"),
         (lambda: context_log_prob(nuts, ["the", "at"]), r"equal length, got lengths \[2, 3\]"),
         (lambda: context_log_prob(nuts, []), "at least one, got none"),
         (lambda: function_space(holes), "not finite in chain 2"),

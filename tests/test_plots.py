@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from gptbayes import plots
-from gptbayes.predict import check, frequencies
+from gptbayes.predict import check_statistics, relative_frequencies
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_r_hats_and_traces_and_densities(ax):
         {"per_character": ("fit", [-2.0, -3.0]), "per_character_se": ("fit", [0.1, 0.2])},
         {"fit": ["a", "b"]},
     )
-    plots.plot_held_out(table, yardsticks={"uniform": -3.5}, ax=third)
+    plots.plot_held_out(table, baselines={"uniform": -3.5}, ax=third)
     assert [label.get_text() for label in third.get_yticklabels()] == ["a", "b"]
     plots.close(fig)
 
@@ -79,7 +79,7 @@ def test_a_ladder_has_a_line_for_each_method(ax):
         {"mean": (dims, means), "se": (dims, np.full((2, 3), 0.1))},
         {"fit": ["mode", "nuts"], "stage": ["01", "02", "03"]},
     )
-    plots.plot_ladder(values, yardsticks={"uniform": -3.5}, ax=ax)
+    plots.plot_ladder(values, baselines={"uniform": -3.5}, ax=ax)
     drawn = [container.lines[0].get_ydata() for container in ax.containers]
     np.testing.assert_array_equal(drawn, means)
     assert ax.get_xticklabels()[2].get_text() == "03"
@@ -127,7 +127,9 @@ def test_what_cannot_be_told_from_the_prior_is_an_open_circle(ax):
     table = interval(layer=2, rank=3)
     table = table.assign({f"prior_{name}": table[name] + 0.05 for name in table})
     told = np.array([[True, False, True], [True, True, False]])
-    plots.plot_beside_prior(table.assign(differs=(("layer", "rank"), told)), label="x", ax=ax)
+    plots.plot_posterior_and_prior(
+        table.assign(differs=(("layer", "rank"), told)), label="x", ax=ax
+    )
     np.testing.assert_allclose(ax.lines[-1].get_xdata(), table["mean"].values[~told])
     assert ax.lines[-1].get_markerfacecolor() == "white"
 
@@ -140,13 +142,13 @@ def checks_of_text():
 
 def test_text_checks_show_every_text_on_a_scale_of_its_own(ax):
     observed, model = checks_of_text()
-    found = check(observed, model, "ab ba")
+    found = check_statistics(observed, model, "ab ba")
     assert plots.plot_text_checks(found, ax=ax) is ax
     names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == found["check"].values.tolist()
-    rows = [line for line in ax.lines if line.get_label() == "the model's texts"]
+    assert names == found["statistic"].values.tolist()
+    rows = [line for line in ax.lines if line.get_label() == "simulated texts"]
     for line, name in zip(rows, names, strict=True):
-        values = found["replicated"].sel(check=name).values
+        values = found["replicated"].sel(statistic=name).values
         drawn = line.get_xdata()
         assert (np.diff(drawn[np.argsort(values)]) >= 0).all()
         assert drawn.min() >= 0
@@ -154,19 +156,19 @@ def test_text_checks_show_every_text_on_a_scale_of_its_own(ax):
     failing = [line for line in ax.lines if "fails" in str(line.get_label())]
     assert [line.get_marker() for line in failing] == ["D"] * int((~found["ok"]).sum())
     assert failing
-    assert "1.0; model" in ax.texts[3].get_text()  # every word is one letter long
+    assert "1.0; simulated" in ax.texts[3].get_text()  # every word is one letter long
     assert ax.texts[3].get_text().endswith("p = 0.005")
 
 
 def test_texts_without_words_can_be_drawn(ax):
-    found = check(30 * "!", 4 * [30 * "."], "ab")
+    found = check_statistics(30 * "!", 4 * [30 * "."], "ab")
     plots.plot_text_checks(found, ax=ax)
-    assert ax.texts[4].get_text() == "no words; model no words; p = -"
+    assert ax.texts[4].get_text() == "no words; simulated no words; p = -"
 
 
 def test_frequencies_are_in_order_and_beside_the_observed(ax):
     observed, model = checks_of_text()
-    pairs = frequencies(observed, model, "bigrams")
+    pairs = relative_frequencies(observed, model, "bigrams")
     plots.plot_frequencies(pairs, n_items=4, ax=ax)
     mean, seen = (ax.lines[k].get_ydata() for k in (0, 1))
     assert (np.diff(mean) <= 0).all()
@@ -174,8 +176,8 @@ def test_frequencies_are_in_order_and_beside_the_observed(ax):
     assert len(labels) == 4
     assert seen[labels.index("a␣")] == pytest.approx(100 * 30 / 59)
     fig, (other,) = plots.figure()
-    plots.plot_frequencies(frequencies(observed, model, "word lengths"), ax=other)
+    plots.plot_frequencies(relative_frequencies(observed, model, "word lengths"), ax=other)
     lengths = [int(label.get_text()) for label in other.get_xticklabels()]
     assert lengths == sorted(lengths)
-    assert other.get_xlabel() == "letters"
+    assert other.get_xlabel() == "word length (letters)"
     plots.close(fig)

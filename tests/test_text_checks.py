@@ -16,7 +16,14 @@ from gptbayes.inference import open_run, problem_of
 from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import generate_text
 from gptbayes.model.stages import STAGES
-from gptbayes.predict import CHECKS, check, check_text, coherent, frequencies, text_statistics
+from gptbayes.predict import (
+    TEXT_STATISTICS,
+    check_statistics,
+    check_text,
+    generate_coherent,
+    relative_frequencies,
+    text_statistics,
+)
 from gptbayes.predict.text_checks import _tail
 
 # What is counted
@@ -34,21 +41,23 @@ def test_words_and_shares_by_hand():
     texts = ["the Cat sat", "sat the cat", "12 34"]
     reference = "A cat; the cat sat"
     np.testing.assert_allclose(text_statistics.known_words(texts, reference), [1, 1, np.nan])
-    np.testing.assert_allclose(text_statistics.known_pairs(texts, reference), [1, 0.5, np.nan])
+    np.testing.assert_allclose(text_statistics.known_word_pairs(texts, reference), [1, 0.5, np.nan])
     np.testing.assert_allclose(
         text_statistics.mean_word_length(["the end x", ""], ""), [7 / 3, np.nan]
     )
     assert text_statistics.word_lengths("the end x") == [3, 3, 1]
     assert text_statistics.word_lengths("...") == [0]
-    names, shares = text_statistics.shares(["aab", "b"], text_statistics.characters)
+    names, shares = text_statistics.item_frequencies(["aab", "b"], text_statistics.characters)
     assert names == ["a", "b"]
     np.testing.assert_allclose(shares, [[2 / 3, 1 / 3], [0, 1]])
     assert text_statistics.bigrams("abca") == ["ab", "bc", "ca"]
 
 
 def test_pairs_do_not_reach_over_a_gap():
-    gap = f"the cat{text_statistics.BETWEEN}sat on"
-    np.testing.assert_array_equal(text_statistics.known_pairs(["cat sat", "sat on"], gap), [0, 1])
+    gap = f"the cat{text_statistics.GAP}sat on"
+    np.testing.assert_array_equal(
+        text_statistics.known_word_pairs(["cat sat", "sat on"], gap), [0, 1]
+    )
 
 
 def test_repetition_by_hand():
@@ -71,7 +80,7 @@ def test_longest_copied_span_against_all_spans(rng):
 
     expected = [longest(text) for text in texts]
     assert len(set(expected)) > 8
-    np.testing.assert_array_equal(text_statistics.longest_copied(texts, reference), expected)
+    np.testing.assert_array_equal(text_statistics.longest_copied_span(texts, reference), expected)
 
 
 @pytest.mark.parametrize("stride", [None, 1, 2, 4, 5, 7])
@@ -79,10 +88,10 @@ def test_windows_are_put_together_again(stride):
     text = "what is written here has no period, quickly: jump over the lazy dogs. "
     vocabulary = Vocabulary.of(text)
     windows = cut(vocabulary.encode(text), 5, stride=stride)
-    whole = text_statistics.whole_text(windows, vocabulary.decode)
+    whole = text_statistics.join_windows(windows, vocabulary.decode)
     if stride == 7:  # one character of seven is in no window
         pieces = [text[start : start + 6] for start in range(0, len(text) - 5, 7)]
-        assert whole == text_statistics.BETWEEN.join(pieces)
+        assert whole == text_statistics.GAP.join(pieces)
     else:
         assert whole == text[: len(whole)]
         assert len(text) - len(whole) < (stride or 5)
@@ -90,7 +99,7 @@ def test_windows_are_put_together_again(stride):
 
 def test_one_window_is_a_text():
     one = Windows(np.array([[0, 1, 2]]), np.array([[1, 2, 3]]))
-    assert text_statistics.whole_text(one, Vocabulary(tuple("abcd")).decode) == "abcd"
+    assert text_statistics.join_windows(one, Vocabulary(tuple("abcd")).decode) == "abcd"
 
 
 # Ranks
@@ -100,11 +109,11 @@ def test_tail_probabilities_by_hand():
     """Word lengths 1 to 9 among each other; ties count in full, both tails when it is two-sided."""
     replicated = [(n * "a" + 9 * " ")[:9] for n in range(1, 10)]
     for observed, p in (("aaaaaaaaa", (1 + 1) / 10), ("aaaaa    ", (1 + 4 + 1) / 10)):
-        row = check(observed, replicated, "a").sel(check="mean word length")
+        row = check_statistics(observed, replicated, "a").sel(statistic="mean word length")
         assert row["p"].item() == pytest.approx(min(1, 2 * p))
         pulled = (9 * p + 0.5) / 10
         assert row["p_mcse"].item() == pytest.approx(2 * np.sqrt(pulled * (1 - pulled) / 9))
-    row = check("         ", replicated, "a").sel(check="mean word length")
+    row = check_statistics("         ", replicated, "a").sel(statistic="mean word length")
     assert np.isnan(row["observed"])
     assert row["p"].item() == pytest.approx(2 * 1 / 10)  # without words is below all words
 
@@ -128,13 +137,13 @@ def test_distances_are_one_sided_and_exact():
 
     With bb instead of one of the three, aa and bb tie in the farthest place.
     """
-    found = check("aa", ["ab", "ab", "ab", "ab"], "x").sel(check="characters")
+    found = check_statistics("aa", ["ab", "ab", "ab", "ab"], "x").sel(statistic="characters")
     assert found["observed"].item() == pytest.approx(1 / 2)
     np.testing.assert_allclose(found["replicated"], 1 / 8)
     assert found["p"].item() == pytest.approx(1 / 5)
-    tied = check("aa", ["ab", "ab", "bb"], "x").sel(check="characters")
+    tied = check_statistics("aa", ["ab", "ab", "bb"], "x").sel(statistic="characters")
     assert tied["p"].item() == pytest.approx((1 + 1) / 4)
-    near = check("ab", ["ab", "aa", "bb"], "x").sel(check="characters")
+    near = check_statistics("ab", ["ab", "aa", "bb"], "x").sel(statistic="characters")
     assert near["p"].item() == pytest.approx((1 + 2 + 1) / 4)
 
 
@@ -156,8 +165,8 @@ def test_a_text_of_the_model_has_uniform_tail_probabilities(rng):
     p = []
     for _ in range(250):
         observed, *replicated = babble(10, rng)
-        p.append(check(observed, replicated, babble(1, rng)[0])["p"].values)
-    p = dict(zip(CHECKS, np.array(p).T, strict=True))
+        p.append(check_statistics(observed, replicated, babble(1, rng)[0])["p"].values)
+    p = dict(zip(TEXT_STATISTICS, np.array(p).T, strict=True))
     for name in ("characters", "bigrams", "word lengths"):
         assert kstest(p[name] - rng.random(250) / 10, "uniform").pvalue > 1e-4, name
     for name in ("mean word length", "known words", "longest copied span", "repetition"):
@@ -167,11 +176,11 @@ def test_a_text_of_the_model_has_uniform_tail_probabilities(rng):
 
 def test_too_near_is_no_fault_and_holm_counts_all(rng):
     texts = babble(60, rng)
-    distances = check(texts[0], texts[1:], "a")["replicated"].sel(check="characters")
+    distances = check_statistics(texts[0], texts[1:], "a")["replicated"].sel(statistic="characters")
     typical = texts.pop(1 + int(distances.argmin("text")))
-    found = check(typical, texts, "a b")
-    assert found["p"].sel(check="characters") > 0.95
-    assert "no two-sided check can stand out among 8: that takes 320" in found.attrs["notes"][-1]
+    found = check_statistics(typical, texts, "a b")
+    assert found["p"].sel(statistic="characters") > 0.95
+    assert "correction for 8 checks: at least 320 are needed" in found.attrs["notes"][-1]
     assert (found["p_holm"] >= found["p"] - 1e-12).all()
     assert found["p_holm"].min().item() == pytest.approx(min(1, 8 * found["p"].min().item()))
 
@@ -207,30 +216,30 @@ def test_a_bigram_has_the_bigrams_and_not_the_words(bigram):
     found = check_text(bigram, np.random.default_rng(1))
     whole = keep_frequent(english(8 * (250 + 89) + 1), 27)
     assert found.reference == whole[: 8 * 250 + 1]
-    assert found.written.prompt + found.observed == whole[8 * 250 :]
-    assert {len(text) for text in found.written.texts} == {len(found.observed)}
-    assert len(set(zip(found.written.chain, found.written.draw, strict=True))) == 240
+    assert found.generated.prompt + found.observed == whole[8 * 250 :]
+    assert {len(text) for text in found.generated.texts} == {len(found.observed)}
+    assert len(set(zip(found.generated.chain, found.generated.draw, strict=True))) == 240
     ok = found.checks["ok"]
-    assert ok.sel(check="bigrams")
-    assert not ok.sel(check=["known words", "known pairs of words"]).any()
-    sentence = str(found.checks["sentence"].sel(check="known pairs of words").values)
-    assert "the model does not know which words go together" in sentence
-    sentence = str(found.checks["sentence"].sel(check="known words").values)
-    assert "the model makes up words" in sentence
+    assert ok.sel(statistic="bigrams")
+    assert not ok.sel(statistic=["known words", "known pairs of words"]).any()
+    sentence = str(found.checks["sentence"].sel(statistic="known pairs of words").values)
+    assert "too few pairs of words of simulated texts occur in the training text" in sentence
+    sentence = str(found.checks["sentence"].sel(statistic="known words").values)
+    assert "too many words of simulated texts do not occur in the training text" in sentence
     assert found.checks.attrs["notes"] == []
 
 
 def test_so_it_is_with_other_text(bigram):
     """Eight more stretches of the manual; without Holm's correction, to be strict with both."""
     problem, length = problem_of(bigram), 700
-    reference = text_statistics.whole_text(problem.training, problem.vocabulary.decode)
-    texts = coherent(bigram, "the ", length, np.random.default_rng(2), n_texts=240).texts
+    reference = text_statistics.join_windows(problem.training, problem.vocabulary.decode)
+    texts = generate_coherent(bigram, "the ", length, np.random.default_rng(2), n_texts=240).texts
     unseen = keep_frequent(english(100_000), 27)[10_000:]
-    p = {name: [] for name in CHECKS}
+    p = {name: [] for name in TEXT_STATISTICS}
     for start in range(0, 8 * 5000, 5000):
-        found = check(unseen[start : start + length], texts, reference)
-        for name in CHECKS:
-            p[name].append(found["p"].sel(check=name).item())
+        found = check_statistics(unseen[start : start + length], texts, reference)
+        for name in TEXT_STATISTICS:
+            p[name].append(found["p"].sel(statistic=name).item())
     assert max(p["known pairs of words"]) < 0.05
     assert max(p["known words"]) < 0.01
     assert np.median(p["bigrams"]) > 0.1
@@ -242,11 +251,11 @@ def test_a_copy_machine_memorises(rng):
     reference, unseen = text[:20_000], text[40_000:40_600]
     starts = rng.integers(len(reference) - 600, size=400)
     copies = [reference[start : start + 600] for start in starts]
-    found = check(unseen, copies, reference)
+    found = check_statistics(unseen, copies, reference)
     for name in ("longest copied span", "known words", "known pairs of words"):
-        assert not found["ok"].sel(check=name)
-    sentence = str(found["sentence"].sel(check="longest copied span").values)
-    assert sentence.endswith("the model copies more than the unseen text does: memorising")
+        assert not found["ok"].sel(statistic=name)
+    sentence = str(found["sentence"].sel(statistic="longest copied span").values)
+    assert sentence.endswith("copy longer spans than held-out text does, a sign of memorization")
     assert "600 characters" in sentence
 
 
@@ -254,9 +263,9 @@ def test_a_copy_machine_memorises(rng):
 def test_it_takes_so_many_texts_to_stand_out(n_texts):
     """A text with repetitions among texts without: as extreme as can be, one of eight checks."""
     model = ["abcdefghij klmnop"[: 17 - n % 3] + "q" * (n % 3) for n in range(n_texts)]
-    found = check("abcdefabcdef klmn", model, "x")
+    found = check_statistics("abcdefabcdef klmn", model, "x")
     few = found.attrs["notes"][1:]
-    found = found.sel(check="repetition")
+    found = found.sel(statistic="repetition")
     assert found["p"].item() == pytest.approx(2 / (n_texts + 1))
     assert (8 * found["p"].item() < 0.05) == (n_texts == 320) == (not few)
 
@@ -264,21 +273,21 @@ def test_it_takes_so_many_texts_to_stand_out(n_texts):
 def test_a_stuck_model_repeats_itself(rng):
     text = english(6000)
     stuck = [(3 * text[n : n + 100])[:300] for n in range(400)]
-    found = check(text[3000:3300], stuck, text[:2000])
-    sentence = str(found["sentence"].sel(check="repetition").values)
-    assert sentence.endswith("the model repeats itself more than the text does")
-    assert not found["ok"].sel(check="repetition")
-    assert found["ok"].sel(check="mean word length")
+    found = check_statistics(text[3000:3300], stuck, text[:2000])
+    sentence = str(found["sentence"].sel(statistic="repetition").values)
+    assert sentence.endswith("simulated texts are more repetitive than the held-out text")
+    assert not found["ok"].sel(statistic="repetition")
+    assert found["ok"].sel(statistic="mean word length")
 
 
 def test_a_model_without_words_is_found_out():
     text = english(300)
-    found = check(text, 400 * [300 * "."], text)
-    assert "400 of the model's 400 texts have no words" in found.attrs["notes"]
-    words = found.sel(check=["word lengths", "known words", "known pairs of words"])
+    found = check_statistics(text, 400 * [300 * "."], text)
+    assert "400 of 400 simulated texts have no words" in found.attrs["notes"]
+    words = found.sel(statistic=["word lengths", "known words", "known pairs of words"])
     assert not words["ok"].any()
-    assert "of the model's none: no words" in str(words["sentence"][1].values)
-    both = check(300 * "!", 400 * [300 * "."], text).sel(check="known words")
+    assert "simulated texts no words" in str(words["sentence"][1].values)
+    both = check_statistics(300 * "!", 400 * [300 * "."], text).sel(statistic="known words")
     assert np.isnan(both["p"])
     assert str(both["sentence"].values).endswith("cannot be checked")
 
@@ -290,50 +299,50 @@ def test_short_texts_and_few_draws_are_called_weak(runs):
     for name in ("nuts", "pathfinder", "optimize"):
         found = check_text(open_run(runs[name]), np.random.default_rng(1), n_texts=30)
         first, second = found.checks.attrs["notes"]
-        assert first.startswith("the held-out text has 21 characters and 5 words: checks are weak")
-        assert second.startswith("with 30 texts by the model no two-sided check can stand out")
-        assert found.checks.sizes == {"check": 8, "text": 30}
-    assert set(found.written.draw) == {0}
-    assert len(set(found.written.texts)) == 30
+        assert first.startswith("the held-out text has 21 characters and 5 words: the checks have")
+        assert second.startswith("with 30 simulated texts no two-sided check can be significant")
+        assert found.checks.sizes == {"statistic": 8, "text": 30}
+    assert set(found.generated.draw) == {0}
+    assert len(set(found.generated.texts)) == 30
     # The text goes on in a circle: all of the held-out text is in the training text.
-    assert found.checks["observed"].sel(check="longest copied span") == 21
+    assert found.checks["observed"].sel(statistic="longest copied span") == 21
     assert found.reference == TEXT[: len(found.reference)]
     prior = check_text(open_run(runs["nuts"]), np.random.default_rng(1), n_texts=30, group="prior")
-    assert prior.written.texts != found.written.texts
+    assert prior.generated.texts != found.generated.texts
     again = check_text(open_run(runs["nuts"]), np.random.default_rng(1), n_texts=30, group="prior")
-    assert again.written.texts == prior.written.texts
+    assert again.generated.texts == prior.generated.texts
 
 
 def test_sentences_have_their_numbers():
-    found = check("aab", ["abb", "bbb", "bba"], "ab")
-    row = found.sel(check="characters")
+    found = check_statistics("aab", ["abb", "bbb", "bba"], "ab")
+    row = found.sel(statistic="characters")
     sentence = str(row["sentence"].values)
-    assert f"are {100 * row['observed'].item():.0f} % away" in sentence
+    assert f"held-out text {100 * row['observed'].item():.0f} %" in sentence
     assert row["lower"] == 0
     assert f"(90 % interval 0.0 to {100 * row['upper'].item():.0f} %)" in sentence
     assert f"p = {row['p'].item():.2g}" in sentence
 
 
 def test_frequencies_by_hand():
-    found = frequencies("ab", ["aa", "cb"], "characters", prob=0.5)
+    found = relative_frequencies("ab", ["aa", "cb"], "characters", prob=0.5)
     assert found["character"].values.tolist() == ["a", "b", "c"]
     np.testing.assert_allclose(found["observed"], [0.5, 0.5, 0])
     np.testing.assert_allclose(found["mean"], [0.5, 0.25, 0.25])
     np.testing.assert_allclose(found["lower"], [0.25, 0.125, 0.125])
-    pairs = frequencies("ab", ["aa", "cb"], "bigrams")
+    pairs = relative_frequencies("ab", ["aa", "cb"], "bigrams")
     assert pairs["bigram"].values.tolist() == ["aa", "ab", "cb"]
-    lengths = frequencies("a bb", ["....", "a bb"], "word lengths")
+    lengths = relative_frequencies("a bb", ["....", "a bb"], "word lengths")
     assert lengths["word_length"].values.tolist() == [0, 1, 2]
 
 
 def test_what_cannot_be_checked():
     with pytest.raises(ValueError, match="at least 2 replicated texts, got 1"):
-        check("ab", ["ab"], "ab")
+        check_statistics("ab", ["ab"], "ab")
     with pytest.raises(ValueError, match="has 2 characters and at least 1, got 2, 3"):
-        check("ab", ["ab", "abc"], "ab")
+        check_statistics("ab", ["ab", "abc"], "ab")
     with pytest.raises(ValueError, match="has 0 characters and at least 1, got 0"):
-        check("", ["", ""], "ab")
+        check_statistics("", ["", ""], "ab")
     with pytest.raises(ValueError, match="prob must be between 0 and 1, got 1"):
-        check("ab", ["ab", "ab"], "ab", prob=1)
+        check_statistics("ab", ["ab", "ab"], "ab", prob=1)
     with pytest.raises(ValueError, match="kind must be one of characters, bigrams, word lengths"):
-        frequencies("ab", ["ab", "ab"], "trigrams")
+        relative_frequencies("ab", ["ab", "ab"], "trigrams")

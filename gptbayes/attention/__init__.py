@@ -1,11 +1,22 @@
-"""Where the model looks: the posterior of attention weights at real contexts.
+"""Posterior of attention weights, of the roles of heads, and of the effect of ablations.
 
-The posterior does not tell heads apart: every draw may list them in another order. Heads are
-matched once, by what they do on a fixed set of contexts (`head_order`), and everything that is said
-of a head is said of matched heads: weights (`summarise_attention`), roles (`head_roles`), and what
-predictions lose without one (`ablate_heads`). What needs no matching stands beside it: attention
-through the layers (`attention_rollout`), the effect of removing a position (`ablate_positions`),
-roles sorted over heads. The prior is shown beside the posterior everywhere: it has patterns too.
+The posterior is invariant under permutations of heads, so that each draw may have them in another
+order. Heads are matched once, by their attention patterns on a fixed set of contexts:
+
+- `head_order`: match heads across draws
+- `summarise_attention`: attention weights of matched heads
+- `head_roles`, `role_sentences`: detection patterns, such as previous-token and induction heads
+- `ablate_heads`: cost of zero ablation of a head
+
+These do not depend on matching:
+
+- `attention_rollout`: attention through all layers
+- `ablate_positions`: cost of attention knockout of a position
+
+All summaries are also computed for the prior, since prior draws have patterns too.
+
+Imports `gptbayes.findings`, `gptbayes.stats`, `gptbayes.model`, `gptbayes.inference` and
+`gptbayes.predict`.
 """
 
 from gptbayes.attention.ablation import (
@@ -15,9 +26,9 @@ from gptbayes.attention.ablation import (
     ablate_positions,
     max_contexts,
 )
+from gptbayes.attention.assignment import AMBIGUOUS
 from gptbayes.attention.detection_patterns import DETECTION_PATTERNS
 from gptbayes.attention.matching import (
-    AMBIGUOUS,
     Matched,
     Matching,
     head_order,
@@ -29,12 +40,12 @@ from gptbayes.attention.patterns import attention_draws, summarise_attention
 from gptbayes.attention.roles import (
     Roles,
     RoleSentence,
-    attention_back,
+    attention_at_distance,
     head_roles,
     role_draws,
     role_sentences,
 )
-from gptbayes.attention.rollout import attention_rollout, rollout
+from gptbayes.attention.rollout import attention_rollout, rollout_weights
 
 __all__ = [
     "AMBIGUOUS",
@@ -47,7 +58,7 @@ __all__ = [
     "Roles",
     "ablate_heads",
     "ablate_positions",
-    "attention_back",
+    "attention_at_distance",
     "attention_draws",
     "attention_rollout",
     "head_order",
@@ -58,6 +69,6 @@ __all__ = [
     "max_contexts",
     "role_draws",
     "role_sentences",
-    "rollout",
+    "rollout_weights",
     "summarise_attention",
 ]

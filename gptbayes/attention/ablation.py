@@ -1,8 +1,8 @@
-"""What becomes of a prediction when a head or a position is taken away.
+"""Zero ablation of heads and attention knockout of positions.
 
-Attention is not explanation (Jain & Wallace 2019): a position may be looked at and matter nothing,
-because what it passes on is small or cancels. The control is to take it away and to see what that
-costs the prediction of the character that did come.
+Attention is not explanation (Jain & Wallace 2019): a position with a large weight may have no
+effect on the prediction, because its value is small or cancels. An ablation measures the effect:
+the decrease of the log probability of the observed next character.
 """
 
 from __future__ import annotations
@@ -23,32 +23,35 @@ from gptbayes.attention.contexts import (
     problem_with_attention,
 )
 from gptbayes.attention.matching import Matching, head_order, matched
-from gptbayes.attention.rollout import rollout
+from gptbayes.attention.rollout import rollout_weights
 from gptbayes.model.forward import MAX_BYTES, forward, last_logits, over_draws
 from gptbayes.stats.probability import prob_greater, probability
 from gptbayes.stats.summary import side_by_side, summarise
 
-NO_COST = 1e-12
-"""In nats: a smaller cost is none, up to rounding."""
+ROUNDING = 1e-12
+"""A cost in nats that is smaller is zero up to rounding error."""
 
 
 class HeadAblation(NamedTuple):
-    """What predictions lose without a head, in nats per character; positive if it helped.
+    """The cost of zero ablation of each head, in nats per character.
+
+    The cost is the decrease of the log probability of the next character. It is positive if the
+    head improves predictions.
 
     Attributes
     ----------
     average : Dataset (source, layer, head)
-        Mean over contexts and positions, for the sources "posterior" and "prior": the statistics
-        of `gptbayes.stats.summary.summarise`; ``prob_positive``, the probability that removal costs
-        anything, with ``prob_positive_mcse``; ``se_contexts``, the standard error of the mean from
-        the choice of contexts, which the interval, given these contexts, does not have. Without
-        the dim source ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability
-        that it costs a posterior draw more than a prior draw.
+        The mean over contexts and positions, for the sources "posterior" and "prior": the
+        statistics of `gptbayes.stats.summary.summarise`; ``prob_positive``, the probability that
+        the cost is positive, with ``prob_positive_mcse``; ``se_contexts``, the standard error of
+        the mean due to the choice of contexts, which the intervals do not include. Without the dim
+        source, ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability that the cost is
+        larger for a posterior draw than for a prior draw.
     contexts : Dataset (source, layer, head, sequence)
         The statistics of `gptbayes.stats.summary.summarise` for each context, mean over its
-        positions. Coord ``text`` (sequence).
+        positions. The coord ``text`` (sequence) holds the contexts.
     ambiguous : DataArray (source, layer)
-        Share of draws whose matching is ambiguous, see `gptbayes.attention.Matching`.
+        Fraction of draws with an ambiguous matching, see `gptbayes.attention.Matching`.
     """
 
     average: xr.Dataset
@@ -57,22 +60,23 @@ class HeadAblation(NamedTuple):
 
 
 class PositionAblation(NamedTuple):
-    """What the prediction after a context loses without one of its positions, in nats.
+    """The cost of attention knockout of each position, in nats.
+
+    The cost is the decrease of the log probability of the character after the context.
 
     Attributes
     ----------
     average : Dataset (source, position)
-        As that of `HeadAblation`, mean over contexts. Coord ``back`` (position) counts from the
-        last position, which predicts: 1 is the character before it.
+        The mean over contexts, as in `HeadAblation`. The coord ``distance`` (position) is the
+        distance from the last position, at which the prediction is made.
     contexts : Dataset (source, sequence, position)
         The same for each context.
     agreement : Dataset (source, measure)
-        Of each draw and context the rank correlation (Spearman) over positions between what
-        attention gives them from the last position and the size, without its sign, of what their
-        removal does; the mean over contexts. 0 where attention or effect ranks nothing. For the
-        measures "mean over heads" (and layers) and, with several layers, "rollout". Statistics
-        as in ``average``, with ``above_zero`` and ``above_zero_mcse`` in place of
-        ``prob_positive``.
+        The rank correlation (Spearman) over positions between the attention weights of the last
+        position and the absolute cost, mean over contexts; 0 if weights or costs are all equal.
+        The measures of attention are "mean over heads" (and layers) and, with several layers,
+        "rollout". Statistics as in ``average``, with ``above_zero`` and ``above_zero_mcse`` in
+        place of ``prob_positive``.
     """
 
     average: xr.Dataset
@@ -89,29 +93,46 @@ def ablate_heads(
     prob: float = 0.9,
     max_bytes: int = MAX_BYTES,
 ) -> HeadAblation:
-    """What removing a head costs: its values are set to zero, so that it passes on nothing.
+    """Compute the cost of zero ablation of each head: its values are set to zero.
 
     Parameters
     ----------
     idata : InferenceData
     contexts, next_tokens : ndarray of int, (sequence, position)
-        0-based tokens and what came after each, as in `gptbayes.corpus.Windows`.
+        0-based tokens and the token after each, as in `gptbayes.corpus.Windows`.
     matching : Matching, optional
-        Of the posterior; by default `gptbayes.attention.head_order`. The prior's draws are
-        assigned to its reference.
+        The matching of the posterior; by default that of `head_order`. Prior draws are assigned
+        to its reference.
     prob : float
         Mass of the intervals.
     max_bytes : int
-        Rough bound on the activations held at any time.
+        Approximate bound on the memory of activations.
 
     Returns
     -------
-    HeadRemoval
+    HeadAblation
 
     Raises
     ------
     ValueError
-        For a stage without attention, or tokens that do not fit.
+        If the stage has no attention, or contexts and next tokens have invalid shapes.
+
+    See Also
+    --------
+    ablate_positions : Knockout of positions.
+    gptbayes.plots.plot_ablation : The figure.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("05"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> x, y = problem.held_out
+    >>> ablation = ablate_heads(idata, x[:3], y[:3])
+    >>> ablation.average["mean"].dims
+    ('source', 'layer', 'head')
     """
     problem = problem_with_attention(idata)
     contexts, next_tokens = _checked(problem, contexts, next_tokens)
@@ -140,67 +161,85 @@ def ablate_positions(
     prob: float = 0.9,
     max_bytes: int = MAX_BYTES,
 ) -> PositionAblation:
-    """What removing a position costs the prediction of the character after the context.
+    """Compute the cost of attention knockout of each position.
 
-    No other position may look at it, in any layer; what they would have given it goes to the
-    others in proportion. The last position predicts and always sees itself: it is not removed.
+    The attention weights of all other positions on this position are set to zero before the
+    softmax, in all layers (Geva et al. 2023), so that the remaining weights sum to one. The last
+    position, at which the prediction is made, is not knocked out.
 
     Parameters
     ----------
     idata : InferenceData
     contexts, next_tokens : ndarray of int, (sequence, position)
-        0-based tokens and what came after each, as in `gptbayes.corpus.Windows`; of the latter
-        the last column counts.
+        0-based tokens and the token after each, as in `gptbayes.corpus.Windows`. Only the last
+        column of the next tokens is used.
     prob, max_bytes
-        As for `ablate_heads`.
+        As in `ablate_heads`.
 
     Returns
     -------
-    PositionRemoval
+    PositionAblation
 
     Raises
     ------
     ValueError
-        For a stage without attention, tokens that do not fit, or contexts of one position.
+        If the stage has no attention, contexts and next tokens have invalid shapes, or contexts
+        have only one position.
+
+    See Also
+    --------
+    ablate_heads : Ablation of heads.
+    max_contexts : A number of contexts that bounds the computing time.
     """
     problem = problem_with_attention(idata)
     contexts, next_tokens = _checked(problem, contexts, next_tokens)
     n = contexts.shape[1]
     if n < 2:
-        raise ValueError(f"contexts must have at least 2 positions to remove one, got {n}")
+        raise ValueError(f"contexts must have at least 2 positions for a knockout, got {n}")
     costs, agreement = {}, {}
     for source in SOURCES:
         parameters = draws_of(idata, source)
         values = _position_costs(problem.stage, parameters, contexts, next_tokens, max_bytes)
         costs[source] = labelled(idata, source, values[..., 0], "sequence", "position")
-        looked = labelled(idata, source, values[..., 1:], "sequence", "position", "measure")
-        agreement[source] = _rank_correlation(looked, costs[source])
-    back = xr.DataArray(n - 1 - np.arange(n - 1), dims="position")
+        attended = labelled(idata, source, values[..., 1:], "sequence", "position", "measure")
+        agreement[source] = _rank_correlation(attended, costs[source])
+    distance = xr.DataArray(n - 1 - np.arange(n - 1), dims="position")
     return PositionAblation(
-        _average(costs, prob, "prob_positive").assign_coords(back=back),
-        _of_contexts(costs, prob, problem, contexts).assign_coords(back=back),
+        _average(costs, prob, "prob_positive").assign_coords(distance=distance),
+        _of_contexts(costs, prob, problem, contexts).assign_coords(distance=distance),
         _average(agreement, prob, "above_zero"),
     )
 
 
 def max_contexts(n_contexts: int, n_positions: int) -> int:
-    """How many contexts take about as long to take positions from as 50 of eight characters.
+    """Return a number of contexts for which `ablate_positions` takes about constant time.
 
-    Every position of every context is one forward pass of all draws, whose work grows with the
-    square of the positions.
+    The time is that of 50 contexts of eight characters. Each position of each context takes one
+    forward pass of all draws, and the time of a forward pass grows with the number of positions.
 
     Parameters
     ----------
     n_contexts : int
-        At most so many.
+        Upper bound.
     n_positions : int
+        Length of the contexts.
+
+    Returns
+    -------
+    int
+        At least 8 and at most ``n_contexts``.
+
+    Examples
+    --------
+    >>> max_contexts(100, 8), max_contexts(100, 16)
+    (50, 12)
     """
-    as_long = 50 * (8 / n_positions) ** 2
-    return min(n_contexts, max(8, round(as_long)))
+    affordable = 50 * (8 / n_positions) ** 2
+    return min(n_contexts, max(8, round(affordable)))
 
 
 def without_head(parameters: dict[str, np.ndarray], layer: int, head: int) -> dict[str, np.ndarray]:
-    """Parameters with the values of one head set to zero; everything else is shared.
+    """Copy parameters with the values of one head set to zero. Other arrays are shared.
 
     Parameters
     ----------
@@ -224,22 +263,22 @@ def _checked(problem, contexts, next_tokens):
 
 
 def _head_costs(stage, parameters, contexts, next_tokens, max_bytes):
-    """Nats per character lost without a head (chain, draw, layer, head, sequence), own order."""
+    """Costs in nats per character (chain, draw, layer, head, sequence), heads not matched."""
     n_layer, n_head = parameters["key"].shape[2:4]
 
     def of_chunk(chunk):
-        whole = _log_prob(forward(stage, chunk, contexts).logits, next_tokens)
-        costs = np.empty((len(whole), n_layer, n_head, len(contexts)))
+        full = _log_prob(forward(stage, chunk, contexts).logits, next_tokens)
+        costs = np.empty((len(full), n_layer, n_head, len(contexts)))
         for layer, head in np.ndindex(n_layer, n_head):
-            part = forward(stage, without_head(chunk, layer, head), contexts).logits
-            costs[:, layer, head] = (whole - _log_prob(part, next_tokens)).mean(axis=-1)
+            ablated = forward(stage, without_head(chunk, layer, head), contexts).logits
+            costs[:, layer, head] = (full - _log_prob(ablated, next_tokens)).mean(axis=-1)
         return costs
 
     return over_draws(stage, parameters, contexts, of_chunk, max_bytes=max_bytes)
 
 
 def _position_costs(stage, parameters, contexts, next_tokens, max_bytes):
-    """Nats lost without a position, and what attention gives it from the last position.
+    """Costs in nats, and attention weights of the last position on each position.
 
     (chain, draw, sequence, position, 1 + measure)
     """
@@ -249,16 +288,16 @@ def _position_costs(stage, parameters, contexts, next_tokens, max_bytes):
     def of_chunk(chunk):
         activations = forward(stage, chunk, contexts)
         attention = activations.attention_weights
-        whole = _log_prob(activations.logits[..., -1, :], next_tokens[:, -1])
-        costs = np.empty((*whole.shape, n - 1))
+        full = _log_prob(activations.logits[..., -1, :], next_tokens[:, -1])
+        costs = np.empty((*full.shape, n - 1))
         for s in range(n - 1):
             blocked = np.zeros(contexts.shape, dtype=bool)
             blocked[:, s] = True
-            part = last_logits(stage, chunk, contexts, blocked=blocked)
-            costs[..., s] = whole - _log_prob(part, next_tokens[:, -1])
+            ablated = last_logits(stage, chunk, contexts, blocked=blocked)
+            costs[..., s] = full - _log_prob(ablated, next_tokens[:, -1])
         columns = [costs, attention.mean(axis=(-5, -4))[..., -1, :-1]]
         if n_layer > 1:
-            columns.append(rollout(attention, residual=residual)[..., -1, :-1])
+            columns.append(rollout_weights(attention, residual=residual)[..., -1, :-1])
         return np.stack(columns, axis=-1)
 
     return over_draws(stage, parameters, contexts, of_chunk, max_bytes=max_bytes)
@@ -269,25 +308,25 @@ def _log_prob(logits, next_tokens):
     return np.take_along_axis(log_probs, next_tokens[None, ..., None], axis=-1)[..., 0]
 
 
-def _rank_correlation(looked, costs):
-    """Spearman's over positions between attention and |cost| (chain, draw, sequence, measure)."""
-    size = abs(costs).where(abs(costs) > NO_COST, 0.0)
-    ranks = [rankdata(each, axis=3) for each in (looked.values, size.values[..., None])]
+def _rank_correlation(attended, costs):
+    """Rank correlation of attention and |cost| over positions (chain, draw, sequence, measure)."""
+    size = abs(costs).where(abs(costs) > ROUNDING, 0.0)
+    ranks = [rankdata(each, axis=3) for each in (attended.values, size.values[..., None])]
     a, b = (each - each.mean(axis=3, keepdims=True) for each in ranks)
     scale = np.sqrt((a**2).sum(axis=3) * (b**2).sum(axis=3))
     values = np.divide((a * b).sum(axis=3), scale, out=np.zeros_like(scale), where=scale > 0)
     measures = ["mean over heads", "rollout"][: values.shape[-1]]
-    found = looked.isel(position=0, drop=True)
+    found = attended.isel(position=0, drop=True)
     return found.copy(data=values).assign_coords(measure=measures)
 
 
 def _average(draws, prob, sign):
-    """Statistics of the mean over contexts, by source, and the comparison with the prior."""
+    """Statistics of the mean over contexts, and the comparison with the prior."""
     tables, means = {}, {}
     for source, each in draws.items():
         means[source] = each.mean("sequence")
         table = summarise(means[source], prob=prob, exact_constants=True)
-        likely = probability(means[source] > NO_COST, effective=table["ess_bulk"])
+        likely = probability(means[source] > ROUNDING, effective=table["ess_bulk"])
         per_context = each.mean(("chain", "draw"))
         n = per_context.sizes["sequence"]
         spread = per_context.std("sequence", ddof=1) if n > 1 else np.nan * table["mean"]

@@ -1,4 +1,4 @@
-"""Contexts whose attention is looked at, and draws to look at them with."""
+"""Checks and labels that all summaries of attention share."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import OVER
 
 SOURCES = ("posterior", "prior")
-"""Groups of InferenceData that are shown side by side, in this order."""
+"""Groups of InferenceData that are compared, in this order."""
 COPIES = 4
-"""Arrays of the size of the attention weights that are held while these are summarised, about."""
+"""Approximate number of arrays of the size of the attention weights that a summary holds."""
 
 
 def problem_with_attention(idata: az.InferenceData) -> Problem:
-    """The problem of a fit, if its stage has attention.
+    """Return the problem of a fit whose stage has attention.
 
     Raises
     ------
     ValueError
-        For stages 01 to 03.
+        If the stage has no attention, as stages 01 to 03.
     """
     problem = problem_of(idata)
     if "attention" not in problem.stage.features:
-        raise ValueError(f"stage {problem.stage.number} has no attention, stages 04 to 12 have")
+        raise ValueError(
+            f"stage must be one of 04 to 12, which have attention, got {problem.stage.number}"
+        )
     return problem
 
 
 def draws_of(idata: az.InferenceData, group: str) -> dict[str, np.ndarray]:
-    """Parameters of the posterior or the prior, arrays ``(chain, draw, ...)``.
+    """Return the parameters of posterior or prior draws, ``(chain, draw, ...)``.
 
     Raises
     ------
     ValueError
-        If ``group`` is neither.
+        If ``group`` is neither "posterior" nor "prior".
     """
     if group not in SOURCES:
         raise ValueError(f"group must be one of {', '.join(SOURCES)}, got {group!r}")
@@ -44,12 +46,12 @@ def draws_of(idata: az.InferenceData, group: str) -> dict[str, np.ndarray]:
 
 
 def checked_contexts(problem: Problem, contexts: np.ndarray) -> np.ndarray:
-    """Contexts as an array of tokens.
+    """Return contexts as an array of tokens, ``(sequence, position)``.
 
     Raises
     ------
     ValueError
-        If they are not ``(sequence, position)``, none, or longer than the model can read.
+        If the shape is another, there are no contexts, or they are longer than ``block_size``.
     """
     contexts = np.asarray(contexts)
     longest = problem.design.block_size
@@ -62,13 +64,13 @@ def checked_contexts(problem: Problem, contexts: np.ndarray) -> np.ndarray:
 
 
 def context_coords(problem: Problem, contexts: np.ndarray) -> dict:
-    """Coordinates of maps of attention: what is read, and where."""
-    places = np.arange(contexts.shape[1])
+    """Return the coordinates of attention weights: texts and positions."""
+    positions = np.arange(contexts.shape[1])
     text = [problem.vocabulary.decode(context) for context in contexts]
-    return {"text": ("sequence", text), "query_position": places, "key_position": places}
+    return {"text": ("sequence", text), "query_position": positions, "key_position": positions}
 
 
 def labelled(idata: az.InferenceData, group: str, values: np.ndarray, *dims: str) -> xr.DataArray:
-    """Values of every draw, ``(chain, draw, *dims)``, with the chains and draws they are of."""
+    """Label values of each draw, ``(chain, draw, *dims)``, with chains and draws."""
     coords = {name: idata[group][name].values for name in OVER}
     return xr.DataArray(values, dims=(*OVER, *dims), coords=coords)

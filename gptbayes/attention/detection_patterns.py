@@ -1,9 +1,10 @@
-"""Kinds of places that a head may look at, told from the text alone.
+"""Detection patterns: the key positions that define the role of a head, given the text.
 
-Each class is a function of a text of n characters and gives an ndarray of bool,
-``(query_position, key_position)``, n by n: does the place belong to the class, seen from the
-position that looks? Never true of the future. Classes overlap: a space may be the previous
-character too.
+Each pattern is a function of a text of n characters. It returns an ndarray of bool,
+``(query_position, key_position)``, n by n, which is True where the key position belongs to the
+pattern of the query position. Future positions never belong to it. Patterns overlap: the previous
+token may be a space. The first five are those of the head detector of TransformerLens and Olsson et
+al. (2022); a token is a character.
 """
 
 from __future__ import annotations
@@ -14,109 +15,117 @@ from collections.abc import Callable
 import numpy as np
 
 VOWELS = frozenset("aeiouyæœøıəαεηιουωаеиоуыэюяіїєѣөү")
-"""Of the Latin, Greek and Cyrillic scripts, without their marks; y counts as one."""
+"""Latin, Greek and Cyrillic vowels without diacritics, including y."""
 SEMIVOWELS = frozenset("йў")
-"""Letters that decompose to a vowel and a mark, and are none."""
+"""Letters that decompose into a vowel and a diacritic but are not vowels."""
 
 
 def is_vowel(character: str) -> bool:
-    """Whether a character is a vowel, with or without marks, in either case.
+    """Return whether a character is a Latin, Greek or Cyrillic vowel, in either case.
 
-    Of scripts other than Latin, Greek and Cyrillic no letter is.
+    Examples
+    --------
+    >>> [is_vowel(character) for character in "aÉsй"]
+    [True, True, False, False]
     """
     lower = unicodedata.normalize("NFC", character).lower()
     return lower not in SEMIVOWELS and unicodedata.normalize("NFD", lower)[:1] in VOWELS
 
 
 def is_letter(character: str) -> bool:
-    """Whether a character is part of a word: a letter, or a mark on one."""
+    """Return whether a character is part of a word: a letter or a combining mark."""
     return character.isalpha() or unicodedata.category(character).startswith("M")
 
 
 def is_punctuation(character: str) -> bool:
-    """Whether Unicode files a character under punctuation."""
+    """Return whether the Unicode category of a character is punctuation."""
     return unicodedata.category(character).startswith("P")
 
 
-def itself(text: str) -> np.ndarray:
-    """The position that looks."""
+def current_token(text: str) -> np.ndarray:
+    """The query position."""
     return np.eye(len(text), dtype=bool)
 
 
-def previous_character(text: str) -> np.ndarray:
-    """The one before."""
+def previous_token(text: str) -> np.ndarray:
+    """The position before the query position."""
     return np.eye(len(text), k=-1, dtype=bool)
 
 
-def first_position(text: str) -> np.ndarray:
-    """The first of the context, seen from later ones."""
+def first_token(text: str) -> np.ndarray:
+    """The first position of the context, for later query positions."""
     found = np.zeros((len(text), len(text)), dtype=bool)
     found[1:, :1] = True
     return found
 
 
-def same_character(text: str) -> np.ndarray:
-    """Earlier copies of the character that looks."""
+def duplicate_token(text: str) -> np.ndarray:
+    """Earlier positions of the same token."""
     characters = np.array(list(text))
     return (characters[:, None] == characters) & _earlier(text)
 
 
-def after_same_character(text: str) -> np.ndarray:
-    """What came after an earlier copy of the character that looks.
+def induction(text: str) -> np.ndarray:
+    """Positions after earlier positions of the same token (Olsson et al. 2022).
 
-    Where an induction head looks (Olsson et al. 2022); the position itself is not counted.
+    The query position does not count.
+
+    Examples
+    --------
+    >>> np.argwhere(induction("abab")).tolist()  # query and key positions
+    [[2, 1], [3, 2]]
     """
     found = np.zeros((len(text), len(text)), dtype=bool)
-    found[:, 1:] = same_character(text)[:, :-1]
+    found[:, 1:] = duplicate_token(text)[:, :-1]
     return found & _earlier(text)
 
 
 def vowel(text: str) -> np.ndarray:
-    """Vowels so far, the position itself included."""
+    """Vowels up to and including the query position."""
     return _of_kind(text, is_vowel)
 
 
 def last_vowel(text: str) -> np.ndarray:
-    """The last vowel before the position."""
+    """The last vowel before the query position."""
     return _last(vowel(text))
 
 
 def white_space(text: str) -> np.ndarray:
-    """Spaces and line breaks so far, the position itself included."""
+    """White space up to and including the query position."""
     return _of_kind(text, str.isspace)
 
 
 def last_white_space(text: str) -> np.ndarray:
-    """The last space or line break before the position."""
+    """The last white space before the query position."""
     return _last(white_space(text))
 
 
 def punctuation(text: str) -> np.ndarray:
-    """Punctuation so far, the position itself included."""
+    """Punctuation up to and including the query position."""
     return _of_kind(text, is_punctuation)
 
 
 def current_word(text: str) -> np.ndarray:
-    """Earlier letters of the word that the position is in."""
+    """Earlier letters of the word at the query position."""
     letters = np.array([is_letter(character) for character in text])
-    word = np.cumsum(~letters)  # a new number after every character that is no letter
+    word = np.cumsum(~letters)  # increases at each character that is not a letter
     return (word[:, None] == word) & letters[:, None] & letters & _earlier(text)
 
 
 DETECTION_PATTERNS: dict[str, Callable[[str], np.ndarray]] = {
-    "itself": itself,
-    "previous character": previous_character,
-    "first position": first_position,
-    "same character": same_character,
-    "after the same character": after_same_character,
+    "current token": current_token,
+    "previous token": previous_token,
+    "first token": first_token,
+    "duplicate token": duplicate_token,
+    "induction": induction,
     "vowels": vowel,
     "last vowel": last_vowel,
-    "spaces and line breaks": white_space,
-    "last space or line break": last_white_space,
+    "white space": white_space,
+    "last white space": last_white_space,
     "punctuation": punctuation,
     "current word": current_word,
 }
-"""The roles that `gptbayes.attention.head_roles` looks for, by name."""
+"""The patterns of `gptbayes.attention.head_roles`, by the name of the role."""
 
 
 def _earlier(text):
@@ -127,7 +136,7 @@ def _of_kind(text, test):
     return np.array([test(character) for character in text]) & np.tri(len(text), dtype=bool)
 
 
-def _last(places):
-    """Of the places in each row the last one before the position."""
-    before = places & np.tri(len(places), k=-1, dtype=bool)
+def _last(pattern):
+    """The last position of the pattern before each query position."""
+    before = pattern & np.tri(len(pattern), k=-1, dtype=bool)
     return before & (np.cumsum(before[:, ::-1], axis=1)[:, ::-1] == 1)

@@ -1,21 +1,25 @@
-"""Which heads of different draws do the same.
+"""Matching of heads across draws by their attention patterns.
 
-The posterior of a model with several heads does not change when they change places, and neither
-does the prior. Every draw may list them in another order. Heads are matched by what they do on a
-fixed set of real contexts; the order that comes of it then serves at any context.
+Posterior and prior are invariant under permutations of the heads of a layer, so that each draw may
+have them in another order. Heads are matched by their attention patterns on a fixed set of
+contexts. The resulting order is used at all contexts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 from typing import NamedTuple
 
 import arviz as az
 import numpy as np
 import xarray as xr
-from scipy.optimize import linear_sum_assignment
 
+from gptbayes.attention.assignment import (
+    LayerMatching,
+    assign_heads,
+    match_layer,
+    past_mask,
+)
 from gptbayes.attention.contexts import checked_contexts, draws_of, labelled, problem_with_attention
 from gptbayes.findings import Finding
 from gptbayes.model.forward import forward, over_draws
@@ -24,45 +28,43 @@ from gptbayes.predict import fixed_contexts
 from gptbayes.stats.probability import probability
 from gptbayes.stats.summary import OVER
 
-AMBIGUOUS = 0.1
-"""A matching is ambiguous if another costs less than a tenth more."""
 MANY_AMBIGUOUS = 0.1
-"""Share of ambiguous draws from which on it is said that heads have no names."""
+"""Fraction of ambiguous draws above which heads are reported as not distinguishable."""
 N_CONTEXTS = 16
+"""Default number of contexts on which heads are matched."""
 MAX_BYTES = 256 * 2**20
-"""Default bound on the patterns that heads are matched by."""
-ROUNDING = 1e-5
-"""Relative error of a squared distance in single precision."""
+"""Default bound on the memory of the patterns of all draws."""
 
 
 class Matching(NamedTuple):
-    """Which head of each draw plays the part of each matched head.
+    """The heads of each draw in the order of the matched heads.
 
-    Matched heads are numbered by how far they look back on average, the nearest first, so that
-    their numbers do not depend on the order in which the draws list them.
+    Matched heads are ordered by the mean distance between query and key position, smallest first,
+    so that their numbers do not depend on the order of heads in the draws.
 
     Attributes
     ----------
     order : DataArray of int (chain, draw, layer, head)
-        The draw's own number of each matched head.
+        The index of each matched head in the draw.
     ambiguous : DataArray (layer)
-        Share of draws in which another matching costs less than a tenth more. Near one, heads
-        are exchangeable and overlap: no head has a name.
+        Fraction of draws in which another matching costs less than a tenth more. Near 1, the
+        patterns of heads overlap and heads are not distinguishable.
     ambiguous_mcse : DataArray (layer)
-        Its Monte Carlo standard error.
+        Monte Carlo standard error of ``ambiguous``.
     ambiguous_draw : DataArray of bool (chain, draw, layer)
-        Which draws these are.
+        Whether the matching of a draw is ambiguous.
     reference : DataArray of float32 (layer, head, sequence, weight)
-        The mean pattern of each matched head; weights are those of the past, row by row.
+        The mean pattern of each matched head. Weights are those on past and current positions,
+        row by row.
     kind : DataArray of int (layer, head)
-        Heads of different kinds are not exchangeable: their dropout masks differ, and they are
+        Heads of different kinds have different dropout masks. They are not exchangeable and are
         never matched with each other. All 0 without dropout.
     contexts : ndarray of int, (sequence, position)
-        What they were matched on.
+        The contexts on which heads are matched.
     iterations : DataArray of int (layer)
-        Rounds until nothing changed; 0 if the reference was given.
+        Number of iterations until convergence; 0 if the reference was given.
     converged : DataArray of bool (layer)
-        False if the last round still changed something.
+        False if the order still changed in the last iteration.
     """
 
     order: xr.DataArray
@@ -77,16 +79,13 @@ class Matching(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """Attention weights with heads that mean the same in every draw, as far as that can be.
+    """Attention weights of matched heads.
 
     Attributes
     ----------
     weights : DataArray (chain, draw, layer, head, sequence, query_position, key_position)
-    order : DataArray of int (chain, draw, layer, head)
-        Which head of a draw plays the part of each matched head.
-    ambiguous : DataArray (layer)
-        Share of draws in which another matching costs less than a tenth more. Near one, heads
-        are exchangeable and overlap: no head has a name.
+    order, ambiguous
+        As in `Matching`.
     """
 
     weights: xr.DataArray
@@ -104,31 +103,31 @@ def head_order(
     max_iterations: int = 50,
     max_bytes: int = MAX_BYTES,
 ) -> Matching:
-    """Match heads across draws and chains by what they do on a fixed set of real contexts.
+    """Match heads across draws and chains by their attention patterns.
 
-    In each layer, linear assignment of every draw's heads to the mean patterns of the matched
-    draws, by squared distance, again and again until no draw changes: the k-means of permutations.
+    In each layer, the heads of each draw are assigned to reference patterns by linear assignment
+    with squared distances. The references are the mean patterns of the matched heads. Both steps
+    alternate until no assignment changes, as in k-means.
 
-    Matching finds order in noise. Prior draws have heads without any roles, yet sorted into places
-    they get mean patterns that differ. A posterior pattern is therefore read beside the prior's,
-    and the prior draws must have had the same treatment: match them to the posterior's
-    ``reference``, which is the last step of the posterior's own matching. If the text had taught
-    nothing, both would then show the same.
+    Matching creates differences between heads even if there are none, since it sorts noise. A
+    posterior pattern is therefore compared with that of the prior. Pass the matching of the
+    posterior as the ``reference`` for prior draws: they are then assigned to the same patterns. If
+    the text were uninformative, posterior and prior summaries would agree.
 
     Parameters
     ----------
     idata : InferenceData
     n_contexts : int
-        How many held-out contexts to match on (`gptbayes.predict.fixed_contexts`); fewer if
-        their patterns would not fit into ``max_bytes``.
+        Number of held-out contexts (`gptbayes.predict.fixed_contexts`). It is reduced if the
+        patterns do not fit into ``max_bytes``.
     contexts : ndarray of int, (sequence, position), optional
-        0-based tokens to match on instead.
+        0-based tokens of other contexts.
     group : {"posterior", "prior"}
     reference : Matching, optional
-        Assign each draw once to these patterns, at these contexts, instead of finding new ones.
+        Assign each draw once to the patterns of this matching, at its contexts.
     max_iterations : int
     max_bytes : int
-        Bound on the patterns of all draws, which are kept in single precision.
+        Bound on the memory of the patterns of all draws, in single precision.
 
     Returns
     -------
@@ -137,7 +136,25 @@ def head_order(
     Raises
     ------
     ValueError
-        For a stage without attention, or sizes that do not fit.
+        If the stage has no attention, contexts have an invalid shape, or ``n_contexts`` or
+        ``max_iterations`` is not positive.
+
+    See Also
+    --------
+    matched : Reorder values of heads.
+    matching_findings : Whether heads are distinguishable.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("05"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> matching = head_order(idata)
+    >>> prior = head_order(idata, group="prior", reference=matching)
+    >>> prior.order.dims
+    ('chain', 'draw', 'layer', 'head')
     """
     problem = problem_with_attention(idata)
     if n_contexts < 1 or max_iterations < 1:
@@ -151,41 +168,46 @@ def head_order(
     else:
         contexts = fixed_contexts(problem, n_contexts) if contexts is None else contexts
         contexts = checked_contexts(problem, contexts)
-        contexts = contexts[: _n_that_fit(problem, int(np.prod(batch)), contexts, max_bytes)]
+        contexts = contexts[: _max_contexts(problem, int(np.prod(batch)), contexts, max_bytes)]
     patterns = _patterns(problem, parameters, contexts)
     kinds = head_kinds(problem.stage, patterns.shape[0], patterns.shape[2], contexts.shape[1])
     found = []
     for layer, (drawn, kind) in enumerate(zip(patterns, kinds, strict=True)):
         if reference is None:
-            found.append(_match_layer(drawn, kind, max_iterations, contexts.shape[1]))
+            found.append(match_layer(drawn, kind, max_iterations, contexts.shape[1]))
         else:
             given = reference.reference.values[layer].reshape(drawn.shape[1], -1)
             slots = reference.kind.values[layer]
-            order, ambiguous = _assigned(given, drawn, slots, kind)
-            found.append(_Layer(order, ambiguous, given, slots, 0, True))
+            order, ambiguous = assign_heads(given, drawn, slots, kind)
+            found.append(LayerMatching(order, ambiguous, given, slots, 0, True))
     return _matching(idata, group, contexts, found)
 
 
 def matched(values: xr.DataArray, matching: Matching) -> xr.DataArray:
-    """Values of heads in the order of a matching.
+    """Reorder values of heads by a matching.
 
     Parameters
     ----------
     values : DataArray (chain, draw, layer, head, ...)
-        Heads in each draw's own order.
+        Values with the heads in the order of each draw.
     matching : Matching
-        Of the same draws.
+        The matching of the same draws.
 
     Returns
     -------
     DataArray (chain, draw, layer, head, ...)
+
+    Raises
+    ------
+    ValueError
+        If values and matching have different draws, layers or heads.
     """
     values = values.transpose(*OVER, "layer", "head", ...)
     return values.copy(data=reordered(values.values, matching.order.values))
 
 
 def reordered(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Take heads in another order.
+    """Reorder heads.
 
     Parameters
     ----------
@@ -199,19 +221,19 @@ def reordered(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the draws, layers and heads of one are not those of the other.
+        If values and order have different draws, layers or heads.
     """
     if values.shape[: order.ndim] != order.shape:
         raise ValueError(
-            f"the matching must be of the same draws, layers and heads, {order.shape}, "
-            f"got values of {values.shape[: order.ndim]}"
+            f"values must have the draws, layers and heads of the matching, {order.shape}, "
+            f"got {values.shape[: order.ndim]}"
         )
     index = order.reshape(*order.shape, *(1,) * (values.ndim - order.ndim))
     return np.take_along_axis(values, index, axis=order.ndim - 1)
 
 
 def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
-    """Match heads by attention weights that are at hand, as `head_order` does.
+    """Match heads by given attention weights, see `head_order`.
 
     Parameters
     ----------
@@ -229,7 +251,7 @@ def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
     patterns = patterns.reshape(n_draws, sizes["layer"], sizes["head"], -1)
     kind, n = np.zeros(sizes["head"], dtype=np.int64), sizes["query_position"]
     found = [
-        _match_layer(np.ascontiguousarray(patterns[:, layer]), kind, max_iterations, n)
+        match_layer(np.ascontiguousarray(patterns[:, layer]), kind, max_iterations, n)
         for layer in range(sizes["layer"])
     ]
     orders = np.stack([each.order for each in found], axis=1)
@@ -240,24 +262,18 @@ def match_heads(weights: xr.DataArray, *, max_iterations: int = 50) -> Matched:
     return Matched(weights.isel(head=order), order, ambiguous)
 
 
-def past_mask(n_positions: int) -> np.ndarray:
-    """Which weights are not certain by construction, (query_position, key_position).
-
-    Those on the past and on the position itself; the first position has nothing else to look at.
-    """
-    past = np.tri(n_positions, dtype=bool)
-    past[0] = False
-    return past
-
-
 def head_kinds(stage: Stage, n_layer: int, n_head: int, n_positions: int) -> np.ndarray:
-    """Which heads a dropout mask tells apart.
+    """Label heads by their dropout masks.
+
+    Parameters
+    ----------
+    stage : gptbayes.model.stages.Stage
+    n_layer, n_head, n_positions : int
 
     Returns
     -------
     ndarray of int, (layer, head)
-        Heads of a layer with the same number have the same mask, as far as a context of so many
-        positions shows it.
+        Heads of a layer with the same label have the same mask in contexts of ``n_positions``.
     """
     if stage.masks is None:
         return np.zeros((n_layer, n_head), dtype=np.int64)
@@ -268,7 +284,7 @@ def head_kinds(stage: Stage, n_layer: int, n_head: int, n_positions: int) -> np.
 
 
 def matching_findings(matching: Matching) -> Iterator[Finding]:
-    """Whether the heads of each layer can be told apart.
+    """State whether the heads of each layer are distinguishable.
 
     Parameters
     ----------
@@ -277,13 +293,13 @@ def matching_findings(matching: Matching) -> Iterator[Finding]:
     Yields
     ------
     gptbayes.findings.Finding
-        One for each layer with several heads.
+        A finding for each layer with several heads.
     """
     n_layer, n_head = matching.kind.shape
     for layer in range(n_layer if n_head > 1 else 0):
         where = f"in layer {layer + 1} " if n_layer > 1 else ""
         if len(np.unique(matching.kind[layer])) == n_head:
-            text = f"{where}heads have different dropout masks, which tell them apart"
+            text = f"{where}heads have different dropout masks and are distinguishable"
             yield Finding(True, text)
             continue
         share = float(matching.ambiguous[layer])
@@ -299,25 +315,14 @@ def matching_findings(matching: Matching) -> Iterator[Finding]:
         yield Finding(share <= MANY_AMBIGUOUS and bool(matching.converged[layer]), text)
 
 
-class _Layer(NamedTuple):
-    """The matching of one layer."""
-
-    order: np.ndarray  # (draw, head)
-    ambiguous: np.ndarray  # (draw,)
-    reference: np.ndarray  # (head, n)
-    kind: np.ndarray  # (head,)
-    iterations: int
-    converged: bool
-
-
-def _n_that_fit(problem, n_draws, contexts, max_bytes):
+def _max_contexts(problem, n_draws, contexts, max_bytes):
     n_layer, n_head = (problem.stage.sizes(problem.design)[dim] for dim in ("layer", "head"))
     each = 4 * n_draws * n_layer * n_head * int(past_mask(contexts.shape[1]).sum())
     return int(np.clip(max_bytes // max(each, 1), 1, len(contexts)))
 
 
 def _patterns(problem, parameters, contexts):
-    """Weights on the past (layer, draw, head, sequence * weight), in single precision."""
+    """Patterns (layer, draw, head, sequence * weight), in single precision."""
     n_layer, n_head = parameters["key"].shape[2:4]
     n_draws = int(np.prod(parameters["key"].shape[:2]))
     past = past_mask(contexts.shape[1])
@@ -333,69 +338,8 @@ def _patterns(problem, parameters, contexts):
     return patterns.reshape(n_layer, n_draws, n_head, -1)
 
 
-def _match_layer(patterns, kind, max_iterations, n_positions):
-    """The matching of one layer, from patterns (draw, head, n) and the kinds of its heads."""
-    n_draws, n_head, n = patterns.shape
-    flat = patterns.reshape(-1, n)
-    together = patterns.mean(axis=1)
-    start = np.argmin(((together - together.mean(axis=0)) ** 2).sum(axis=-1))
-    order = np.full((n_draws, n_head), -1)  # none yet
-    reference, iterations, converged = patterns[start], 0, False
-    while iterations < max_iterations and not converged:
-        iterations += 1
-        new_order, ambiguous = _assigned(reference, patterns, kind, kind)
-        converged = np.array_equal(new_order, order)
-        order = new_order
-        plays = (order[:, :, None] == np.arange(n_head)).astype(np.float32)  # (draw, i, j)
-        reference = np.swapaxes(plays, 0, 1).reshape(n_head, -1) @ flat / n_draws
-    nearest_first = np.argsort(_distance_back(reference, n_positions), kind="stable")
-    order, reference, kind = order[:, nearest_first], reference[nearest_first], kind[nearest_first]
-    return _Layer(order, ambiguous, reference, kind, iterations, converged)
-
-
-def _assigned(reference, patterns, slots, kind):
-    """Order of heads (draw, head) nearest to a reference, and in which draws it is ambiguous."""
-    cost, rounding = _cost(reference, patterns)
-    cost = np.where(slots[:, None] == kind, cost, np.inf)
-    forbidden = np.isinf(cost[0])
-    solvable = np.where(forbidden, 1e6 * (1 + cost[:, ~forbidden].max()), cost)
-    order = np.array([linear_sum_assignment(each)[1] for each in solvable])
-    return order, _ambiguity(cost, order, rounding)
-
-
-def _cost(reference, patterns):
-    """Squared distance of head j of a draw from head i of the reference, (draw, i, j)."""
-    n_draws, n_head, n = patterns.shape
-    cross = (reference @ patterns.reshape(-1, n).T).reshape(n_head, n_draws, n_head)
-    ours = np.einsum("in,in->i", reference, reference)[:, None]
-    theirs = np.einsum("djn,djn->dj", patterns, patterns)[:, None, :]
-    squares = (ours + theirs).astype(float)
-    cost = np.maximum(squares - 2 * np.swapaxes(cross, 0, 1), 0.0)
-    return cost, ROUNDING * squares.max(axis=(1, 2))
-
-
-def _ambiguity(cost, order, rounding):
-    """In which draws swapping two heads costs less than a tenth more, (draw,)."""
-    n_head = cost.shape[1]
-    if n_head < 2:
-        return np.zeros(len(cost), dtype=bool)
-    matched = np.take_along_axis(cost, order[:, :, None], axis=2)[..., 0]  # (draw, i)
-    draws, extra = np.arange(len(cost)), []
-    for i, j in combinations(range(n_head), 2):
-        swapped = cost[draws, i, order[:, j]] + cost[draws, j, order[:, i]]
-        extra.append(swapped - matched[:, i] - matched[:, j])
-    return np.min(extra, axis=0) < AMBIGUOUS * matched.sum(axis=1) + rounding
-
-
-def _distance_back(reference, n_positions):
-    """How far each head looks back on average, (head,)."""
-    query, key = np.nonzero(past_mask(n_positions))
-    weights = reference.reshape(len(reference), -1, len(query)) if len(query) else reference
-    return (weights * (query - key)).sum(axis=(1, 2)) if len(query) else np.zeros(len(reference))
-
-
 def _matching(idata, group, contexts, found):
-    """Layers side by side."""
+    """Combine the matchings of layers."""
     n_layer, batch = len(found), [idata[group].sizes[dim] for dim in OVER]
     order = np.stack([each.order for each in found], axis=1)  # (draw, layer, head)
     is_ambiguous = np.stack([each.ambiguous for each in found], axis=1)  # (draw, layer)

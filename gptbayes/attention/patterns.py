@@ -1,4 +1,4 @@
-"""Attention weights of every draw, and their summaries."""
+"""Attention weights of each draw, and their summaries."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
+from gptbayes.attention.assignment import past_mask
 from gptbayes.attention.contexts import (
     COPIES,
     checked_contexts,
@@ -14,22 +15,22 @@ from gptbayes.attention.contexts import (
     labelled,
     problem_with_attention,
 )
-from gptbayes.attention.matching import Matching, head_order, past_mask, reordered
+from gptbayes.attention.matching import Matching, head_order, reordered
 from gptbayes.model.forward import forward, over_draws
 from gptbayes.stats.probability import probability
 from gptbayes.stats.summary import STATISTICS, summarise
 
 MAX_BYTES = 512 * 2**20
-"""Default bound on weights of all draws and their copies that are held at a time."""
+"""Default bound on the memory of attention weights and their copies."""
 
 
 def attention_draws(
     idata: az.InferenceData, contexts: np.ndarray, *, group: str = "posterior"
 ) -> xr.DataArray:
-    """Attention weights of every draw at some contexts, heads in each draw's own order.
+    """Compute the attention weights of each draw at some contexts, without matching of heads.
 
-    All of them at once: for a few contexts and a few hundred draws. `summarise_attention` needs
-    no more memory for more contexts.
+    All weights are held in memory, as is feasible for a few contexts and a few hundred draws. The
+    memory of `summarise_attention` does not depend on the number of contexts.
 
     Parameters
     ----------
@@ -45,7 +46,11 @@ def attention_draws(
     Raises
     ------
     ValueError
-        For a stage without attention.
+        If the stage has no attention.
+
+    See Also
+    --------
+    match_heads : Match the heads of these weights.
     """
     problem = problem_with_attention(idata)
 
@@ -66,7 +71,7 @@ def summarise_attention(
     group: str = "posterior",
     max_bytes: int = MAX_BYTES,
 ) -> xr.Dataset:
-    """Every attention weight with its uncertainty, heads matched, a few contexts at a time.
+    """Summarise the attention weights of matched heads.
 
     Parameters
     ----------
@@ -74,36 +79,53 @@ def summarise_attention(
     contexts : ndarray of int, (sequence, position)
         0-based tokens.
     matching : Matching, optional
-        Of the same group of the same fit; by default `gptbayes.attention.head_order` of it. For
-        the prior give one that was made with the posterior's as its reference.
+        The matching of the same group; by default that of `head_order`. For the prior, use a
+        matching with that of the posterior as its reference.
     prob : float
         Mass of the intervals.
     group : {"posterior", "prior"}
     max_bytes : int
-        Rough bound on the weights, with their copies, of all draws at as many contexts as are
-        worked on at a time; one context is always taken whole.
+        Approximate bound on memory. Contexts are processed in blocks of at least one.
 
     Returns
     -------
     Dataset (layer, head, sequence, query_position, key_position)
-        As `gptbayes.stats.summary.summarise`. ``above_uniform`` is the probability that a weight
-        exceeds the uniform 1/t of row t, ``above_uniform_mcse`` its Monte Carlo standard error.
-        ``effective_positions`` (layer, head, sequence, query_position) is the exponential of the
-        entropy of a row, between 1 and t, the number of positions that would have it if they
-        were looked at alike (Hill 1973, order 1), with ``effective_positions_`` lower, upper,
-        mcse, ess_bulk, ess_tail and r_hat. ``ambiguous`` (layer) and ``ambiguous_mcse`` as in
-        `Matching`; coord ``text`` (sequence) holds the contexts.
+        As of `gptbayes.stats.summary.summarise`. ``above_uniform``, the probability that a weight
+        exceeds the uniform weight 1/t of row t, and its Monte Carlo standard error
+        ``above_uniform_mcse``. ``effective_positions`` (layer, head, sequence, query_position),
+        the exponential of the entropy of a row, between 1 and t: the number of positions with
+        equal weights that have the same entropy (Hill 1973, order 1); with
+        ``effective_positions_`` lower, upper, mcse, ess_bulk, ess_tail and r_hat. ``ambiguous``
+        (layer) and ``ambiguous_mcse`` as in `Matching`. The coord ``text`` (sequence) holds the
+        contexts.
 
-        What is certain by construction, weights on the future, the first position's on itself
-        and those that a dropout mask silences, has no spread, and nan for ``ess_bulk`` and
-        ``r_hat``. With dropout, weights are those that the model uses, mask included, and rows do
-        not sum to one; ``effective_positions`` is that of the row divided by its sum, nan for a
-        row that the mask silences altogether.
+        Constant weights have sd 0 and nan for ``ess_bulk``, ``ess_tail`` and ``r_hat``: those on
+        future positions, that of the first position on itself, and those that a dropout mask sets
+        to 0. With dropout, weights are those after the mask and rows do not sum to one;
+        ``effective_positions`` is that of the row divided by its sum, and nan if all its weights
+        are masked.
 
     Raises
     ------
     ValueError
-        For a stage without attention, contexts that do not fit, or a matching of other draws.
+        If the stage has no attention, contexts have an invalid shape, or the matching is that of
+        other draws.
+
+    See Also
+    --------
+    attention_rollout : Attention through all layers.
+    gptbayes.plots.plot_attention : The figure.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("05"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> summary = summarise_attention(idata, problem.held_out.x[:2])
+    >>> float(summary["mean"].isel(sequence=0, layer=0, head=0)[0, 0])  # the first position
+    1.0
     """
     problem = problem_with_attention(idata)
     contexts = checked_contexts(problem, contexts)
@@ -127,9 +149,9 @@ def summarise_attention(
 
 
 def _past_weights(stage, parameters, contexts, past):
-    """Weights (chain, draw, layer, head, sequence, weight): those on the past, row by row.
+    """Weights (chain, draw, layer, head, sequence, weight) of `past_mask`, row by row.
 
-    The weight of the first position on itself, 1 or what a mask makes of it, comes last.
+    The weight of the first position on itself, which is 1 without a dropout mask, comes last.
     """
 
     def of_chunk(chunk):
@@ -140,7 +162,7 @@ def _past_weights(stage, parameters, contexts, past):
 
 
 def _summarised(weights, past, prob):
-    """Summaries of some contexts, their weights back in rows and columns."""
+    """Summaries of some contexts, with weights in rows and columns."""
     found = summarise(weights, prob=prob, exact_constants=True)
     query = np.append(np.nonzero(past)[0], 0)
     uniform = xr.DataArray(1 / (query + 1), dims="weight")
@@ -164,15 +186,15 @@ def _effective_positions(weights, query, n):
         with np.errstate(divide="ignore", invalid="ignore"):
             share = row / total[..., None]
             logs = np.where(share > 0, np.log(share), 0.0)
-        rows[..., t] = np.exp(-(share * logs).sum(axis=-1))  # nan where all are silenced
+        rows[..., t] = np.exp(-(share * logs).sum(axis=-1))  # nan where all weights are masked
     dims = (*weights.dims[:-1], "query_position")
     return xr.DataArray(rows, dims=dims)
 
 
 def _in_square(values, past):
-    """Values of weights, as `_past_weights` orders them, as (..., query, key), 0 for the future.
+    """Values of weights in the order of `_past_weights` as (..., query, key).
 
-    What says how well a weight is known is nan there.
+    Values of future positions are 0, and nan for ESS and R-hat.
     """
     nothing = values.name in ("ess_bulk", "ess_tail", "r_hat") or bool(np.isnan(values).all())
     square = np.full((*values.shape[:-1], *past.shape), np.nan if nothing else 0.0)

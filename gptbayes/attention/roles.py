@@ -1,4 +1,4 @@
-"""What a head does: attention to kinds of places, beyond what a uniform look gives them."""
+"""Roles of heads: attention to detection patterns in excess of uniform attention."""
 
 from __future__ import annotations
 
@@ -18,38 +18,43 @@ from gptbayes.stats.probability import prob_greater, probability
 from gptbayes.stats.summary import OVER, side_by_side, summarise
 
 N_CONTEXTS = 50
-TOLD_APART = 0.95
-"""From this probability of more than the prior on, or below one minus it, a role was learned."""
+"""Default number of held-out contexts."""
+LEARNED_PROB = 0.95
+"""A role counts as learned if P(posterior > prior) is above this or below one minus this."""
 TIE = 1e-12
-"""Excesses nearer to 0 are 0: a uniform look, up to rounding."""
+"""An excess that is smaller is zero up to rounding error."""
 
 
 class Roles(NamedTuple):
-    """What heads look at, beyond a uniform look, posterior and prior.
+    """Attention of heads to detection patterns, posterior and prior.
 
-    Attention to a class of places, minus what uniform attention gives them through the same
-    dropout mask if there is one, averaged over contexts and over those positions that see both
-    places of the class and others. Between -1 and 1, 0 for a head that looks everywhere alike.
+    The excess of a head for a pattern is the total attention weight on the positions of the
+    pattern minus that of uniform attention under the same dropout mask. It is averaged over
+    contexts and over the query positions that can attend to positions both in and outside the
+    pattern. It is between -1 and 1, and 0 for uniform attention.
 
     Attributes
     ----------
     heads : Dataset (source, role, layer, head)
-        Of matched heads: the statistics of `gptbayes.stats.summary.summarise`; ``probability`` that
-        the head is *the* head of the role, that of all heads and layers which looks there most, and
-        more than uniform, with ``probability_mcse``; ``above_uniform``, the probability that it
-        looks there more than uniform, with ``above_uniform_mcse``. Without the dim source,
-        ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability that a posterior draw looks
-        there more than a prior draw. The prior's heads were matched to the posterior's.
+        For matched heads, the statistics of `gptbayes.stats.summary.summarise` of the excess;
+        ``probability``, the probability that the head has the largest excess of all heads and
+        layers and that it is positive, with ``probability_mcse``; ``above_uniform``, the
+        probability that the excess is positive, with ``above_uniform_mcse``. Without the dim
+        source, ``exceeds_prior`` and ``exceeds_prior_mcse``: the probability that the excess of a
+        posterior draw is larger than that of a prior draw. Heads of prior draws are matched to
+        those of the posterior.
     ranks : Dataset (source, role, rank)
-        The same statistics of the largest, second largest, ... over all heads and layers of each
-        draw, which no matching touches, and ``exceeds_prior`` of each.
+        The same statistics of the largest, second largest, ... excess over all heads and layers of
+        each draw, which do not depend on matching.
     no_head : Dataset (source, role)
-        ``probability`` with ``mcse`` that no head looks at the class more than uniform.
-    ambiguous : DataArray (source, layer)
-        Share of draws whose matching is ambiguous, see `Matching`; ``ambiguous_mcse`` its error.
-    ambiguous_mcse : DataArray (source, layer)
-    left_out : tuple of str
-        Classes that never occur in these contexts, or leave no position a choice.
+        ``probability`` that no head has a positive excess, and its Monte Carlo standard error
+        ``mcse``.
+    ambiguous, ambiguous_mcse : DataArray (source, layer)
+        Fraction of draws with an ambiguous matching, see `Matching`, and its Monte Carlo standard
+        error.
+    absent : tuple of str
+        Patterns that do not occur in the contexts, or for which no query position can attend both
+        to positions in and outside the pattern.
     """
 
     heads: xr.Dataset
@@ -57,7 +62,7 @@ class Roles(NamedTuple):
     no_head: xr.Dataset
     ambiguous: xr.DataArray
     ambiguous_mcse: xr.DataArray
-    left_out: tuple[str, ...]
+    absent: tuple[str, ...]
 
 
 def head_roles(
@@ -65,26 +70,26 @@ def head_roles(
     matching: Matching | None = None,
     contexts: np.ndarray | None = None,
     *,
-    classes: Mapping[str, Callable[[str], np.ndarray]] = DETECTION_PATTERNS,
+    patterns: Mapping[str, Callable[[str], np.ndarray]] = DETECTION_PATTERNS,
     prob: float = 0.9,
     max_bytes: int = MAX_BYTES,
 ) -> Roles:
-    """Roles of heads as posteriors, beside the prior's.
+    """Summarise the attention of matched heads to detection patterns.
 
     Parameters
     ----------
     idata : InferenceData
     matching : Matching, optional
-        Of the posterior; by default `gptbayes.attention.head_order`. The prior's draws are
-        assigned to its reference, because matching makes patterns out of noise as well.
+        The matching of the posterior; by default that of `head_order`. Prior draws are assigned
+        to its reference.
     contexts : ndarray of int, (sequence, position), optional
         0-based tokens; by default the first 50 held-out windows.
-    classes : mapping of str to callable
-        Each a function of a text as in `gptbayes.attention.detection_patterns`.
+    patterns : mapping of str to callable
+        Functions of a text, as in `gptbayes.attention.detection_patterns`.
     prob : float
         Mass of the intervals.
     max_bytes : int
-        Rough bound on the activations held at any time.
+        Approximate bound on the memory of activations.
 
     Returns
     -------
@@ -93,7 +98,23 @@ def head_roles(
     Raises
     ------
     ValueError
-        For a stage without attention, or if no class occurs in the contexts.
+        If the stage has no attention, or no pattern occurs in the contexts.
+
+    See Also
+    --------
+    role_sentences : The same as sentences.
+    gptbayes.plots.plot_roles, gptbayes.plots.plot_role_excess : Figures.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("05"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> roles = head_roles(idata)
+    >>> sorted(roles.heads["role"].values.tolist())[:3]
+    ['current token', 'current word', 'duplicate token']
     """
     problem = problem_with_attention(idata)
     contexts = problem.held_out.x[:N_CONTEXTS] if contexts is None else contexts
@@ -103,23 +124,23 @@ def head_roles(
         "posterior": matching,
         "prior": head_order(idata, group="prior", reference=matching),
     }
-    settings: dict[str, Any] = {"classes": classes, "max_bytes": max_bytes}
+    settings: dict[str, Any] = {"patterns": patterns, "max_bytes": max_bytes}
     draws = {
         source: role_draws(idata, contexts, matching=order, group=source, **settings)
         for source, order in matchings.items()
     }
     occur = draws["posterior"]["role"].values
     ranked = {source: _ranked(each) for source, each in draws.items()}
-    heads = _beside_prior(draws, prob).merge(_the_head(draws))
+    heads = _compare_with_prior(draws, prob).merge(_top_head_probability(draws))
     return Roles(
         heads=heads.transpose("source", "role", "layer", "head"),
-        ranks=_beside_prior(ranked, prob),
+        ranks=_compare_with_prior(ranked, prob),
         no_head=side_by_side(
             {source: probability(each.max("rank") <= TIE) for source, each in ranked.items()}
         ),
         ambiguous=_by_source(matchings, "ambiguous"),
         ambiguous_mcse=_by_source(matchings, "ambiguous_mcse"),
-        left_out=tuple(name for name in classes if name not in occur),
+        absent=tuple(name for name in patterns if name not in occur),
     )
 
 
@@ -129,10 +150,10 @@ def role_draws(
     *,
     matching: Matching | None = None,
     group: str = "posterior",
-    classes: Mapping[str, Callable[[str], np.ndarray]] = DETECTION_PATTERNS,
+    patterns: Mapping[str, Callable[[str], np.ndarray]] = DETECTION_PATTERNS,
     max_bytes: int = MAX_BYTES,
 ) -> xr.DataArray:
-    """What `head_roles` summarises, for every draw: to see chain by chain who does what.
+    """Compute the excess attention to detection patterns for each draw, see `Roles`.
 
     Parameters
     ----------
@@ -140,11 +161,12 @@ def role_draws(
     contexts : ndarray of int, (sequence, position)
         0-based tokens.
     matching : Matching, optional
-        Of the same group; by default `gptbayes.attention.head_order` of it.
+        The matching of the same group; by default that of `head_order`.
     group : {"posterior", "prior"}
-    classes : mapping of str to callable
+    patterns : mapping of str to callable
+        As in `head_roles`.
     max_bytes : int
-        Rough bound on the activations held at any time.
+        Approximate bound on the memory of activations.
 
     Returns
     -------
@@ -154,25 +176,31 @@ def role_draws(
     ------
     ValueError
         As `head_roles`.
+
+    See Also
+    --------
+    head_roles : Summaries of these draws.
     """
     problem = problem_with_attention(idata)
-    looks = _looks(problem, checked_contexts(problem, contexts), classes)
+    pattern_weights = _pattern_weights(problem, checked_contexts(problem, contexts), patterns)
     matching = head_order(idata, group=group) if matching is None else matching
-    return matched(_excess(idata, group, np.asarray(contexts), looks, max_bytes), matching)
+    return matched(
+        _excess(idata, group, np.asarray(contexts), pattern_weights, max_bytes), matching
+    )
 
 
 class RoleSentence(NamedTuple):
-    """What there is to say about one head and one class of places.
+    """A sentence about one role of one head.
 
     Attributes
     ----------
     role : str
     layer, head : int
-        Counted from 0.
+        0-based.
     learned : bool
-        Whether posterior and prior draws can be told apart by it.
+        Whether P(posterior > prior) is above 0.95 or below 0.05.
     text : str
-        In words, with the interval, the prior's, and whatever makes the figure shaky.
+        The sentence, with the intervals of posterior and prior, and with warnings.
     """
 
     role: str
@@ -183,7 +211,7 @@ class RoleSentence(NamedTuple):
 
 
 def role_sentences(roles: Roles) -> Iterator[RoleSentence]:
-    """A sentence for every role and head: what it does, and whether the text taught it.
+    """State the excess of each head for each role, and whether it differs from the prior.
 
     Parameters
     ----------
@@ -192,8 +220,8 @@ def role_sentences(roles: Roles) -> Iterator[RoleSentence]:
     Yields
     ------
     RoleSentence
-        The heads of a role in order; a role that a head cannot have, because of its dropout mask,
-        is left out.
+        By role, layer and head. Roles that are impossible for a head because of its dropout mask
+        are omitted.
     """
     heads = roles.heads
     for role in heads["role"].values:
@@ -204,31 +232,40 @@ def role_sentences(roles: Roles) -> Iterator[RoleSentence]:
                     continue
                 p = float(one["exceeds_prior"])
                 spread = float(one["sd"].sel(source="posterior"))
-                learned = not (np.isnan(spread) or 1 - TOLD_APART < p < TOLD_APART)
+                learned = not (np.isnan(spread) or 1 - LEARNED_PROB < p < LEARNED_PROB)
                 overlap = float(roles.ambiguous.sel(source="posterior")[layer])
                 text = _sentence(one, f"layer {layer + 1}, head {head + 1}", str(role), learned)
-                yield RoleSentence(str(role), layer, head, learned, text + _shaky(one, overlap))
+                yield RoleSentence(
+                    str(role), layer, head, learned, text + _role_warnings(one, overlap)
+                )
 
 
-def attention_back(weights: xr.DataArray, distance: int) -> xr.DataArray:
-    """Attention to the character some positions back, beyond what uniform attention gives it.
+def attention_at_distance(weights: xr.DataArray, distance: int) -> xr.DataArray:
+    """Compute the excess attention to the key position at some distance from the query.
 
     Parameters
     ----------
     weights : DataArray (..., query_position, key_position)
     distance : int
-        0 for the position itself, 1 for the previous character.
+        0 for the current token, 1 for the previous token.
 
     Returns
     -------
     DataArray (...)
-        Mean over the query positions, from the second on, that have such a character; 0 for a
-        head that looks everywhere alike.
+        The weight minus that of uniform attention, averaged over the query positions from the
+        second on that have such a key position. 0 for uniform attention.
 
     Raises
     ------
     ValueError
-        If no position has one.
+        If there is no such pair of positions.
+
+    Examples
+    --------
+    >>> dims = ("query_position", "key_position")
+    >>> uniform = xr.DataArray(np.tri(4) / np.arange(1, 5)[:, None], dims=dims)
+    >>> float(attention_at_distance(uniform, 1))
+    0.0
     """
     n = weights.sizes["query_position"]
     first = max(1, distance)
@@ -239,41 +276,41 @@ def attention_back(weights: xr.DataArray, distance: int) -> xr.DataArray:
     return (attended - 1 / (query + 1)).mean("query_position")
 
 
-class _Looks(NamedTuple):
-    """What to multiply attention with."""
+class _PatternWeights(NamedTuple):
+    """A linear map from attention weights to the excess for each role."""
 
     names: tuple[str, ...]
-    share: np.ndarray  # (layer, head, sequence * query * key, role); 1, 1 if there is no mask
-    uniform: np.ndarray  # (layer, head, role), what uniform attention has; nan without a choice
+    weights: np.ndarray  # (layer, head, sequence * query * key, role); 1, 1 without a mask
+    uniform: np.ndarray  # (layer, head, role), of uniform attention; nan if undefined
 
 
-def _looks(problem, contexts, classes):
-    """The mean over contexts and positions of attention to a class, as a linear map."""
+def _pattern_weights(problem, contexts, patterns):
+    """The mean over contexts and query positions of attention to patterns, as a linear map."""
     texts = [problem.vocabulary.decode(context) for context in contexts]
-    places = np.array([[of(text) for text in texts] for of in classes.values()])  # (role, B, T, T)
+    present = np.array([[f(text) for text in texts] for f in patterns.values()])  # (role, B, T, T)
     n = contexts.shape[1]
     masks = np.ones((1, 1, n, n))
     if problem.stage.masks is not None:
         masks = np.asarray(problem.stage.masks.attention)[:, :, :n, :n]
     masks = (masks * np.tri(n))[:, :, None, None]  # (L, H, 1, 1, T, T)
     total = np.maximum(masks.sum(axis=-1), 1e-300)
-    uniform = (places * masks).sum(axis=-1) / total  # (L, H, role, B, T)
+    uniform = (present * masks).sum(axis=-1) / total  # (L, H, role, B, T)
     choice = (uniform > TIE) & (uniform < 1 - TIE)
     n_choices = choice.sum(axis=(-1, -2))  # (L, H, role)
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = (uniform * choice).sum(axis=(-1, -2)) / n_choices
-        share = places * choice[..., None] / n_choices[..., None, None, None]
+        weights = present * choice[..., None] / n_choices[..., None, None, None]
     kept = n_choices.any(axis=(0, 1))
-    names = tuple(name for name, keep in zip(classes, kept, strict=True) if keep)
+    names = tuple(name for name, keep in zip(patterns, kept, strict=True) if keep)
     if not names:
-        raise ValueError(f"no class of places occurs in the contexts, got: {', '.join(classes)}")
-    share = np.moveaxis(share[:, :, kept], 2, -1)  # (L, H, B, T, T, role)
-    share = share.reshape(*share.shape[:2], contexts.size * n, len(names))
-    return _Looks(names, np.nan_to_num(share), expected[:, :, kept])
+        raise ValueError(f"patterns must occur in the contexts, got {', '.join(patterns)}")
+    weights = np.moveaxis(weights[:, :, kept], 2, -1)  # (L, H, B, T, T, role)
+    weights = weights.reshape(*weights.shape[:2], contexts.size * n, len(names))
+    return _PatternWeights(names, np.nan_to_num(weights), expected[:, :, kept])
 
 
-def _excess(idata, source, contexts, looks, max_bytes):
-    """Attention beyond uniform (chain, draw, layer, head, role), heads in their own order."""
+def _excess(idata, source, contexts, pattern_weights, max_bytes):
+    """Excess attention (chain, draw, layer, head, role), heads not matched."""
     stage = problem_with_attention(idata).stage
 
     def of_chunk(chunk):
@@ -282,21 +319,21 @@ def _excess(idata, source, contexts, looks, max_bytes):
             total = weights.sum(axis=-1, keepdims=True)
             weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
         rows = weights.reshape(*weights.shape[:3], 1, -1)
-        return (rows @ looks.share)[..., 0, :] - looks.uniform
+        return (rows @ pattern_weights.weights)[..., 0, :] - pattern_weights.uniform
 
     values = over_draws(stage, draws_of(idata, source), contexts, of_chunk, max_bytes=max_bytes)
     found = labelled(idata, source, values, "layer", "head", "role")
-    return found.assign_coords(role=list(looks.names))
+    return found.assign_coords(role=list(pattern_weights.names))
 
 
 def _ranked(draws):
-    """Largest first over all heads and layers, (chain, draw, role, rank)."""
+    """Sort over all heads and layers, largest first, (chain, draw, role, rank)."""
     flat = draws.stack(rank=("layer", "head")).transpose("chain", "draw", "role", "rank")
     return flat.drop_vars(["rank", "layer", "head"]).copy(data=-np.sort(-flat.values, axis=-1))
 
 
-def _beside_prior(draws, prob):
-    """Statistics by source, and how the posterior compares with the prior."""
+def _compare_with_prior(draws, prob):
+    """Statistics by source, and the comparison of posterior and prior."""
     tables = {}
     for source, each in draws.items():
         table = summarise(each, prob=prob, exact_constants=True)
@@ -310,13 +347,13 @@ def _beside_prior(draws, prob):
     return table.transpose("source", "role", ...)
 
 
-def _the_head(draws):
-    """Probability that a head is the one that looks there most, and more than uniform."""
+def _top_head_probability(draws):
+    """Probability that the excess of a head is the largest of all heads, and positive."""
     tables = {}
     for source, each in draws.items():
-        most = each.max(("layer", "head"))
-        is_it = (each == most) & (each > TIE)
-        tables[source] = probability(is_it).rename(mcse="probability_mcse")
+        largest = each.max(("layer", "head"))
+        is_top = (each == largest) & (each > TIE)
+        tables[source] = probability(is_top).rename(mcse="probability_mcse")
     return side_by_side(tables)
 
 
@@ -325,37 +362,36 @@ def _by_source(matchings, name):
     return xr.concat([getattr(each, name) for each in matchings.values()], names)
 
 
-def _sentence(one, who, role, learned):
+def _sentence(one, head, role, learned):
     ours, theirs = one.sel(source="posterior"), one.sel(source="prior")
     mean, p = float(ours["mean"]), float(one["exceeds_prior"])
     prob = round(100 * one.attrs["prob"])
     text = (
-        f"{who}, {role}: {abs(mean):.2f} {'more' if mean >= 0 else 'less'} than a uniform look "
+        f"{head}, {role}: {abs(mean):.2f} {'more' if mean >= 0 else 'less'} than uniform attention "
         f"({prob} % interval {_interval(ours)}; prior {_interval(theirs)})"
     )
     if np.isnan(float(ours["sd"])):
         return text
     error = float(one["exceeds_prior_mcse"])
-    text += f". A posterior draw has more of it than a prior draw with probability {p:.2f} "
-    text += f"± {error:.2f}: "
+    text += f". P(posterior > prior) = {p:.2f} ± {error:.2f}: "
     if learned:
-        return text + f"the text taught it to look there {'more' if p > 0.5 else 'less'}"
-    return text + "the prior has as much, and it is not to be read as learned"
+        return text + f"learned from the text, {'more' if p > 0.5 else 'less'} than in the prior"
+    return text + "not distinguishable from the prior"
 
 
 def _interval(one):
     if np.isnan(float(one["sd"])):
-        return "none"
+        return "unknown"
     return f"{float(one['lower']):+.2f} to {float(one['upper']):+.2f}"
 
 
-def _shaky(one, overlap):
+def _role_warnings(one, overlap):
     ours = one.sel(source="posterior")
-    r_hat, ess = float(ours["r_hat"]), float(ours["ess_bulk"])
-    doubts = []
+    warnings = []
     if np.isnan(float(ours["sd"])):
-        doubts.append("a single draw: nothing says how far it can be trusted")
-    doubts += convergence_warnings(r_hat, ess)
+        warnings.append("a single draw: no uncertainty")
+    ess = np.fmin(float(ours["ess_bulk"]), float(ours["ess_tail"]))
+    warnings += convergence_warnings(float(ours["r_hat"]), ess)
     if overlap > MANY_AMBIGUOUS:
-        doubts.append(f"heads of this layer have no names, {overlap:.2f} of the draws ambiguous")
-    return f" ({'; '.join(doubts)})" if doubts else ""
+        warnings.append(f"the matching of heads is ambiguous in {overlap:.2f} of the draws")
+    return f" ({'; '.join(warnings)})" if warnings else ""

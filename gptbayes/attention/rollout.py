@@ -1,4 +1,4 @@
-"""Attention followed through the layers, down to the characters of the context."""
+"""Attention rollout through all layers."""
 
 from __future__ import annotations
 
@@ -21,23 +21,30 @@ from gptbayes.stats.probability import prob_greater
 from gptbayes.stats.summary import side_by_side, summarise
 
 
-def rollout(attention: np.ndarray, *, residual: bool) -> np.ndarray:
-    """Attention rollout (Abnar & Zuidema 2020, section 3).
+def rollout_weights(attention: np.ndarray, *, residual: bool) -> np.ndarray:
+    """Compute attention rollout (Abnar & Zuidema 2020, section 3).
+
+    Rollout is the product over layers of the mean attention weights over heads.
 
     Parameters
     ----------
     attention : ndarray, (..., layer, head, sequence, query_position, key_position)
     residual : bool
-        Whether a position also passes on what it had: half of each layer's map is then the
-        identity (their equation 1), and with a single layer nothing is left to follow.
+        Whether layers have residual connections. The matrix of each layer is then the average of
+        the attention weights and the identity (their equation 1).
 
     Returns
     -------
     ndarray, (..., sequence, query_position, key_position)
-        Of each position, how much of what is there comes from which character, as far as mean
-        weights tell: the product over layers of their mean over heads. Rows sum to one; those that
-        a dropout mask changed are divided by their sums, and a row without any weight stays where
-        it is.
+        Rows sum to one. With dropout, rows of each layer are divided by their sums; a row whose
+        weights are all masked is replaced by that of the identity.
+
+    Examples
+    --------
+    >>> uniform = np.tri(3) / np.arange(1, 4)[:, None]
+    >>> two_layers = np.stack([uniform, uniform])[:, None, None]  # (L, H, B, T, T)
+    >>> rollout_weights(two_layers, residual=False)[0, -1].round(3)
+    array([0.611, 0.278, 0.111])
     """
     mean = attention.mean(axis=-4)  # (..., L, B, T, T)
     total = mean.sum(axis=-1, keepdims=True)
@@ -58,9 +65,9 @@ def attention_rollout(
     prob: float = 0.9,
     max_bytes: int = MAX_BYTES,
 ) -> xr.Dataset:
-    """Posterior and prior of attention rollout at some contexts, a few of them at a time.
+    """Summarise the posterior and prior of attention rollout.
 
-    A mean over heads does not change with their order: nothing is matched.
+    A mean over heads does not depend on their order, so that heads are not matched.
 
     Parameters
     ----------
@@ -70,20 +77,24 @@ def attention_rollout(
     prob : float
         Mass of the intervals.
     max_bytes : int
-        As for `gptbayes.attention.summarise_attention`.
+        As in `gptbayes.attention.summarise_attention`.
 
     Returns
     -------
     Dataset (source, sequence, query_position, key_position)
-        The statistics of `gptbayes.stats.summary.summarise` of `rollout`, for the sources
-        "posterior" and "prior"; ``exceeds_prior``, without that dim, the probability
-        that a posterior draw is larger than a prior draw, with ``exceeds_prior_mcse``. Coord
-        ``text`` (sequence). The residual connection, there from stage 07 on, counts half.
+        The statistics of `gptbayes.stats.summary.summarise` of `rollout_weights`, for the sources
+        "posterior" and "prior". ``exceeds_prior``, without that dim, the probability that a
+        posterior draw is larger than a prior draw, with its Monte Carlo standard error
+        ``exceeds_prior_mcse``. The coord ``text`` (sequence) holds the contexts.
 
     Raises
     ------
     ValueError
-        For a stage without attention, or contexts that do not fit.
+        If the stage has no attention, or contexts have an invalid shape.
+
+    See Also
+    --------
+    ablate_positions : The effect of a position on the prediction.
     """
     problem = problem_with_attention(idata)
     contexts = checked_contexts(problem, contexts)
@@ -112,7 +123,8 @@ def _rollout_draws(idata, source, contexts):
     residual = "residual" in stage.features
 
     def of_chunk(chunk):
-        return rollout(forward(stage, chunk, contexts).attention_weights, residual=residual)
+        weights = forward(stage, chunk, contexts).attention_weights
+        return rollout_weights(weights, residual=residual)
 
     values = over_draws(stage, draws_of(idata, source), contexts, of_chunk)
     return labelled(idata, source, values, "sequence", "query_position", "key_position")

@@ -145,11 +145,11 @@ def _print_roles(roles):
         )
     title = "Detection patterns: attention beyond uniform, largest head of each draw"
     print_table(title, table)
-    if roles.left_out:
-        OUT.print(f"not in these contexts: {', '.join(roles.left_out)}", "", sep="\n")
+    if roles.absent:
+        OUT.print(f"not in these contexts: {', '.join(roles.absent)}", "", sep="\n")
     learned = [each.text for each in attention.role_sentences(roles) if each.learned]
-    title = "What the text taught each head, where heads can be told apart"
-    print_lines(title, learned or ["nothing: no head can be distinguished from the prior's"])
+    title = "Roles of matched heads that differ from the prior"
+    print_lines(title, learned or ["none: no head can be distinguished from those of the prior"])
 
 
 def _most_probable(heads):
@@ -172,7 +172,7 @@ def _print_ablations(heads, positions):
     table = columns("ablated", "posterior", "prior", "P(cost > 0)")
     for k in reversed(range(positions.average.sizes["position"])):
         one = positions.average.isel(position=k)
-        table.add_row(f"{int(one['back'])} back", *ablation_cells(one))
+        table.add_row(f"{int(one['distance'])} before the last", *ablation_cells(one))
     n = positions.contexts.sizes["sequence"]
     title = f"Cost of ablating a position, nats for the next character, average over {n} contexts"
     print_table(title, table)

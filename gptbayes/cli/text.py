@@ -25,9 +25,9 @@ from gptbayes.corpus import visible
 from gptbayes.predict import (
     PROBABILITY_LEVELS,
     WIDE_INTERVAL,
+    entropy_sentence,
     has_wide_interval,
     probability_level,
-    text_sentence,
 )
 from gptbayes.report import Analysis, texts_page
 
@@ -76,15 +76,16 @@ def _text(arguments):
         prompt = problem.vocabulary.decode(problem.held_out.x[0])
     predict.encode_prompt(problem.vocabulary, prompt)  # refused before anything takes time
     with status("generating") as show:
-        generate = {"coherent": predict.coherent, "marginal": predict.marginal}[arguments.kind]
-        written = generate(
+        coherent = arguments.kind == "coherent"
+        generate = predict.generate_coherent if coherent else predict.generate_marginal
+        generated = generate(
             idata, prompt, arguments.length, rng, n_texts=arguments.texts, group=group
         )
         titled = {}
-        for k, text in enumerate(written.texts):
-            show(f"scoring text {k + 1} of {len(written.texts)}")
+        for k, text in enumerate(generated.texts):
+            show(f"scoring text {k + 1} of {len(generated.texts)}")
             scored = predict.score_text(idata, prompt, text, prob=arguments.prob, group=group)
-            titled[_title(written, k, group)] = scored
+            titled[_title(generated, k, group)] = scored
         checks = None
         if arguments.check:
             show("simulating 400 texts as long as the held-out text")
@@ -99,7 +100,7 @@ def _text(arguments):
         OUT.print()
         OUT.print(Text(title, "bold"))
         _print_text(scored)
-        OUT.print(text_sentence(scored), soft_wrap=True)
+        OUT.print(entropy_sentence(scored), soft_wrap=True)
     _print_legend()
     OUT.print()
     if checks:
@@ -112,11 +113,11 @@ def _text(arguments):
             print_path(path)
 
 
-def _title(written, k, group):
+def _title(generated, k, group):
     source = "the prior" if group == "prior" else "the posterior"
-    if written.draw is None:
+    if generated.draw is None:
         return f"marginal text {k + 1}, each character from the mean of {source}"
-    chain, draw = written.chain[k] + 1, written.draw[k] + 1
+    chain, draw = generated.chain[k] + 1, generated.draw[k] + 1
     return f"coherent text {k + 1}, by draw {draw} of chain {chain} of {source}"
 
 

@@ -12,7 +12,7 @@ from gptbayes.compare.refits import ExactLoo, FittedRun
 from gptbayes.compare.tempered import Wbic
 from gptbayes.findings import PARETO_K_LIMIT
 from gptbayes.inference import problem_of
-from gptbayes.predict import Comparison, stacked
+from gptbayes.predict import Comparison, compare_loo
 from gptbayes.predict.leave_one_out import psis_loo
 from gptbayes.stats.summary import log_mean_exp
 
@@ -69,7 +69,7 @@ def differences(loos: Mapping[str, ExactLoo]) -> xr.Dataset:
     --------
     arviz.compare : Does the computation.
     """
-    return stacked({name: each.elpd for name, each in loos.items()})
+    return compare_loo({name: each.elpd for name, each in loos.items()})
 
 
 def token_loo(idata: az.InferenceData) -> xr.Dataset:

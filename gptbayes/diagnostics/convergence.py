@@ -1,4 +1,4 @@
-"""R-hat, nested R-hat, ESS and R* of several kinds of quantity, one row each."""
+"""R-hat, nested R-hat, ESS and R* of several kinds of quantities."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.stats.summary import ess, r_hat
 
 ALPHA = 0.01
-"""Family-wise error of what is said to be beyond chance."""
+"""Family-wise error rate of tests for disagreement between chains."""
 MIN_DRAWS = 8
+"""Smallest number of draws per chain for a verdict on mixing."""
 
 
 class RStar(NamedTuple):
-    """How well a classifier tells half chains apart.
+    """R*: how well a classifier predicts the half chain of a draw.
 
     Attributes
     ----------
     value : float
-        R*: accuracy on held-out draws times the number of half chains; 1 is guessing.
+        Accuracy on held-out draws times the number of half chains; 1 for random guesses.
     se : float
-        Standard error over splits, corrected for the draws that splits share.
+        Standard error over splits, corrected for the draws that splits have in common.
     lower : float
-        Lower end of the one-sided 99 % interval; above 1, chains can be told apart.
+        Lower end of the one-sided 99 % interval. Above 1, half chains differ.
     largest : int
-        What R* is when every draw is told right: the number of half chains.
+        The value if all draws are classified correctly: the number of half chains.
     """
 
     value: float
@@ -42,25 +43,37 @@ class RStar(NamedTuple):
 def convergence(
     kinds: Mapping[str, xr.DataArray], r_hats: Mapping[str, xr.DataArray] | None = None
 ) -> xr.Dataset:
-    """R-hat and ESS of several kinds of quantity, one row each.
+    """Compute R-hat and ESS of several kinds of quantities.
 
     Parameters
     ----------
     kinds : mapping of str to DataArray (chain, draw, scalar)
-        As `gptbayes.diagnostics.sampler.quantities` returns them.
+        As of `gptbayes.diagnostics.quantities.quantities`.
     r_hats : mapping of str to DataArray (scalar), optional
-        Where they are known already.
+        R-hats of the scalars, if they have been computed already.
 
     Returns
     -------
     Dataset (quantity)
-        ``n`` scalars of each kind, ``r_hat_max``, ``r_hat_median``, ``share_above`` (of R-hats
-        above 1.01), ``ess_bulk_min``, ``ess_bulk_median``, ``ess_tail_min``.
+        ``n``, the number of scalars; ``r_hat_max``, ``r_hat_median``, ``share_above`` (the
+        fraction of R-hats above 1.01), ``ess_bulk_min``, ``ess_bulk_median`` and
+        ``ess_tail_min``.
 
     Raises
     ------
     ValueError
-        If there are fewer than two chains: their agreement is what this is about.
+        If there are fewer than two chains.
+
+    See Also
+    --------
+    mixing_table : With nested R-hat and R*, also for one chain.
+
+    Examples
+    --------
+    >>> draws = np.random.default_rng(1).normal(size=(4, 500, 3))
+    >>> table = convergence({"theta": xr.DataArray(draws, dims=("chain", "draw", "scalar"))})
+    >>> bool(table["r_hat_max"].sel(quantity="theta") < 1.01)
+    True
     """
     n_chain = next(iter(kinds.values())).sizes["chain"]
     if n_chain < 2:
@@ -75,7 +88,7 @@ def mixing_table(
     r_hats: Mapping[str, xr.DataArray] | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
-    """`convergence` with nested R-hat and R*, for one chain or many.
+    """Compute R-hat, nested R-hat, ESS and R* of several kinds of quantities.
 
     Parameters
     ----------
@@ -83,24 +96,28 @@ def mixing_table(
         Such as "raw weights", "aligned weights", "invariants", "log probabilities" and "log
         posterior".
     superchains : sequence of int, one per chain, optional
-        Equal for chains that started at the same point.
+        Equal labels for chains that started at the same point.
     r_hats : mapping of str to DataArray (scalar), optional
-        Where they are known already.
+        R-hats of the scalars, if they have been computed already.
     seed : int
-        Of the classifier and its splits.
+        Seed of the classifier and its splits.
 
     Returns
     -------
     Dataset (quantity)
-        As `convergence`; ``rhat_nested_max``, nan without superchains; ``r_star``,
-        ``r_star_se``, ``r_star_lower`` and ``r_star_largest`` as in `RStar`. For one chain R-hats
-        are nan. Scalars that never change have no R-hat.
+        As of `convergence`, with ``rhat_nested_max`` (nan without superchains), and ``r_star``,
+        ``r_star_se``, ``r_star_lower`` and ``r_star_largest`` as in `RStar`. R-hats are nan for
+        one chain and for constant scalars.
 
     Raises
     ------
     ValueError
-        If kinds have different chains or draws, a value is not finite (as where shorter chains
-        were filled up), there are fewer than 8 draws per chain, or superchains do not fit.
+        If kinds have different chains or draws, a value is not finite, there are fewer than 8
+        draws per chain, or superchains are invalid (see `rhat_nested`).
+
+    See Also
+    --------
+    gptbayes.diagnostics.verdict.mixing_verdict : An interpretation of this table.
     """
     check_kinds(kinds)
     table = _rows(kinds, r_hats)
@@ -108,22 +125,22 @@ def mixing_table(
         nested = [np.nan] * len(kinds)
     else:
         nested = [float(rhat_nested(each, superchains).max()) for each in kinds.values()]
-    told = [r_star(each, np.random.default_rng(seed)) for each in kinds.values()]
+    classified = [r_star(each, np.random.default_rng(seed)) for each in kinds.values()]
     return table.assign(
         rhat_nested_max=("quantity", nested),
-        r_star=("quantity", [each.value for each in told]),
-        r_star_se=("quantity", [each.se for each in told]),
-        r_star_lower=("quantity", [each.lower for each in told]),
-        r_star_largest=("quantity", [each.largest for each in told]),
+        r_star=("quantity", [each.value for each in classified]),
+        r_star_se=("quantity", [each.se for each in classified]),
+        r_star_lower=("quantity", [each.lower for each in classified]),
+        r_star_largest=("quantity", [each.largest for each in classified]),
     )
 
 
 def rhat_nested(draws: xr.DataArray, superchains: Sequence[int]) -> xr.DataArray:
-    """Nested R-hat of many short chains (Margossian et al. 2024, equations 15 to 19).
+    """Compute nested R-hat of many short chains (Margossian et al. 2024, equations 15 to 19).
 
-    Chains that started at the same point are a superchain. Its mean has the Monte Carlo error of
-    all its chains, so that chains may be short, and it has the bias of its one start, so that what
-    superchains disagree about is what has not been forgotten.
+    Chains that started at the same point form a superchain. The Monte Carlo error of its mean is
+    that of all its chains, so that chains may be short. The bias of its mean depends on its
+    starting point, so that disagreement between superchains shows bias that remains.
 
     Parameters
     ----------
@@ -133,13 +150,17 @@ def rhat_nested(draws: xr.DataArray, superchains: Sequence[int]) -> xr.DataArray
     Returns
     -------
     DataArray (...)
-        At least 1; nan where nothing changes.
+        At least 1; nan for constant scalars.
 
     Raises
     ------
     ValueError
-        If there is not one label per chain, fewer than two superchains, or they are of different
-        sizes.
+        If there is not one label per chain, or there are fewer than two superchains or
+        superchains of different sizes.
+
+    See Also
+    --------
+    gptbayes.stats.summary.r_hat : R-hat of single chains.
     """
     ids = check_superchains(superchains, draws.sizes["chain"])
     chain_mean = draws.mean("draw").assign_coords(superchain=("chain", ids)).groupby("superchain")
@@ -161,40 +182,41 @@ def r_star(
     max_draws: int = 1000,
     max_scalars: int = 100,
 ) -> RStar:
-    """R*: can a classifier tell the chains apart (Lambert & Vehtari 2022, section 2)?
+    """Compute R*, the accuracy of a classifier of half chains (Lambert & Vehtari 2022, section 2).
 
-    A random forest learns from some draws which half of which chain a draw is from, and is tested
-    on others; it sees differences of any kind and in many scalars at once. Neighbouring draws of
-    a chain are alike, and a classifier that has seen one knows the other: what is held out are
-    blocks, three tenths of all, and the half blocks beside them are not learned from.
+    A random forest is trained to predict the half chain of a draw and tested on held-out draws. It
+    detects differences of any kind, in many scalars jointly. Neighboring draws are dependent.
+    Therefore blocks of draws are held out, three tenths of all, and the half blocks next to them
+    are excluded from training.
 
     Parameters
     ----------
     draws : DataArray (chain, draw, scalar)
     rng : numpy.random.Generator
     n_splits : int
-        Into what is learned from and what is held out. They share draws, which the standard error
-        takes into account (Nadeau & Bengio 2003, section 3).
+        Number of splits into training and test draws. Splits have draws in common, for which the
+        standard error is corrected (Nadeau & Bengio 2003, section 3).
     max_draws : int
-        Of all chains together, but 20 of each at least; more are thinned.
+        Maximum number of draws of all chains, but at least 20 per chain. Longer chains are
+        thinned.
     max_scalars : int
-        If there are more that change, so many are picked at random.
+        Maximum number of scalars. If more of them vary, a random subset is used.
 
     Returns
     -------
     RStar
-        nan if nothing changes, or chains are shorter than 20 draws.
+        nan if all scalars are constant or chains are shorter than 20 draws.
     """
     n_chain, n_draw = draws.sizes["chain"], draws.sizes["draw"]
     x = draws.transpose("chain", "draw", "scalar").values
     x = x[..., np.flatnonzero(np.ptp(x, axis=(0, 1)) > 0)]
-    nothing = RStar(np.nan, np.nan, np.nan, 2 * n_chain)
+    undefined = RStar(np.nan, np.nan, np.nan, 2 * n_chain)
     if x.shape[-1] == 0 or n_draw < 2 * _BLOCKS:
-        return nothing
+        return undefined
     if x.shape[-1] > max_scalars:
         x = x[..., rng.choice(x.shape[-1], max_scalars, replace=False)]
     per_chain = max(2 * _BLOCKS, max_draws // n_chain)
-    values = np.array([_told_apart(x, per_chain, rng) for _ in range(n_splits)])
+    values = np.array([_r_star_split(x, per_chain, rng) for _ in range(n_splits)])
     share = _HELD_OUT / (_BLOCKS / 2)
     se = values.std(ddof=1) * np.sqrt(1 / n_splits + share / (1 - share))
     lower = values.mean() - student_t.ppf(1 - ALPHA, n_splits - 1) * se
@@ -202,23 +224,23 @@ def r_star(
 
 
 def check_kinds(kinds: Mapping[str, xr.DataArray]) -> None:
-    """Refuse what no diagnostic is defined for, see `mixing_table`."""
+    """Check draws of several kinds of quantities, see `mixing_table` for the errors."""
     if not kinds:
-        raise ValueError("mixing needs at least one kind of quantity, got none")
+        raise ValueError("kinds must have at least one quantity, got none")
     sizes = {name: (each.sizes["chain"], each.sizes["draw"]) for name, each in kinds.items()}
     first = next(iter(sizes))
     for name, draws in kinds.items():
         if sizes[name] != sizes[first]:
             raise ValueError(
-                f"kinds must have the same chains and draws, {first!r} has {sizes[first]} and "
-                f"{name!r} {sizes[name]}"
+                f"kinds must have the same chains and draws, got {sizes[first]} for {first!r} "
+                f"and {sizes[name]} for {name!r}"
             )
         bad = ~np.isfinite(draws.transpose("chain", "draw", ...).values).all(axis=-1)
         if bad.any():
             chain = int(bad.any(axis=1).argmax())
             raise ValueError(
-                f"chains must be finite and of equal length, {name!r} has {int(bad[chain].sum())} "
-                f"draws without a number in chain {chain + 1}"
+                f"draws must be finite, got {int(bad[chain].sum())} nonfinite draws of {name!r} in "
+                f"chain {chain + 1}"
             )
     n_draw = sizes[first][1]
     if n_draw < MIN_DRAWS:
@@ -227,38 +249,38 @@ def check_kinds(kinds: Mapping[str, xr.DataArray]) -> None:
 
 _BLOCKS = 10
 _TREES = 30
-_HELD_OUT = 1.5  # blocks of each half chain's five, on average
+_HELD_OUT = 1.5  # mean number of held-out blocks of the five of a half chain
 
 
-def _told_apart(x, per_chain, rng):
+def _r_star_split(x, per_chain, rng):
     """R* of one split, x (chain, draw, scalar)."""
     n_chain, n_draw = x.shape[:2]
     length = n_draw // _BLOCKS
     x = x[:, n_draw - _BLOCKS * length :]
     block = np.arange(_BLOCKS * length) // length
-    classes = 2 * np.arange(n_chain)[:, None] + (block >= _BLOCKS // 2)  # (chain, draw)
-    held_out = np.zeros(classes.shape, bool)
-    beside = np.zeros(classes.shape, bool)
+    labels = 2 * np.arange(n_chain)[:, None] + (block >= _BLOCKS // 2)  # (chain, draw)
+    held_out = np.zeros(labels.shape, bool)
+    adjacent = np.zeros(labels.shape, bool)
     for row in range(n_chain):
         for half in range(2):
             n_held = int(_HELD_OUT) + rng.integers(2)
             for b in half * _BLOCKS // 2 + rng.choice(_BLOCKS // 2, n_held, replace=False):
                 held_out[row, b * length : (b + 1) * length] = True
                 near = slice(max(0, b * length - length // 2), (b + 1) * length + length // 2)
-                beside[row, near] = True
+                adjacent[row, near] = True
     kept = np.arange(block.size) % -(-block.size // per_chain) == 0
-    learned, tested = ~beside & kept, held_out & kept
+    learned, tested = ~adjacent & kept, held_out & kept
     forest = RandomForestClassifier(
         _TREES, min_samples_leaf=3, random_state=int(rng.integers(2**31)), class_weight="balanced"
     )
-    forest.fit(x[learned], classes[learned])
-    right = forest.predict(x[tested]) == classes[tested]
-    accuracy = np.bincount(classes[tested], right) / np.bincount(classes[tested])
+    forest.fit(x[learned], labels[learned])
+    correct = forest.predict(x[tested]) == labels[tested]
+    accuracy = np.bincount(labels[tested], correct) / np.bincount(labels[tested])
     return accuracy.mean() * 2 * n_chain
 
 
 def check_superchains(superchains: Sequence[int], n_chain: int) -> np.ndarray:
-    """The labels as an array; what is refused, see `rhat_nested`."""
+    """Return superchain labels as an array, see `rhat_nested` for the errors."""
     ids = np.asarray(superchains)
     if ids.shape != (n_chain,):
         raise ValueError(f"superchains needs one label per chain, {n_chain}, got {ids.size}")

@@ -202,7 +202,7 @@ def label_of_draws(label: xr.DataArray, shape: tuple[int, int]) -> np.ndarray:
     found = np.full(shape, -1)
     for k in range(label.sizes["segment"]):
         one = label.isel(segment=k)
-        chain, start, stop = (int(one[name]) for name in ("of_chain", "start", "stop"))
+        chain, start, stop = (int(one[name]) for name in ("chain_index", "start", "stop"))
         found[chain, start:stop] = int(one)
     return found
 

@@ -1,7 +1,7 @@
-"""Diagnostics of the sampler and of Pathfinder, and what they mean in words.
+"""Diagnostics of NUTS and Pathfinder as findings.
 
-Divergences, tree depth, E-BFMI, Pareto k and exact marginals: each number becomes one
-`gptbayes.findings.Finding`, a warning where it is outside its limit.
+Divergences, tree depth, E-BFMI, Pareto k and tests against exact marginals. Each diagnostic is one
+`gptbayes.findings.Finding`, which is a warning if the number is outside its limit.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from gptbayes.predict import psis_weights
 from gptbayes.validate.exact_marginals import ALPHA, family_wise_p
 
 METHOD_FINDINGS = {
-    "optimize": Finding(False, "a single point, the best mode found: it has no uncertainty"),
-    "prior": Finding(True, "independent draws from the prior: there is nothing to converge"),
+    "optimize": Finding(False, "a single point, the highest mode found, without uncertainty"),
+    "prior": Finding(True, "independent draws from the prior: convergence is not an issue"),
 }
-"""What is said of fits by methods that have no diagnostics."""
-ONE_CHAIN = Finding(False, "one chain: whether another would agree is unknown")
-_DIVERGENT = "parts of the posterior were not explored, raise adapt_delta"
-_DEPTH = "trajectories were cut short, mixing is slower than it could be"
-_ENERGY = "the sampler moves slowly between energy levels, tails are under-explored"
+"""Findings for methods without diagnostics."""
+ONE_CHAIN = Finding(False, "one chain: agreement between chains is unknown")
+_DIVERGENT = "parts of the posterior may be unexplored, increase adapt_delta"
+_DEPTH = "trajectories were truncated, which slows mixing; increase max_treedepth"
+_ENERGY = "the sampler explores energy levels slowly, and the tails may be unexplored"
 
 
 def sampler_health(idata: az.InferenceData) -> xr.Dataset:
-    """What the sampler says of itself, chain by chain.
+    """Summarise the statistics of NUTS for each chain.
 
     Parameters
     ----------
     idata : InferenceData
-        Of NUTS.
+        A fit by NUTS.
 
     Returns
     -------
     Dataset (chain)
-        ``divergences`` and ``max_treedepth_hits`` (numbers of draws), ``e_bfmi``,
-        ``step_size``, ``n_steps`` (mean gradients per draw), ``acceptance_rate``, ``lp`` (mean).
+        ``divergences`` and ``max_treedepth_hits``, numbers of draws; ``e_bfmi``; and means over
+        draws of ``step_size``, ``n_steps`` (gradient evaluations), ``acceptance_rate`` and ``lp``
+        (log density in nats).
     """
     stats = idata.sample_stats
     limit = json.loads(idata.attrs["settings"])["max_treedepth"]
@@ -57,12 +58,12 @@ def sampler_health(idata: az.InferenceData) -> xr.Dataset:
 
 
 def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Finding]:
-    """Divergences, draws at maximum tree depth and E-BFMI, one sentence each.
+    """State the numbers of divergences and of draws at maximum tree depth, and E-BFMI.
 
     Parameters
     ----------
     idata : InferenceData
-        Of NUTS.
+        A fit by NUTS.
     health : Dataset (chain)
         As of `sampler_health`.
 
@@ -83,7 +84,7 @@ def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Findin
 
 
 def mixing_finding(table: xr.Dataset, quantity: str) -> Finding:
-    """How far one kind of quantity can be relied on.
+    """State R-hat and ESS of one kind of quantity.
 
     Parameters
     ----------
@@ -105,17 +106,17 @@ def mixing_finding(table: xr.Dataset, quantity: str) -> Finding:
 
 
 def pareto_k(idata: az.InferenceData) -> tuple[float, float]:
-    """Pareto k of Pathfinder's importance ratios (Vehtari et al. 2024), over all paths.
+    """Compute Pareto k of the importance ratios of Pathfinder draws (Vehtari et al. 2024).
 
     Parameters
     ----------
     idata : InferenceData
-        Of Pathfinder.
+        A fit by Pathfinder.
 
     Returns
     -------
     tuple of float
-        k, and the effective number of draws that the smoothed weights leave.
+        Pareto k over all paths, and the effective number of draws after weighting.
     """
     ratios = (idata.sample_stats["lp"] - idata.sample_stats["lp_approx"]).values
     if not np.isfinite(ratios).all():
@@ -125,12 +126,12 @@ def pareto_k(idata: az.InferenceData) -> tuple[float, float]:
 
 
 def pareto_finding(idata: az.InferenceData) -> Finding:
-    """Whether importance weights can correct Pathfinder's approximation.
+    """State whether importance weights can correct the approximation of Pathfinder.
 
     Parameters
     ----------
     idata : InferenceData
-        Of Pathfinder.
+        A fit by Pathfinder.
 
     Returns
     -------
@@ -139,16 +140,16 @@ def pareto_finding(idata: az.InferenceData) -> Finding:
     k, effective = pareto_k(idata)
     text = f"Pareto k {k:.2f} over {idata.posterior.sizes['draw']} draws"
     if k <= PARETO_K_LIMIT:
-        return Finding(True, f"{text}; importance weights leave {effective:.0f} effective draws")
+        return Finding(True, f"{text}; {effective:.0f} effective draws after importance weighting")
     return Finding(
         False,
         f"{text}, above {PARETO_K_LIMIT}: importance weights cannot correct this approximation, "
-        "its spread is not that of the posterior",
+        "and its spread may differ from that of the posterior",
     )
 
 
 def exact_marginals_finding(answers: xr.Dataset) -> Finding:
-    """Whether draws agree with the exact marginals of the posterior.
+    """State whether draws agree with exact marginals of the posterior.
 
     Parameters
     ----------
@@ -160,18 +161,18 @@ def exact_marginals_finding(answers: xr.Dataset) -> Finding:
     Finding
     """
     p, n, n_tested = family_wise_p(answers), int(answers["n"].sum()), int(answers["n_tested"].sum())
-    text = f"{n} scalars whose posterior is known exactly"
+    text = f"{n} scalars with a known exact posterior"
     if not n_tested:
         return Finding(False, f"too few effective draws to test {text}")
     if n_tested < n:
         text = f"{n_tested} of {text} (the others have too few effective draws for a test)"
     if p >= ALPHA:
-        return Finding(True, f"{text} agree with it, family-wise p {p:.2g}")
+        return Finding(True, f"{text} agree with it, family-wise p = {p:.2g}")
     worst = answers.isel(direction=int(np.nanargmin(answers["p_value"].values)))
-    sds = f"sd {float(worst['sd']):.3f}, exactly {float(worst['exact_sd']):.3f}, "
+    sds = f"sd {float(worst['sd']):.3f} (exact {float(worst['exact_sd']):.3f}), "
     return Finding(
         False,
-        f"{text} were tested and disagree, worst the {worst['direction'].values}: "
+        f"{text} disagree with it, most of all the {worst['direction'].values}: "
         f"{sds if np.isfinite(worst['exact_sd']) else ''}largest error "
         f"{float(worst['t_max']):.0f} Monte Carlo standard errors",
     )
@@ -183,5 +184,5 @@ def _count(count, n_draws, what, why):
 
 
 def _bfmi(energy):
-    """Estimated Bayesian fraction of missing information, chain by chain (Betancourt 2016)."""
+    """Estimated Bayesian fraction of missing information of each chain (Betancourt 2016)."""
     return (energy.diff("draw") ** 2).mean("draw") / energy.var("draw", ddof=1)

@@ -1,11 +1,11 @@
-"""Segments of chains: do they fall into groups that agree within and are apart from each other?
+"""Segments of chains, and their groups: evidence for modes.
 
-A chain that is trapped in a mode agrees with itself and not with the others; a chain that is slow
-does not even agree with itself. Every chain is cut into segments of equal length. What two
-segments have in common is estimated from two halves of each that are compared across: with a1, a2
-and b1, b2 the means of the halves, (a1 - b1)(a2 - b2) has expectation (a - b)² whatever the Monte
-Carlo error, as long as the halves are nearly independent (the cross-validated distance of Walther
-et al. 2016). Where they are not, the chain is slow within a segment, and it is seen.
+Each chain is cut into segments of equal length. If a chain is trapped in a mode, its segments agree
+with each other and differ from those of chains in other modes. If a chain is slow, its own segments
+differ. Squared distances between the means of segments are estimated by cross-validation (Walther
+et al. 2016): with a1, a2 and b1, b2 the means of the halves of two segments, (a1 - b1)(a2 - b2) has
+expectation (a - b)² if the halves are nearly independent. Then the distance has no bias from Monte
+Carlo error. If the halves are dependent, the chain is slow within a segment, which R-hat detects.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from scipy.spatial.distance import squareform
 from scipy.stats import f as f_distribution
 
 MAX_SEGMENTS = 5
+"""Default number of segments per chain."""
 MIN_LENGTH = 40
-"""Draws that a segment should have, so that its quarters have ten."""
+"""Smallest default length of a segment in draws, so that its quarters have ten."""
 SEPARATION_LIMIT = 2.5
-"""Two normals of equal size have a valley between them if they are further apart than two of
-their standard deviations (Ashman, Bird & Zepf 1994, section 2.1); half a one more is for error."""
+"""Smallest separation of groups. The density of an equal mixture of two normals has two modes if
+the separation is above 2 standard deviations (Ashman, Bird & Zepf 1994, section 2.1). The limit is
+larger because of estimation error."""
 SETTLED_LIMIT = 1.1
-"""R-hat within a group; looser than for chains, for segments are short."""
+"""Largest R-hat within a group. It is larger than for chains because segments are short."""
 SETTLED_SHARE = 0.8
-"""Of all segments, how many must be in settled groups for there to be modes."""
+"""Smallest fraction of segments in settled groups for the groups to be modes."""
 
 
 class Groups(NamedTuple):
-    """Groups of segments.
+    """Groups of segments that agree within a group and are separated from other groups.
 
     Attributes
     ----------
     label : DataArray of int (segment)
-        0 for the group of most segments, and so on; -1 where a segment is in no group that has
-        settled. Coordinates ``of_chain`` (position of its chain, from 0), ``start`` and ``stop``
-        (draws of the chain, as of a slice).
+        The group of each segment, by decreasing size from 0; -1 for segments in no settled group.
+        Coordinates are ``chain_index`` (0-based), ``start`` and ``stop`` (the slice of draws of
+        the chain).
     r_hat_within : float
-        The largest of the settled groups, free of Monte Carlo error's share: how far the segments
-        of a group are apart.
+        The largest R-hat within a settled group, corrected for Monte Carlo error.
     separation : float
-        The smallest of all pairs: distance of their centres along the line between them, in
-        standard deviations of the draws along that line; more than 2.5, see `SEPARATION_LIMIT`.
+        The smallest separation of two groups: the distance between their centers in standard
+        deviations of the draws along the line between them; above `SEPARATION_LIMIT`.
     share : float
-        Of segments in settled groups.
+        Fraction of segments in settled groups.
     """
 
     label: xr.DataArray
@@ -57,18 +58,18 @@ class Groups(NamedTuple):
 
     @property
     def n(self) -> int:
-        """How many groups there are."""
+        """The number of groups."""
         return int(self.label.max()) + 1
 
 
-def cut(draws: xr.DataArray, n_segments: int | None = None) -> xr.DataArray:
-    """Cut every chain into segments of equal length, leaving out draws at its beginning.
+def cut_segments(draws: xr.DataArray, n_segments: int | None = None) -> xr.DataArray:
+    """Cut chains into segments of equal length, without the first few draws.
 
     Parameters
     ----------
     draws : DataArray (chain, draw, ...)
     n_segments : int, optional
-        Of each chain; by default 5, or fewer so that each has at least 40 draws.
+        Number of segments per chain; by default 5, or fewer such that each has at least 40 draws.
 
     Returns
     -------
@@ -79,6 +80,12 @@ def cut(draws: xr.DataArray, n_segments: int | None = None) -> xr.DataArray:
     ------
     ValueError
         If a segment would have fewer than 4 draws.
+
+    Examples
+    --------
+    >>> draws = xr.DataArray(np.zeros((2, 103, 3)), dims=("chain", "draw", "scalar"))
+    >>> cut_segments(draws).sizes
+    Frozen({'segment': 4, 'draw': 48, 'scalar': 3})
     """
     n_chain, n_draw = draws.sizes["chain"], draws.sizes["draw"]
     if n_segments is None:
@@ -86,7 +93,7 @@ def cut(draws: xr.DataArray, n_segments: int | None = None) -> xr.DataArray:
     length = n_draw // n_segments // 4 * 4 if n_segments > 0 else 0
     if length < 4:
         raise ValueError(
-            f"a segment needs at least 4 draws, got {n_draw} draws for {n_segments} segments"
+            f"segments must have at least 4 draws, got {n_draw} draws for {n_segments} segments"
         )
     first = n_draw - n_segments * length
     values = draws.transpose("chain", "draw", ...)
@@ -96,7 +103,7 @@ def cut(draws: xr.DataArray, n_segments: int | None = None) -> xr.DataArray:
         kept.reshape(n_chain * n_segments, length, *kept.shape[2:]),
         dims=("segment", "draw", *rest),
         coords={
-            "of_chain": ("segment", np.repeat(np.arange(n_chain), n_segments)),
+            "chain_index": ("segment", np.repeat(np.arange(n_chain), n_segments)),
             "start": ("segment", np.tile(first + length * np.arange(n_segments), n_chain)),
             "stop": ("segment", np.tile(first + length * np.arange(1, n_segments + 1), n_chain)),
             **{dim: draws[dim] for dim in rest if dim in draws.coords},
@@ -104,28 +111,34 @@ def cut(draws: xr.DataArray, n_segments: int | None = None) -> xr.DataArray:
     )
 
 
-def group(segments: xr.DataArray, distance: np.ndarray | None = None) -> Groups | None:
-    """Group segments into modes, if there are any to be told.
+def group_segments(segments: xr.DataArray, distance: np.ndarray | None = None) -> Groups | None:
+    """Group segments into modes by average linkage.
 
-    Average linkage; the fewest groups such that at least four fifths of all segments, and of each
-    chain all but one, are in groups whose segments agree with each other (R-hat at most 1.1 when
-    Monte Carlo error is taken out), and every two of these are separated by a valley (along a line
-    that is found in one half of each segment and tested in the other).
+    A group is settled if its segments agree (R-hat at most 1.1 after correction for Monte Carlo
+    error). The result is the smallest number of groups such that at least four fifths of all
+    segments, and all but at most one segment of each chain, are in settled groups, and every two
+    settled groups are separated (along a line that is estimated from one half of each segment and
+    tested with the other).
 
     Parameters
     ----------
     segments : DataArray (segment, draw, scalar)
-        As `cut` returns it.
+        As of `cut_segments`.
     distance : ndarray, (segment, segment), optional
         By default `distances`.
 
     Returns
     -------
     Groups, or None
-        None if no number of groups, from two to two more than there are chains, is such.
+        None if this holds for no number of groups from 2 to the number of chains plus 2.
+
+    See Also
+    --------
+    differences : Tests for differences between groups.
+    gptbayes.diagnostics.verdict.mixing_verdict : Uses these groups.
     """
-    x = _standardised(segments.values)
-    chain = segments["of_chain"].values
+    x = _standardized(segments.values)
+    chain = segments["chain_index"].values
     n_segment, n_chain = len(x), len(np.unique(chain))
     if n_segment < 2 or x.shape[-1] == 0:
         return None
@@ -137,7 +150,7 @@ def group(segments: xr.DataArray, distance: np.ndarray | None = None) -> Groups 
         within = [_r_hat_within(x, quarters, chain, each) for each in members]
         settled = [m for m, r in zip(members, within, strict=True) if m.size and r <= SETTLED_LIMIT]
         share = sum(map(len, settled)) / n_segment
-        if len(settled) < 2 or share < SETTLED_SHARE or _roams(segments, settled):
+        if len(settled) < 2 or share < SETTLED_SHARE or _has_slow_chain(segments, settled):
             continue
         separation = min(_separation(x, quarters, *pair) for pair in combinations(settled, 2))
         if separation > SEPARATION_LIMIT:
@@ -147,7 +160,7 @@ def group(segments: xr.DataArray, distance: np.ndarray | None = None) -> Groups 
 
 
 def distances(segments: xr.DataArray) -> np.ndarray:
-    """Distance between the means of segments, free of Monte Carlo error's share.
+    """Compute distances between the means of segments, corrected for Monte Carlo error.
 
     Parameters
     ----------
@@ -156,35 +169,36 @@ def distances(segments: xr.DataArray) -> np.ndarray:
     Returns
     -------
     ndarray, (segment, segment)
-        Root mean square over the scalars that vary, in standard deviations within segments; where
-        the estimate of the square is negative, 0.
+        Root mean square over the scalars that vary, in standard deviations within segments; 0 if
+        the estimate of the squared distance is negative.
 
     Raises
     ------
     ValueError
-        If no scalar moves within segments: there is nothing to measure a distance by.
+        If all scalars are constant within segments.
     """
-    x = _standardised(segments.values)
+    x = _standardized(segments.values)
     if x.shape[-1] == 0:
-        raise ValueError("distances need a scalar that moves within segments, got none")
+        raise ValueError("distances needs a scalar that varies within segments, got none")
     return _distances(_means(x, 4))
 
 
 def differences(segments: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
-    """Test whether groups of segments differ, one-way analysis of variance of segment means.
+    """Test for differences between groups by one-way analysis of variance of segment means.
 
     Parameters
     ----------
     segments : DataArray (segment, draw, scalar)
-        Of any quantity, cut as for the labels.
+        Any quantity, cut into the segments of the labels.
     label : DataArray of int (segment)
-        As in `Groups`; segments of label -1 are left out.
+        As in `Groups`. Segments with label -1 are excluded.
 
     Returns
     -------
     Dataset (scalar)
-        ``range``, between the largest and the smallest mean of a group; ``sd`` within segments,
-        pooled; ``p_value``, nan where there are no more segments than groups.
+        ``range``, the difference between the largest and the smallest mean of a group; ``sd``,
+        the pooled standard deviation within segments; ``p_value``, nan if there are no more
+        segments than groups.
     """
     used = label.values >= 0
     groups, x = label.values[used], segments.values[used]
@@ -210,8 +224,8 @@ def differences(segments: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     )
 
 
-def _standardised(values):
-    """Centred, in standard deviations within segments; constant scalars left out."""
+def _standardized(values):
+    """Center and scale by the standard deviation within segments, without constant scalars."""
     sd = np.sqrt(values.var(axis=1, ddof=1).mean(axis=0))
     centre = values.mean(axis=(0, 1))
     moving = sd > 1e-12 * (np.abs(centre) + np.abs(values).max(axis=(0, 1)))
@@ -219,7 +233,7 @@ def _standardised(values):
 
 
 def _means(x, parts):
-    """Means of equal parts of every segment, (segment, part, scalar)."""
+    """Means of equal parts of each segment, (segment, part, scalar)."""
     return x.reshape(len(x), parts, -1, x.shape[-1]).mean(axis=2)
 
 
@@ -233,9 +247,10 @@ def _distances(quarters):
 
 
 def _r_hat_within(x, quarters, chain, members):
-    """The largest R-hat of a group and of what each chain has in it, by the spread of its own.
+    """The largest R-hat of a group and of the segments of each chain in it.
 
-    A chain that hardly moves is at rest by the spread of the others, and by its own it drifts.
+    R-hat of each chain is relative to its own variance, which detects slow drift of a chain whose
+    variance is much smaller than that of the others.
     """
     parts = [members[chain[members] == c] for c in np.unique(chain[members])]
     parts = [members] if len(parts) < 2 else [members, *parts]
@@ -243,7 +258,7 @@ def _r_hat_within(x, quarters, chain, members):
 
 
 def _r_hat(x, quarters):
-    """R-hat over half segments, from two quarters of each compared across."""
+    """R-hat of half segments, with the cross-validated variance of their quarters."""
     variance = x.var(axis=1, ddof=1).mean(axis=0)
     moving = variance > 0
     if not moving.any():
@@ -254,22 +269,22 @@ def _r_hat(x, quarters):
     return float(np.sqrt(1 + max((between / variance[moving]).mean(), 0.0)))
 
 
-def _roams(segments, settled):
-    """Whether a chain has two segments in no settled group: it is slow, not trapped."""
-    chain = segments["of_chain"].values
-    homeless = np.setdiff1d(np.arange(len(chain)), np.concatenate(settled))
-    return np.unique(chain[homeless]).size < homeless.size
+def _has_slow_chain(segments, settled):
+    """Whether a chain has two segments in no settled group, and so is slow and not trapped."""
+    chain = segments["chain_index"].values
+    ungrouped = np.setdiff1d(np.arange(len(chain)), np.concatenate(settled))
+    return np.unique(chain[ungrouped]).size < ungrouped.size
 
 
 def _separation(x, quarters, one, other):
-    """Ashman's D along the line between two centres; line and draws from different halves."""
+    """Ashman's D along the line between two centers; line and draws are from different halves."""
     n = x.shape[1] // 2
     found = []
     for line_from, draws in ((slice(0, 2), slice(n, None)), (slice(2, 4), slice(0, n))):
         line = quarters[one][:, line_from].mean(axis=(0, 1))
         line = line - quarters[other][:, line_from].mean(axis=(0, 1))
         a, b = (x[each][:, draws] @ line for each in (one, other))
-        with np.errstate(divide="ignore", invalid="ignore"):  # groups of no spread are apart
+        with np.errstate(divide="ignore", invalid="ignore"):  # constant groups are separated
             found.append((a.mean() - b.mean()) / np.sqrt((a.var() + b.var()) / 2))
     return float(np.mean(found))
 
@@ -278,5 +293,5 @@ def _labels(segments, groups):
     label = np.full(segments.sizes["segment"], -1)
     for i, members in enumerate(groups):
         label[members] = i
-    coords = {name: segments[name] for name in ("of_chain", "start", "stop")}
+    coords = {name: segments[name] for name in ("chain_index", "start", "stop")}
     return xr.DataArray(label, dims="segment", coords=coords, name="label")

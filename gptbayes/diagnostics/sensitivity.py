@@ -1,8 +1,8 @@
-"""Does the prior matter? What becomes of conclusions when prior or likelihood count for more.
+"""Prior and likelihood sensitivity by power-scaling (Kallioinen et al. 2024).
 
-Power-scaling (Kallioinen et al. 2024) raises prior or likelihood to a power near 1. The change of
-a posterior mean with the logarithm of that power is a covariance over draws, so that nothing is
-fitted again and the answer has a Monte Carlo standard error.
+Power-scaling raises the prior or the likelihood to a power near 1. The derivative of a posterior
+mean with respect to the logarithm of that power is a covariance over draws. It is estimated without
+another fit and has a Monte Carlo standard error.
 """
 
 from __future__ import annotations
@@ -13,50 +13,67 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.attention import attention_back, attention_draws
+from gptbayes.attention import attention_at_distance, attention_draws
 from gptbayes.groups import pareto_smoothed, power_scaling
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.simulate import log_prior
 from gptbayes.predict import held_out_log_prob
 from gptbayes.stats.summary import summarise
 
-PSENS_LIMIT = 0.05  # Kallioinen et al. 2024, section 2.4
+PSENS_LIMIT = 0.05
+"""Value of psense above which a quantity is sensitive (Kallioinen et al. 2024, section 2.4)."""
 DELTA = 0.01
-"""Relative change of the power that importance weights are made for."""
-N_PLACES = 3
+"""Change of the power for which importance weights are computed."""
+N_CONTEXTS = 3
+"""Number of held-out contexts after which the next character is a key quantity."""
 
 
 def prior_sensitivity(
     idata: az.InferenceData, quantities: Mapping[str, xr.DataArray] | None = None
 ) -> xr.Dataset:
-    """How much posterior summaries depend on prior and likelihood.
+    """Compute the sensitivity of posterior means to prior and likelihood.
 
     Parameters
     ----------
     idata : InferenceData
-        With several draws.
+        A fit with several draws.
     quantities : mapping of str to DataArray (chain, draw), optional
         By default `key_quantities`.
 
     Returns
     -------
     Dataset (component, quantity)
-        For the components "prior" and "likelihood": ``shift``, the change of the posterior mean,
-        in posterior standard deviations, when the component's power doubles, to first order
-        (ln 2 times the covariance with the component's log density), with its Monte Carlo
-        standard error ``mcse``; ``psense``, ArviZ's diagnostic of the same, from importance
-        weights, which looks at the whole distribution, has no error of its own and, in hundreds
-        of dimensions, a floor of noise; ``pareto_k`` (component) of those weights. Also the
-        ``mean`` and ``sd`` of each quantity.
+        For the components "prior" and "likelihood": ``shift``, the change of the posterior mean in
+        posterior standard deviations if the power of the component doubles, to first order (ln 2
+        times the covariance with the log density of the component), and its Monte Carlo standard
+        error ``mcse``; ``psense``, the diagnostic of ArviZ, from importance weights; ``pareto_k``
+        (component) of these weights. Also the ``mean`` and ``sd`` of each quantity. psense
+        compares whole distributions. It has no standard error, and with hundreds of parameters
+        its noise alone can exceed the limit of 0.05.
 
     Raises
     ------
     ValueError
         If there are fewer than 4 draws in a chain.
+
+    See Also
+    --------
+    arviz.psens : Computes psense.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("01"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=50))
+    >>> table = prior_sensitivity(idata)
+    >>> table["shift"].sizes
+    Frozen({'component': 2, 'quantity': 5})
     """
     if idata.posterior.sizes["draw"] < 4:
         n_draw = idata.posterior.sizes["draw"]
-        raise ValueError(f"power_scaling needs at least 4 draws, got {n_draw}")
+        raise ValueError(f"prior_sensitivity needs at least 4 draws, got {n_draw}")
     values = xr.Dataset(dict(quantities or key_quantities(idata)))
     components = {
         "prior": _log_prior(idata),
@@ -71,15 +88,19 @@ def prior_sensitivity(
 
 
 def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
-    """What a reader of a fit concludes from it, each ``(chain, draw)``.
+    """Compute the quantities whose sensitivity is reported by default.
+
+    Parameters
+    ----------
+    idata : InferenceData
 
     Returns
     -------
-    dict of str to DataArray
-        Log probability per character of training and held-out text in nats; probability of the
-        character that did come at three held-out places; and, where there is attention, how much
-        more a position looks at itself and at the one before than a uniform look would, averaged
-        over heads, layers and held-out contexts.
+    dict of str to DataArray (chain, draw)
+        Log probability per character of training and held-out text, in nats; the probability of
+        the observed character after three held-out contexts; and, for stages with attention, the
+        attention to the current and to the previous token minus uniform attention, averaged over
+        heads, layers and held-out contexts.
     """
     problem = problem_of(idata)
     held_out = held_out_log_prob(idata)
@@ -90,7 +111,7 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
         ),
         "held-out log probability per character": held_out.mean(("held_out_sequence", "position")),
     }
-    for i in np.unique(np.linspace(0, n - 1, min(n, N_PLACES)).round().astype(int)):
+    for i in np.unique(np.linspace(0, n - 1, min(n, N_CONTEXTS)).round().astype(int)):
         context = problem.vocabulary.decode(problem.held_out.x[i])
         character = problem.vocabulary.decode(problem.held_out.y[i, -1:])
         p = np.exp(held_out.isel(held_out_sequence=i, position=-1, drop=True))
@@ -98,10 +119,10 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
     if "attention" in problem.stage.features:
         contexts = problem.held_out.x[:8]
         each = [attention_draws(idata, one[None]).mean(("layer", "head")) for one in contexts]
-        weights = xr.concat(each, "sequence")  # never those of all heads at once
-        for distance, name in enumerate(("itself", "the previous character")):
-            looked = attention_back(weights, distance).mean("sequence")
-            found[f"attention to {name}, beyond uniform"] = looked
+        weights = xr.concat(each, "sequence")  # averaged one context at a time, to bound memory
+        for distance, name in enumerate(("current", "previous")):
+            excess = attention_at_distance(weights, distance).mean("sequence")
+            found[f"attention to the {name} token, minus uniform"] = excess
     return found
 
 

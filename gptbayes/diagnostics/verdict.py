@@ -1,4 +1,4 @@
-"""A verdict in words: mixed, mixed up to symmetry, trapped in modes, or too short to tell."""
+"""A verdict on mixing: mixed, mixed up to symmetry, trapped in modes, or too short to tell."""
 
 from __future__ import annotations
 
@@ -22,55 +22,56 @@ from gptbayes.stats.summary import ess, r_hat
 
 MIXED = "mixed"
 UP_TO_SYMMETRY = "mixed up to symmetry"
-PREDICT_ALIKE = "trapped in different modes that predict alike"
-PREDICT_DIFFERENTLY = "trapped in modes that predict differently"
+EQUAL_PREDICTIONS = "trapped in modes with equal predictions"
+DIFFERENT_PREDICTIONS = "trapped in modes with different predictions"
 TOO_SHORT = "too short to tell"
 STUCK = "a chain is stuck"
-VERDICTS = (MIXED, UP_TO_SYMMETRY, PREDICT_ALIKE, PREDICT_DIFFERENTLY, TOO_SHORT, STUCK)
+VERDICTS = (MIXED, UP_TO_SYMMETRY, EQUAL_PREDICTIONS, DIFFERENT_PREDICTIONS, TOO_SHORT, STUCK)
 
 WRONG_IF = {
-    MIXED: "another chain, from a start far from these, settled elsewhere: no number of chains "
-    "that agree proves that there is no mode which all of them missed",
-    UP_TO_SYMMETRY: "another chain settled elsewhere, or a quantity that no symmetry moves and "
-    "that was not looked at disagreed between chains",
-    PREDICT_ALIKE: "a path between the modes without a barrier were found (a symmetry that the "
-    "alignment missed, or a valley that is only slow to cross), chains run ten times longer "
-    "moved from one to the other often, or the modes differed at contexts not looked at",
-    PREDICT_DIFFERENTLY: "chains run ten times longer moved between the modes often: they would "
-    "be one posterior that is slow to cross, and its draws a fair sample of it",
-    TOO_SHORT: "nothing: it claims nothing, and longer or more chains would replace it",
+    MIXED: "a chain from a distant starting point settled in another mode, which chains that agree "
+    "cannot exclude",
+    UP_TO_SYMMETRY: "another chain settled in another mode, or chains disagreed on an invariant "
+    "that is not among these",
+    EQUAL_PREDICTIONS: "the modes were connected by a path without a barrier (a symmetry that the "
+    "alignment missed, or a region that is slow to cross), chains of ten times the length moved "
+    "between the modes often, or the modes differed in predictions at other contexts",
+    DIFFERENT_PREDICTIONS: "chains of ten times the length moved between the modes often, as in a "
+    "single region that is slow to cross",
+    TOO_SHORT: "longer or more chains gave another verdict, which this one does not exclude",
     STUCK: "the chain moved in a quantity that is not among these",
 }
-"""What would have shown each verdict to be wrong."""
+"""Observations that would refute each verdict, after "this would be wrong if"."""
 
 SMALL_DIFFERENCE = 0.2
-"""In posterior sd: two modes of equal mass that are so far apart have an R-hat of 1.005."""
-MAX_FOCUS = 50
-"""Of the scalars on which chains disagree, so many are looked at, those of largest R-hat."""
-FUNCTIONS = "log probabilities"
-RAW = "raw weights"
-PLACES = ("aligned weights", "invariants", "log posterior")
+"""Negligible difference in posterior sd. Two modes of equal mass at this distance have an R-hat of
+1.005."""
+MAX_SCALARS = 50
+"""Maximum number of scalars, those of largest R-hat, by which segments are grouped."""
+PREDICTIONS = "log probabilities"
+RAW_WEIGHTS = "raw weights"
+WEIGHT_KINDS = ("aligned weights", "invariants", "log posterior")
 
 
 class Verdict(NamedTuple):
-    """What chains say of their own mixing.
+    """A verdict on the mixing of chains.
 
     Attributes
     ----------
     name : str
         One of `VERDICTS`.
     text : str
-        In words, with the numbers.
+        The verdict as sentences, with numbers.
     wrong_if : str
-        What would have shown the verdict to be wrong.
+        Observations that would refute the verdict.
     evidence : Dataset (quantity)
-        For each kind: ``state`` ("agree", "modes", "disagree": beyond chance but in no groups
-        that agree within, "few draws": no disagreement but too small an ESS), ``n_disagreeing``
-        scalars with an R-hat above 1.01 and beyond chance, and with "modes" ``n_groups``,
-        ``r_hat_within`` and ``separation`` as in `gptbayes.diagnostics.segments.Groups`; and all
-        columns of `mixing_table`.
+        The columns of `mixing_table`, and ``state``: "agree"; "modes"; "disagree", if chains
+        disagree significantly but segments do not form groups; or "few draws", if they do not
+        disagree but the ESS is too small. ``n_disagreeing``, the number of scalars with an R-hat
+        significantly above 1.01. For "modes", ``n_groups``, ``r_hat_within`` and ``separation`` as
+        in `gptbayes.diagnostics.segments.Groups`.
     groups : gptbayes.diagnostics.segments.Groups, or None
-        The modes that the verdict speaks of.
+        The modes of the verdict.
     """
 
     name: str
@@ -87,47 +88,37 @@ def mixing_verdict(
     r_hats: Mapping[str, xr.DataArray] | None = None,
     table: xr.Dataset | None = None,
 ) -> Verdict:
-    """Say in words whether chains have mixed, and if not, in what way.
+    """Assess whether chains have mixed, and if not, in what way.
 
-    A kind of quantity *agrees* if no R-hat is above 1.01 and beyond what chance gives so many
-    scalars at this ESS, the classifier of R* cannot tell chains apart, and the ESS is at least 400
-    for the median scalar and 100 for the worst. Where chains disagree, their segments are grouped
-    on the scalars that they disagree about: *modes* are groups that agree within and have a valley
-    between (`gptbayes.diagnostics.segments.group`). A chain that is slow disagrees with itself as
-    much as with the others, and forms no such groups.
+    A kind of quantity *agrees* if no R-hat is significantly above 1.01 given the ESS and the number
+    of scalars, R* is not significantly above 1, and the ESS is at least 400 for the median scalar
+    and 100 for the worst. If chains disagree, their segments are grouped by the scalars that
+    disagree; groups are *modes* (`gptbayes.diagnostics.segments.group_segments`). The segments of
+    a slow chain differ from each other as much as from those of other chains and form no groups.
 
-    - mixed: all kinds agree. Wrong if another chain settled elsewhere.
-    - mixed up to symmetry: all but the raw weights agree. Wrong if another chain settled elsewhere
-      or an invariant not looked at disagreed.
-    - trapped in different modes that predict alike: modes in aligned weights, invariants or the
-      log posterior; predictions agree, and means of no log probability differ between the modes
-      by more than 0.2 posterior sd beyond chance. Wrong if a path without a barrier joined them,
-      much longer chains crossed often, or predictions differed at other contexts.
-    - trapped in modes that predict differently: modes in the log probabilities, or modes elsewhere
-      whose log probabilities differ. Wrong if much longer chains crossed often.
-    - too short to tell: everything else. One chain; an ESS that is too small; disagreement within
-      chains as much as between them. It claims nothing.
-    - a chain is stuck: a chain never moved. The others are judged without it, in the text.
-
-    What cannot be told from draws at all: a direction that is slow and does not show, because the
-    chain moves fast in everything that was looked at and leaves rarely, is a mode here. "Mode"
-    means a region that the sampler did not leave, or left abruptly, in so many draws; whether the
-    density has a barrier there is for paths between the modes to show. Modes with the same centre
-    and different spread are not grouped, and neither are modes in which chains have less than
-    some ten effective draws per segment: both are "too short to tell".
+    - mixed: all kinds agree.
+    - mixed up to symmetry: all kinds except the raw weights agree.
+    - trapped in modes with equal predictions: there are modes in aligned weights, invariants or
+      the log posterior. Log probabilities agree, and their means do not differ between modes by
+      significantly more than 0.2 posterior sd.
+    - trapped in modes with different predictions: there are modes in the log probabilities, or
+      modes in other kinds between which log probabilities differ.
+    - too short to tell: none of these, because there is one chain, the ESS is too small, or chains
+      disagree within themselves as much as with others.
+    - a chain is stuck: a chain never moves. The text assesses the others.
 
     Parameters
     ----------
     kinds : mapping of str to DataArray (chain, draw, scalar)
-        "log probabilities" at fixed contexts, in nats, and as many as there are of "raw weights",
-        "aligned weights", "invariants" and "log posterior". Without aligned weights and
-        invariants, raw weights are taken to have no symmetry.
+        "log probabilities" at fixed contexts, in nats, and any of "raw weights", "aligned
+        weights", "invariants" and "log posterior". Without aligned weights and invariants, raw
+        weights are assumed to have no symmetry.
     superchains : sequence of int, one per chain, optional
-        Equal for chains that started at the same point; nested R-hat then takes R-hat's place.
+        Equal labels for chains that started at the same point. Nested R-hat then replaces R-hat.
     r_hats : mapping of str to DataArray (scalar), optional
-        Where they are known already.
+        R-hats of the scalars, if they have been computed already.
     table : Dataset (quantity), optional
-        A `mixing_table` of the same, where it is known already.
+        The `mixing_table` of the same kinds, if it has been computed already.
 
     Returns
     -------
@@ -136,37 +127,58 @@ def mixing_verdict(
     Raises
     ------
     ValueError
-        As `mixing_table`; if there are no log probabilities; if no chain moved.
+        As `mixing_table`, or if there are no log probabilities or no chain moves.
+
+    See Also
+    --------
+    gptbayes.diagnostics.modes.find_modes : A description of the modes.
+    gptbayes.diagnostics.mode_connectivity : Paths between modes.
+
+    Notes
+    -----
+    A "mode" is a region that the sampler did not leave, or left abruptly, during the run. Draws
+    cannot show whether the density has a barrier around it; paths between modes can. Modes with
+    the same center and different spread are not found, nor are modes in which segments have fewer
+    than about ten effective draws. In both cases the verdict is "too short to tell".
+
+    Examples
+    --------
+    >>> draws = np.random.default_rng(1).normal(size=(4, 1000, 3))
+    >>> log_prob = xr.DataArray(draws, dims=("chain", "draw", "scalar"))
+    >>> mixing_verdict({"log probabilities": log_prob}).name
+    'mixed'
     """
     check_kinds(kinds)
     if superchains is not None:
         check_superchains(superchains, kinds[next(iter(kinds))].sizes["chain"])
-    if FUNCTIONS not in kinds:
-        raise ValueError(f"a verdict needs {FUNCTIONS!r}, got {', '.join(kinds)}")
+    if PREDICTIONS not in kinds:
+        raise ValueError(f"kinds must have {PREDICTIONS!r}, got {', '.join(kinds)}")
     stuck = stuck_chains(kinds)
     if stuck:
-        return _without_stuck(kinds, stuck)
+        return _verdict_without_stuck(kinds, stuck)
     if r_hats is None:
         r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
     if table is None:
         table = mixing_table(kinds, superchains, r_hats=r_hats)
-    n_chain = kinds[FUNCTIONS].sizes["chain"]
+    n_chain = kinds[PREDICTIONS].sizes["chain"]
     if n_chain < 2:
-        words = "Too short to tell: one chain, and nothing says whether another would agree."
+        words = "Too short to tell: there is one chain, and agreement of chains is unknown."
         return Verdict(TOO_SHORT, words, WRONG_IF[TOO_SHORT], table)
     if superchains is not None:
         r_hats = {name: rhat_nested(draws, superchains) for name, draws in kinds.items()}
-    judged = {
-        name: _judged(draws, r_hats[name], table.sel(quantity=name), superchains)
+    assessed = {
+        name: _assess(draws, r_hats[name], table.sel(quantity=name), superchains)
         for name, draws in kinds.items()
     }
-    evidence = _evidence(table, judged)
-    name, groups = _decided(kinds, judged)
-    return Verdict(name, _words(name, evidence, groups, n_chain), WRONG_IF[name], evidence, groups)
+    evidence = _evidence(table, assessed)
+    name, groups = _decide(kinds, assessed)
+    return Verdict(
+        name, _sentence(name, evidence, groups, n_chain), WRONG_IF[name], evidence, groups
+    )
 
 
 def stuck_chains(kinds: Mapping[str, xr.DataArray]) -> list[int]:
-    """Chains, counted from 0, that never move in any quantity.
+    """Find chains in which all quantities are constant.
 
     Parameters
     ----------
@@ -175,126 +187,130 @@ def stuck_chains(kinds: Mapping[str, xr.DataArray]) -> list[int]:
     Returns
     -------
     list of int
+        0-based.
     """
-    still = [
+    constant = [
         (np.ptp(each.transpose("chain", "draw", ...).values, axis=1) == 0).all(axis=-1)
         for each in kinds.values()
     ]
-    return np.flatnonzero(np.logical_and.reduce(still)).tolist()
+    return np.flatnonzero(np.logical_and.reduce(constant)).tolist()
 
 
-class _Judged(NamedTuple):
+class _Assessment(NamedTuple):
     state: str
     n_disagreeing: int
     groups: segments.Groups | None
 
 
-def _judged(draws, r_hats, row, superchains):
-    focus = _disagreeing(draws, r_hats, superchains)
-    if focus.size:
-        groups = segments.group(segments.cut(draws.isel(scalar=focus[:MAX_FOCUS])))
-        return _Judged("modes" if groups else "disagree", focus.size, groups)
+def _assess(draws, r_hats, row, superchains):
+    scalars = _disagreeing(draws, r_hats, superchains)
+    if scalars.size:
+        groups = segments.group_segments(
+            segments.cut_segments(draws.isel(scalar=scalars[:MAX_SCALARS]))
+        )
+        return _Assessment("modes" if groups else "disagree", scalars.size, groups)
     if row["r_star_lower"] > 1:
-        return _Judged("disagree", 0, None)
-    if not np.isfinite(row["ess_bulk_min"]):  # nothing ever changes
-        return _Judged("agree", 0, None)
+        return _Assessment("disagree", 0, None)
+    if not np.isfinite(row["ess_bulk_min"]):  # constant
+        return _Assessment("agree", 0, None)
     few = row["ess_bulk_median"] < ESS_LIMIT or row["ess_bulk_min"] < ESS_LIMIT / 4
-    return _Judged("few draws" if few else "agree", 0, None)
+    return _Assessment("few draws" if few else "agree", 0, None)
 
 
 def _disagreeing(draws, r_hats, superchains):
-    """Scalars, worst first, with an R-hat above 1.01 that chance does not explain.
+    """Indices of scalars with an R-hat significantly above 1.01, largest first.
 
-    If every group of draws whose means R-hat compares is worth e independent draws, the variance
-    of the m means over the variance of a draw is e⁻¹ χ²(m - 1) / (m - 1). Here e is from the ESS
-    of each chain by itself, for that of all together is small *because* chains disagree. R-hat is
-    the larger of that of the draws and of their distances from the median, and so the smaller ESS
-    counts, and none above the number of draws (NUTS is often antithetic for the mean only).
+    If each of the m half chains is worth e independent draws, the ratio of the variance of their
+    means to the variance of a draw is distributed as e⁻¹ χ²(m - 1) / (m - 1). The estimate of e
+    uses the ESS of each chain separately, since the ESS of all chains is small if they disagree.
+    R-hat is the larger of that of the draws and that of their distances from the median; therefore
+    the smaller ESS is used, and at most the number of draws (NUTS draws are often antithetic for
+    the mean only).
     """
     values = np.nan_to_num(r_hats.values, nan=1.0, posinf=1e300)
     worst = np.argsort(-values)[: int((values > R_HAT_LIMIT).sum())]
     if not worst.size:
         return worst
-    looked_at = worst[: 4 * MAX_FOCUS]
+    examined = worst[: 4 * MAX_SCALARS]
     n_chain, n_draw = draws.sizes["chain"], draws.sizes["draw"]
-    seen = draws.isel(scalar=looked_at)
+    seen = draws.isel(scalar=examined)
     both = xr.concat([seen, abs(seen - seen.median(("chain", "draw")))], "moment")
     alone = [_ess_bulk(both.isel(chain=[c])).min("moment") for c in range(n_chain)]
     total = sum(np.minimum(each.fillna(n_draw), n_draw) for each in alone).values
     m = 2 * n_chain if superchains is None else len(set(superchains))
     quantile = chi2.isf(ALPHA / draws.sizes["scalar"], m - 1) / (m - 1)
-    return looked_at[values[looked_at] > np.sqrt(1 + quantile * m / total)]
+    return examined[values[examined] > np.sqrt(1 + quantile * m / total)]
 
 
 def _ess_bulk(draws):
     return ess(draws)["ess_bulk"]
 
 
-def _decided(kinds, judged):
-    """The name of the verdict, and the modes that it speaks of."""
-    functions = judged[FUNCTIONS]
+def _decide(kinds, assessed):
+    """The name of the verdict, and its modes."""
+    functions = assessed[PREDICTIONS]
     if functions.state == "modes":
-        return PREDICT_DIFFERENTLY, functions.groups
-    places = [name for name in PLACES if name in judged]
-    if not {"aligned weights", "invariants"} & set(places) and RAW in judged:
-        places.append(RAW)
-    modes = [judged[name].groups for name in places if judged[name].state == "modes"]
+        return DIFFERENT_PREDICTIONS, functions.groups
+    weight_kinds = [name for name in WEIGHT_KINDS if name in assessed]
+    if not {"aligned weights", "invariants"} & set(weight_kinds) and RAW_WEIGHTS in assessed:
+        weight_kinds.append(RAW_WEIGHTS)
+    modes = [assessed[name].groups for name in weight_kinds if assessed[name].state == "modes"]
     if modes:
-        if _predictions_differ(kinds[FUNCTIONS], modes[0]):
-            return PREDICT_DIFFERENTLY, modes[0]
-        return (PREDICT_ALIKE if functions.state == "agree" else TOO_SHORT), modes[0]
-    if any(judged[name].state != "agree" for name in (*places, FUNCTIONS)):
+        if _predictions_differ(kinds[PREDICTIONS], modes[0]):
+            return DIFFERENT_PREDICTIONS, modes[0]
+        return (EQUAL_PREDICTIONS if functions.state == "agree" else TOO_SHORT), modes[0]
+    if any(assessed[name].state != "agree" for name in (*weight_kinds, PREDICTIONS)):
         return TOO_SHORT, None
-    raw = judged.get(RAW)
+    raw = assessed.get(RAW_WEIGHTS)
     return (MIXED if raw is None or raw.state == "agree" else UP_TO_SYMMETRY), None
 
 
 def _predictions_differ(log_prob, groups):
-    per_chain = int((groups.label["of_chain"] == 0).sum())
-    found = segments.differences(segments.cut(log_prob, per_chain), groups.label)
+    per_chain = int((groups.label["chain_index"] == 0).sum())
+    found = segments.differences(segments.cut_segments(log_prob, per_chain), groups.label)
     beyond_chance = found["p_value"] * found.sizes["scalar"] < ALPHA
     return bool((beyond_chance & (found["range"] > SMALL_DIFFERENCE * found["sd"])).any())
 
 
-def _without_stuck(kinds, stuck):
-    n_chain = kinds[FUNCTIONS].sizes["chain"]
+def _verdict_without_stuck(kinds, stuck):
+    n_chain = kinds[PREDICTIONS].sizes["chain"]
     living = [c for c in range(n_chain) if c not in stuck]
     if not living:
-        raise ValueError(f"a verdict needs chains that move, got {n_chain} that never do")
+        raise ValueError(f"kinds must have a chain that moves, got {n_chain} stuck chains")
     rest = mixing_verdict({name: draws.isel(chain=living) for name, draws in kinds.items()})
     names = ", ".join(str(c + 1) for c in stuck)
-    words = f"Of {n_chain} chains, those that never moved: {names}. Without: {rest.text}"
+    words = f"Stuck chains (of {n_chain}): {names}. Without them: {rest.text}"
     return Verdict(STUCK, words, WRONG_IF[STUCK], rest.evidence, rest.groups)
 
 
-def _evidence(table, judged):
-    groups = [each.groups for each in judged.values()]
+def _evidence(table, assessed):
+    groups = [each.groups for each in assessed.values()]
     return table.assign(
-        state=("quantity", [each.state for each in judged.values()]),
-        n_disagreeing=("quantity", [each.n_disagreeing for each in judged.values()]),
+        state=("quantity", [each.state for each in assessed.values()]),
+        n_disagreeing=("quantity", [each.n_disagreeing for each in assessed.values()]),
         n_groups=("quantity", [g.n if g else 0 for g in groups]),
         r_hat_within=("quantity", [g.r_hat_within if g else np.nan for g in groups]),
         separation=("quantity", [g.separation if g else np.nan for g in groups]),
     )
 
 
-def _words(name, evidence, groups, n_chain):
-    states = _state_words(evidence)
+def _sentence(name, evidence, groups, n_chain):
+    states = _state_clauses(evidence)
     found = f"{name.capitalize()} ({n_chain} chains). {states[0].upper()}{states[1:]}."
     if groups is not None:
-        found += f" {_group_words(groups, n_chain)}"
-        if name == PREDICT_ALIKE and _state(evidence, "invariants") == "agree":
+        found += f" {_group_sentence(groups, n_chain)}"
+        if name == EQUAL_PREDICTIONS and _state(evidence, "invariants") == "agree":
             found += (
-                " What no symmetry moves agrees between chains: a symmetry that the alignment "
-                "missed would explain these modes as well."
+                " Invariants agree between chains: a symmetry that the alignment missed would "
+                "also explain these modes."
             )
-    if name == TOO_SHORT and _state(evidence, FUNCTIONS) == "agree":
-        found += " Predictions have mixed all the same."
+    if name == TOO_SHORT and _state(evidence, PREDICTIONS) == "agree":
+        found += " Predictions have mixed."
     return found
 
 
-def _state_words(evidence):
-    """Kinds that are in the same state in one breath, with their worst numbers."""
+def _state_clauses(evidence):
+    """One clause for the kinds in each state, with their worst numbers."""
     states = [str(state) for state in evidence["state"].values]
     nested = bool(np.isfinite(evidence["rhat_nested_max"]).any())
     clauses = []
@@ -304,10 +320,10 @@ def _state_words(evidence):
         worst, smallest = float(r_hats.max()), float(rows["ess_bulk_min"].min())
         numbers = [f"largest {'nested ' if nested else ''}R-hat {worst:.3f}"]
         if state == "agree" and worst > R_HAT_LIMIT:
-            numbers[0] += f", above {R_HAT_LIMIT} but no further than chance takes one of so many"
+            numbers[0] += f", above {R_HAT_LIMIT} but not significantly"
         numbers.append(f"smallest ESS {smallest:.0f}")
         if state == "agree" and smallest < ESS_LIMIT:
-            numbers[-1] += f", below {ESS_LIMIT}: intervals of such scalars are rough"
+            numbers[-1] += f", below {ESS_LIMIT}: intervals are rough"
         if np.isfinite(rows["r_star"]).any():
             largest = int(rows["r_star_largest"].max())
             numbers.append(f"largest R* {float(rows['r_star'].max()):.1f} of {largest}")
@@ -322,20 +338,20 @@ def _listed(names):
 
 _STATE_WORDS = {
     "agree": "agree",
-    "modes": "fall into groups that agree within and are apart from each other",
-    "disagree": "disagree, within chains or in no clear groups",
-    "few draws": "do not disagree, but have too few effective draws to say that they agree",
+    "modes": "form groups that agree within and are separated",
+    "disagree": "disagree without clear groups",
+    "few draws": "have too few effective draws to establish agreement",
 }
 
 
-def _group_words(groups, n_chain):
-    """Which chains are where."""
-    label, chain = groups.label.values, groups.label["of_chain"].values
+def _group_sentence(groups, n_chain):
+    """State the number of groups and of the chains in each."""
+    label, chain = groups.label.values, groups.label["chain_index"].values
     per_chain = [set(label[(chain == c) & (label >= 0)].tolist()) for c in range(n_chain)]
     moved = sum(len(each) > 1 for each in per_chain)
     sizes = [sum(each == {g} for each in per_chain) for g in range(groups.n)]
-    words = f"Groups found: {groups.n}, with {', '.join(map(str, sizes))} whole chains"
-    return f"{words}; chains that were in more than one: {moved}."
+    words = f"Number of groups: {groups.n}, with {', '.join(map(str, sizes))} complete chains"
+    return f"{words}; chains with segments in more than one group: {moved}."
 
 
 def _state(evidence, name):

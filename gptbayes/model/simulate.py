@@ -152,7 +152,7 @@ def generate_text(
     See Also
     --------
     next_tokens : Draws of each next token given the observed context.
-    gptbayes.predict.coherent : The same for InferenceData.
+    gptbayes.predict.generate_coherent : The same for InferenceData.
 
     Examples
     --------

@@ -1,7 +1,13 @@
-"""Figures: each function draws a summary that was computed elsewhere, and returns the axes.
+"""Figures: each function plots a summary that is computed elsewhere, and returns the axes.
 
-One module for each section of the report. Imports nothing that computes; the only importer of
-matplotlib and seaborn.
+There is one module for each section of the report. The room imports only `gptbayes.corpus`, and is
+the only importer of matplotlib and seaborn.
+
+- `figure`, `show`, `close`: figures with several axes
+- `plot_next_character`, `plot_held_out`, `plot_reliability`, `plot_text_checks`: predictions
+- `plot_attention`, `plot_roles`, `plot_ablation`: attention
+- `plot_trace`, `plot_r_hat`, `plot_mixing`, `plot_mode_map`, `plot_path`: chains and modes
+- `plot_tempering`, `plot_evidence`, `plot_mode_masses`: sequential Monte Carlo and evidence
 """
 
 from gptbayes.plots.attention import (
@@ -16,12 +22,12 @@ from gptbayes.plots.attention import (
 )
 from gptbayes.plots.calibration import plot_by_position, plot_pit, plot_reliability
 from gptbayes.plots.chains import (
-    plot_beside_prior,
     plot_contraction,
     plot_dendrogram,
     plot_mixing,
     plot_mode_map,
     plot_path,
+    plot_posterior_and_prior,
 )
 from gptbayes.plots.comparison import plot_gain, plot_ladder
 from gptbayes.plots.diagnostics import plot_r_hat, plot_trace
@@ -33,12 +39,12 @@ from gptbayes.plots.evidence import (
     plot_tempering,
 )
 from gptbayes.plots.predictions import plot_held_out, plot_next_character
-from gptbayes.plots.style import COLOURS, close, drawable, figure, figure_formats, literal, show
+from gptbayes.plots.style import COLORS, close, drawable, figure, figure_formats, literal, show
 from gptbayes.plots.text_checks import plot_frequencies, plot_text_checks
 from gptbayes.plots.validation import plot_pareto_k, plot_rank_ecdf
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "close",
     "drawable",
     "figure",
@@ -49,7 +55,6 @@ __all__ = [
     "plot_attention",
     "plot_attention_contexts",
     "plot_attention_key",
-    "plot_beside_prior",
     "plot_by_position",
     "plot_contraction",
     "plot_dendrogram",
@@ -67,6 +72,7 @@ __all__ = [
     "plot_pareto_k",
     "plot_path",
     "plot_pit",
+    "plot_posterior_and_prior",
     "plot_r_hat",
     "plot_rank_ecdf",
     "plot_reliability",

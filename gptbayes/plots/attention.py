@@ -1,7 +1,7 @@
-"""Figures of where a fit looks, what its heads do, and what that matters.
+"""Figures of attention weights, roles of heads, and ablations.
 
-Sizes say what colours say, so that a figure can be read in grey: a weight is an area. The outer
-square of a cell is the upper end of the interval, the inner one its lower end.
+Weights are shown by area and not only by color, so that figures can be read in grayscale. In each
+cell the outer square is the upper end of the interval, and the inner square the lower end.
 """
 
 from __future__ import annotations
@@ -18,42 +18,48 @@ from matplotlib.collections import PatchCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from gptbayes.plots.style import COLOURS, drawable, intervals, literal
+from gptbayes.plots.style import COLORS, drawable, intervals, literal
 
 NUMBERS_UP_TO = 8
-"""Positions: a larger map has marks and no figures."""
+"""Maximum number of positions for which intervals are also written as numbers."""
 LABELS_UP_TO = 40
+"""Maximum number of positions for which each position is labeled."""
 UPPER, MEAN, LOWER = "#dfe3ec", "#8da0cb", "#1f2a44"
 BAR = 0.5
-"""Length of a bar that stands for 1."""
-SOURCES = (("posterior", COLOURS[0], "o"), ("prior", "0.55", "s"))
+"""Length of a bar for probability 1, in cells."""
+SOURCES = (("posterior", COLORS[0], "o"), ("prior", "0.55", "s"))
 
 
 def plot_attention(summary: xr.Dataset, *, text: str | None = None, ax: Axes | None = None) -> Axes:
-    """Attention weights at one context: mean and interval of each as nested squares.
+    """Plot attention weights at one context: mean and interval as nested squares.
 
     Parameters
     ----------
     summary : Dataset (query_position, key_position)
-        ``mean``, ``lower`` and ``upper``, as `gptbayes.attention.summarise_attention` or
-        ``attention_rollout`` give them, one context and one head of them chosen.
+        ``mean``, ``lower`` and ``upper`` of one head at one context, as of
+        `gptbayes.attention.summarise_attention` or `gptbayes.attention.attention_rollout`.
     text : str, optional
-        The context, by default the coord ``text``.
+        The context; by default the coord ``text``.
     ax : Axes, optional
 
     Returns
     -------
     Axes
-        The area of each square is a share of the cell: the palest is the upper end of the
-        interval, the middle one the mean, the darkest the lower end. Up to 8 positions the
-        interval also stands below them, in per cent. A single draw has its mean only. The future
-        is left empty, and the first position is certain.
+        Rows are query positions, columns key positions. The area of a square, as a fraction of
+        the cell, is the upper end of the interval (light), the mean (medium) or the lower end
+        (dark). For up to 8 positions the interval is also written in percent. Cells of future
+        positions are empty. The first position can attend to itself only.
+
+    See Also
+    --------
+    plot_attention_key : A legend for the squares.
+    plot_weights : One row with intervals, posterior and prior.
     """
     ax = plt.gca() if ax is None else ax
     text = str(summary["text"].values) if text is None else text
     n = len(text)
-    for name, colour in (("upper", UPPER), ("mean", MEAN), ("lower", LOWER)):
-        _squares(ax, summary[name].values, colour)
+    for name, color in (("upper", UPPER), ("mean", MEAN), ("lower", LOWER)):
+        _squares(ax, summary[name].values, color)
     if n <= NUMBERS_UP_TO:
         _interval_numbers(ax, summary)
     _grid(ax, n)
@@ -63,7 +69,7 @@ def plot_attention(summary: xr.Dataset, *, text: str | None = None, ax: Axes | N
     ax.set_xticks(shown + 0.5, [labels[t] for t in shown], fontsize=size)
     ax.set_yticks(shown + 0.5, [labels[t] for t in shown], fontsize=size)
     ax.tick_params(length=0, pad=2)
-    ax.set(xlim=(0, n), ylim=(n, 0), aspect="equal", xlabel="looks at", ylabel="position")
+    ax.set(xlim=(0, n), ylim=(n, 0), aspect="equal", xlabel="key position", ylabel="query position")
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
 
@@ -71,16 +77,16 @@ def plot_attention(summary: xr.Dataset, *, text: str | None = None, ax: Axes | N
 def plot_attention_contexts(
     summary: xr.Dataset, *, axes: Sequence[Axes], key: bool = True
 ) -> Sequence[Axes]:
-    """The same head at several contexts, one in each of the axes.
+    """Plot the attention weights of a head at several contexts, one in each axes.
 
     Parameters
     ----------
     summary : Dataset (sequence, query_position, key_position)
-        As for `plot_attention`, with coord ``text`` (sequence).
+        As for `plot_attention`, with the coord ``text`` (sequence).
     axes : sequence of Axes
-        As many contexts are drawn as there are axes.
+        One for each of the first contexts.
     key : bool
-        Whether the first of them explains the squares.
+        Whether the first axes has a legend.
 
     Returns
     -------
@@ -96,7 +102,7 @@ def plot_attention_contexts(
 
 
 def plot_attention_key(*, ax: Axes | None = None) -> Axes:
-    """What the squares of `plot_attention` mean, as a legend in the empty half of the map."""
+    """Add a legend for the squares of `plot_attention`, in the half of future positions."""
     ax = plt.gca() if ax is None else ax
     names = (
         (UPPER, "upper end of the interval"),
@@ -111,8 +117,8 @@ def plot_attention_key(*, ax: Axes | None = None) -> Axes:
     }
     sizes = (11, 8, 5)
     handles = [
-        Line2D([], [], color=colour, ms=ms, label=name, **style)
-        for (colour, name), ms in zip(names, sizes, strict=True)
+        Line2D([], [], color=color, ms=ms, label=name, **style)
+        for (color, name), ms in zip(names, sizes, strict=True)
     ]
     ax.legend(handles=handles, loc="upper right", fontsize="x-small", frameon=False)
     return ax
@@ -121,36 +127,37 @@ def plot_attention_key(*, ax: Axes | None = None) -> Axes:
 def plot_weights(
     summary: xr.Dataset, *, prior: xr.Dataset | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Chosen weights, one row each: mean and interval, the prior's beside them.
+    """Plot the attention weights of one query position: mean and interval, posterior and prior.
 
     Parameters
     ----------
     summary, prior : Dataset (key_position)
-        One row of a map, as `plot_attention` draws it, with coord ``text``: what the last
-        position looks at if that is the row chosen.
+        One query position of a summary, as for `plot_attention`, with the coord ``text``.
     ax : Axes, optional
 
     Returns
     -------
     Axes
-        Dotted is the uniform look.
+        The dotted line is the uniform weight.
     """
     ax = plt.gca() if ax is None else ax
     n = int(summary["query_position"]) + 1 if "query_position" in summary.coords else None
     summary = summary.isel(key_position=slice(n))
     prior = None if prior is None else prior.isel(key_position=slice(n))
     y = np.arange(summary.sizes["key_position"])
-    _beside(ax, y, summary, prior)
+    _posterior_and_prior(ax, y, summary, prior)
     ax.axvline(1 / len(y), color="0.3", ls=":", lw=1)
     text = str(summary["text"].values)
     ax.set_yticks(y, [drawable(character) for character in text[: len(y)]])
-    ax.set(ylim=(len(y) - 0.4, -0.6), xlim=(0, None), xlabel="attention weight", ylabel="looks at")
+    ax.set(
+        ylim=(len(y) - 0.4, -0.6), xlim=(0, None), xlabel="attention weight", ylabel="key position"
+    )
     sns.despine(ax=ax)
     return ax
 
 
 def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """How probable it is that each head is the head of each role, posterior and prior.
+    """Plot the probability that each head has the largest excess for each role.
 
     Parameters
     ----------
@@ -161,9 +168,9 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
-        Full bars are posterior probabilities, outlined ones the prior's; figures are the
-        posterior's with their Monte Carlo standard errors. The heads of a role need not sum to
-        one: there may be none that looks there more than uniform.
+        Filled bars and numbers (± Monte Carlo standard error) are posterior probabilities,
+        outlined bars prior probabilities. Their sum over the heads of a role is less than one if
+        in some draws no head exceeds uniform attention.
     """
     ax = plt.gca() if ax is None else ax
     n_layer, n_head = heads.sizes["layer"], heads.sizes["head"]
@@ -201,48 +208,49 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_role_excess(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """How much more than a uniform look one head gives to each class, prior beside posterior.
+    """Plot the excess attention of one head for each role, posterior and prior.
 
     Parameters
     ----------
     heads : Dataset (source, role)
-        Of one head, or of one rank, as in `gptbayes.attention.Roles`.
+        One head or one rank of `gptbayes.attention.Roles`.
     ax : Axes, optional
 
     Returns
     -------
     Axes
-        Open circles are what cannot be told from the prior: a posterior draw has more of it than a
-        prior draw with a probability between 0.05 and 0.95.
+        Points and bars are means and intervals. For open circles P(posterior > prior) is between
+        0.05 and 0.95.
     """
     ax = plt.gca() if ax is None else ax
     y = np.arange(heads.sizes["role"])
-    _beside(ax, y, heads.sel(source="posterior"), heads.sel(source="prior"), heads)
+    _posterior_and_prior(ax, y, heads.sel(source="posterior"), heads.sel(source="prior"), heads)
     ax.axvline(0, color="0.3", ls=":", lw=1)
     ax.set_yticks(y, [literal(role) for role in heads["role"].values])
-    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="attention beyond a uniform look")
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="attention weight minus uniform attention")
     sns.despine(ax=ax)
     return ax
 
 
 def plot_ablation(average: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """What removing each head, or each position, costs the prediction, prior beside posterior.
+    """Plot the cost of ablating each head or position, posterior and prior.
 
     Parameters
     ----------
     average : Dataset (source, layer, head) or (source, position)
-        As in `gptbayes.attention.HeadAblation` and ``PositionAblation``.
+        As in `gptbayes.attention.HeadAblation` or `gptbayes.attention.PositionAblation`.
     ax : Axes, optional
 
     Returns
     -------
     Axes
-        Bars are intervals of the posterior given the contexts. To the right: it helped.
+        Points and bars are means and intervals given the contexts. Positive values mean that the
+        head or position improves the prediction. For open circles P(posterior > prior) is between
+        0.05 and 0.95.
     """
     ax = plt.gca() if ax is None else ax
     if "position" in average.dims:
-        rows, names = average, [f"{int(back)} before the last" for back in average["back"].values]
-        names[-1] = "the one before the last"
+        rows, names = average, [f"{int(d)} before the last" for d in average["distance"].values]
     else:
         n_layer = average.sizes["layer"]
         rows = average.stack(row=("layer", "head"))
@@ -252,27 +260,28 @@ def plot_ablation(average: xr.Dataset, *, ax: Axes | None = None) -> Axes:
             for head in range(average.sizes["head"])
         ]
     y = np.arange(len(names))
-    _beside(ax, y, rows.sel(source="posterior"), rows.sel(source="prior"), rows)
+    _posterior_and_prior(ax, y, rows.sel(source="posterior"), rows.sel(source="prior"), rows)
     ax.axvline(0, color="0.3", ls=":", lw=1)
     ax.set_yticks(y, names)
-    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="lost by removal, nats per character")
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="cost of ablation (nats per character)")
     sns.despine(ax=ax)
     return ax
 
 
 def plot_agreement(agreement: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """How well attention ranks positions by the effect of their removal.
+    """Plot the rank correlation of attention weights and effects of knockout over positions.
 
     Parameters
     ----------
     agreement : Dataset (source, measure)
-        As in `gptbayes.attention.PositionAblation`; with a dim ``fit`` in front, one row for each
-        fit and measure.
+        As in `gptbayes.attention.PositionAblation`. With an additional dim ``fit``, there is one
+        row for each fit and measure.
     ax : Axes, optional
 
     Returns
     -------
     Axes
+        Points and bars are means and intervals, posterior and prior.
     """
     ax = plt.gca() if ax is None else ax
     rows = agreement if "fit" in agreement.dims else agreement.expand_dims(fit=[""])
@@ -280,31 +289,31 @@ def plot_agreement(agreement: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     rows = rows.isel(row=rows["mean"].notnull().all("source").values)
     names = [", ".join(part for part in row if part) for row in rows["row"].values]
     y = np.arange(len(names))
-    _beside(ax, y, rows.sel(source="posterior"), rows.sel(source="prior"), rows)
+    _posterior_and_prior(ax, y, rows.sel(source="posterior"), rows.sel(source="prior"), rows)
     ax.axvline(0, color="0.3", ls=":", lw=1)
     ax.set_yticks(y, names)
-    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="rank correlation with the effect of removal")
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="rank correlation with the effect of ablation")
     sns.despine(ax=ax)
     return ax
 
 
-def _squares(ax, values, colour):
-    """Squares in the middle of cells whose area is a value."""
+def _squares(ax, values, color):
+    """Draw centered squares whose area is the value as a fraction of the cell."""
     patches = []
     for (row, column), value in np.ndenumerate(values):
         if value > 0:
             side = 0.94 * min(np.sqrt(value), 1.0)
             patches.append(Rectangle((column + (1 - side) / 2, row + (1 - side) / 2), side, side))
-    ax.add_collection(PatchCollection(patches, facecolor=colour, edgecolor="none"))
+    ax.add_collection(PatchCollection(patches, facecolor=color, edgecolor="none"))
 
 
 def _bar(ax, row, column, value, height, **style):
-    """A bar whose length is a probability, in the left part of a cell."""
+    """Draw a bar for a probability in the left part of a cell."""
     ax.barh(row + 0.5, BAR * value, height=height, left=column, linewidth=0.9, **style)
 
 
 def _interval_numbers(ax, summary):
-    """The interval of every weight that is not certain, in per cent, at the foot of its cell."""
+    """Write the interval of each weight that is not constant, in percent, below its square."""
     lower, upper = summary["lower"].values, summary["upper"].values
     for t in range(1, len(lower)):
         for s in range(t + 1):
@@ -315,23 +324,31 @@ def _interval_numbers(ax, summary):
 
 
 def _grid(ax, n):
-    """Cells of the past."""
+    """Draw the cells of past and current positions."""
     for k in range(n + 1):
         row = max(k - 1, 0)
         ax.plot([0, min(k + 1, n)], [k, k], color="0.8", lw=0.4, zorder=0)
         ax.plot([k, k], [row, n], color="0.8", lw=0.4, zorder=0)
 
 
-def _beside(ax, y, ours, theirs, compared=None):
-    """Intervals of the posterior, the prior's below; open circles where they are alike."""
-    for (name, colour, marker), one, shift in zip(SOURCES, (ours, theirs), (0, 0.28), strict=True):
+def _posterior_and_prior(ax, y, ours, theirs, compared=None):
+    """Draw intervals of posterior and prior; open circles where they do not differ."""
+    for (name, color, marker), one, shift in zip(SOURCES, (ours, theirs), (0, 0.28), strict=True):
         if one is not None:
-            intervals(ax, y + shift, one, colour, name, marker=marker)
+            intervals(ax, y + shift, one, color, name, marker=marker)
     if compared is not None:
         alike = abs(compared["exceeds_prior"].values - 0.5) < 0.45
         mean = ours["mean"].values
-        ax.plot(mean[alike], y[alike], "o", ms=5, mfc="white", color=COLOURS[0])
+        ax.plot(mean[alike], y[alike], "o", ms=5, mfc="white", color=COLORS[0])
         if alike.any():
-            ax.plot([], [], "o", ms=5, mfc="white", color=COLOURS[0], label="like the prior")
+            ax.plot(
+                [],
+                [],
+                "o",
+                ms=5,
+                mfc="white",
+                color=COLORS[0],
+                label="not distinguishable from the prior",
+            )
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
     ax.legend(frameon=False, fontsize="x-small", borderaxespad=0.2, columnspacing=1, **place)

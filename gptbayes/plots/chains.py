@@ -1,8 +1,8 @@
-"""Figures of what draws and chains agree about."""
+"""Figures of mixing, modes, paths between chains, and contraction."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,9 +11,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from scipy.cluster.hierarchy import dendrogram
 
-from gptbayes.diagnostics.modes import Space
 from gptbayes.plots.diagnostics import plot_r_hat
-from gptbayes.plots.style import COLOURS, MARKERS, intervals, percent
+from gptbayes.plots.style import COLORS, MARKERS, intervals, percent
+
+if TYPE_CHECKING:
+    from gptbayes.diagnostics.modes import Space
 
 
 def plot_mixing(
@@ -23,15 +25,15 @@ def plot_mixing(
     limit: float,
     ax: Axes | None = None,
 ) -> Axes:
-    """R-hats of several kinds of quantity, with R* and the smallest ESS beside each.
+    """Plot R-hats of several kinds of quantities, with R* and the smallest ESS.
 
     Parameters
     ----------
     r_hats : dict of str to DataArray (scalar)
     table : Dataset (quantity)
-        As `gptbayes.diagnostics.convergence.mixing_table` returns it, of the same kinds.
+        As of `gptbayes.diagnostics.convergence.mixing_table`, for the same kinds.
     limit : float
-        Where a line says what is too large.
+        Limit of R-hat, shown by a dashed line.
     ax : Axes, optional
 
     Returns
@@ -56,7 +58,7 @@ def plot_mixing(
 
 
 def plot_dendrogram(space: Space, *, ax: Axes | None = None) -> Axes:
-    """How segments of chains join, nearest first; as many colours as chains.
+    """Plot the average linkage dendrogram of segments of chains, colored by chain.
 
     Parameters
     ----------
@@ -71,18 +73,17 @@ def plot_dendrogram(space: Space, *, ax: Axes | None = None) -> Axes:
     drawn = dendrogram(space.tree, no_plot=True)
     for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
         ax.plot(y, x, color="0.35", lw=1)
-    chain = space.distance["of_chain"].values
+    chain = space.distance["chain_index"].values
     start, stop = space.distance["start"].values, space.distance["stop"].values
     at = 5 + 10 * np.arange(len(drawn["leaves"]))
     for y, leaf in zip(at, drawn["leaves"], strict=True):
-        ax.plot(0, y, MARKERS[chain[leaf] % 10], color=COLOURS[chain[leaf] % 10], clip_on=False)
+        ax.plot(0, y, MARKERS[chain[leaf] % 10], color=COLORS[chain[leaf] % 10], clip_on=False)
     names = [f"chain {chain[i] + 1}, {start[i] + 1}–{stop[i]}" for i in drawn["leaves"]]
     ax.set_yticks(at, names, fontsize="small" if len(at) <= 20 else "xx-small")
     if np.isfinite(space.within):
         ax.axvline(space.within, color="black", lw=1, ls="--")
-        ax.set_title(
-            "dashed: typical distance within a chain and mode", fontsize="small", loc="right"
-        )
+        title = "dashed: typical distance within a chain and mode"
+        ax.set_title(title, fontsize="small", loc="right")
     ax.set(xlabel=f"distance ({space.unit})", ylim=(10 * len(at), 0))
     ax.set_xlim(left=0)
     sns.despine(ax=ax, left=True)
@@ -93,25 +94,27 @@ def plot_dendrogram(space: Space, *, ax: Axes | None = None) -> Axes:
 def plot_mode_map(
     space: Space, *, label: xr.DataArray | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Segments of chains on a plane, near where they predict alike or have like weights.
+    """Plot segments of chains in the plane by multidimensional scaling of their distances.
 
     Parameters
     ----------
     space : gptbayes.diagnostics.modes.Space
     label : DataArray of int (segment), optional
-        The mode of each segment, -1 where it is in none; by default that of the space.
+        The mode of each segment, -1 for segments in no mode; by default that of the space.
     ax : Axes, optional
 
     Returns
     -------
     Axes
+        Markers and colors are modes. Lines join the segments of a chain in order; its number is at
+        the last segment.
     """
     ax = plt.gca() if ax is None else ax
     if label is None and space.groups:
         label = space.groups.label
     n = space.map.sizes["segment"]
     mode = np.zeros(n, int) if label is None else label.values
-    points, chain = space.map.values, space.map["of_chain"].values
+    points, chain = space.map.values, space.map["chain_index"].values
     for c in np.unique(chain):
         path = points[chain == c]
         ax.plot(*path.T, color="0.7", lw=0.7, zorder=1)
@@ -120,33 +123,34 @@ def plot_mode_map(
     for k in np.unique(mode):
         here = points[mode == k]
         name = f"mode {k + 1}" if k >= 0 else "in no mode"
-        colour = COLOURS[k % 10] if k >= 0 else "0.5"
+        color = COLORS[k % 10] if k >= 0 else "0.5"
         style: dict[str, Any] = {"ls": "none", "ms": 6, "label": name}
-        ax.plot(*here.T, MARKERS[k % 10] if k >= 0 else "x", color=colour, **style)
+        ax.plot(*here.T, MARKERS[k % 10] if k >= 0 else "x", color=color, **style)
     if len(np.unique(mode)) > 1:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     ax.set_aspect("equal", adjustable="datalim")
-    shown = f"{percent(space.explained)} % of squared distances shown"
+    shown = f"{percent(space.explained)} % of squared distances explained"
     ax.set(xlabel=f"first axis ({space.unit})\n{shown}", ylabel="second axis")
     sns.despine(ax=ax)
     return ax
 
 
 def plot_path(found: xr.Dataset, *, alignment: str = "aligned", ax: Axes | None = None) -> Axes:
-    """The log posterior along paths between chains, one colour and line style for each kind.
+    """Plot the log posterior along paths between chains.
 
     Parameters
     ----------
     found : Dataset (alignment, path, pair, point)
-        As `gptbayes.diagnostics.mode_connectivity.connect_chains` returns it.
+        As of `gptbayes.diagnostics.mode_connectivity.connect_chains`.
     alignment : {"aligned", "as drawn"}
     ax : Axes, optional
 
     Returns
     -------
     Axes
-        Thick lines are medians over pairs of different chains, thin ones the pairs; dotted is the
-        median arc between draws of one chain. The band is what draws do without going anywhere.
+        Colors and line styles are kinds of paths. Thick lines are medians over pairs of different
+        chains, and thin lines the pairs. The dotted line is the median arc between draws of one
+        chain. The band is the mean ± 2 sd of the log posterior of draws of one chain.
     """
     ax = plt.gca() if ax is None else ax
     level, sd, t = found.attrs["level"], found.attrs["sd"], found["t"].values
@@ -156,7 +160,7 @@ def plot_path(found: xr.Dataset, *, alignment: str = "aligned", ax: Axes | None 
     values = found["log_posterior"].sel(alignment=alignment)
     between = ~found["same_chain"].values
     for k, path in enumerate(found["path"].values):
-        style = {"color": COLOURS[k], "ls": ("-", "--", "-.")[k]}
+        style = {"color": COLORS[k], "ls": ("-", "--", "-.")[k]}
         lines = values.sel(path=path).values[between]
         ax.plot(t, lines.T, lw=0.5, alpha=0.4, **style)
         ax.plot(t, np.median(lines, axis=0), lw=2, label=_PATHS[str(path)], **style)
@@ -166,33 +170,33 @@ def plot_path(found: xr.Dataset, *, alignment: str = "aligned", ax: Axes | None 
     words = {"aligned": "after alignment", "as drawn": "as drawn"}[alignment]
     ends = {"draws": "a draw", "means": "the mean"}[found.attrs["ends"]]
     ax.set(xlim=(0, 1), xlabel=f"from {ends} of one chain to {ends} of another, {words}")
-    ax.set(ylabel="log posterior, nats")
+    ax.set(ylabel="log posterior (nats)")
     ax.legend(frameon=False, fontsize="x-small")
     sns.despine(ax=ax)
     return ax
 
 
 def plot_contraction(local: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """What the text taught about each kind of parameter, as shares of its weights.
+    """Plot posterior contraction by parameter block, as fractions of the weights.
 
     Parameters
     ----------
     local : Dataset (block)
-        As `gptbayes.diagnostics.contraction.local_contraction` returns it.
+        As of `gptbayes.diagnostics.contraction.local_contraction`.
     ax : Axes, optional
 
     Returns
     -------
     Axes
-        One bar for each block, in three parts: learned from the text, left to the prior, and
-        redundant, on which no prediction depends.
+        One bar for each block, in three parts: learned from the text, determined by the prior,
+        and redundant (predictions do not depend on it).
     """
     ax = plt.gca() if ax is None else ax
     y, n = np.arange(local.sizes["block"]), local["n"].values
     learned, gauge = local["learned"].values / n, local["gauge"].values / n
     parts = (
-        ("learned from the text", learned, {"color": COLOURS[0]}),
-        ("left to the prior", 1 - learned - gauge, {"color": "0.85"}),
+        ("learned from the text", learned, {"color": COLORS[0]}),
+        ("determined by the prior", 1 - learned - gauge, {"color": "0.85"}),
         ("redundant", gauge, {"color": "white", "hatch": "////", "edgecolor": "0.6", "lw": 0}),
     )
     left = np.zeros(len(y))
@@ -201,27 +205,27 @@ def plot_contraction(local: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         left = left + width
     names = [f"{block} ({size})" for block, size in zip(local["block"].values, n, strict=True)]
     ax.set_yticks(y, names)
-    ax.set(ylim=(len(y) - 0.4, -0.6), xlim=(0, 1), xlabel="share of the weights")
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlim=(0, 1), xlabel="fraction of the weights")
     ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     sns.despine(ax=ax)
     return ax
 
 
-def plot_beside_prior(table: xr.Dataset, *, label: str, ax: Axes | None = None) -> Axes:
-    """Sorted summaries of heads or hidden units, posterior and prior, with 90 % intervals.
+def plot_posterior_and_prior(table: xr.Dataset, *, label: str, ax: Axes | None = None) -> Axes:
+    """Plot sorted summaries of heads or hidden units with intervals, posterior and prior.
 
     Parameters
     ----------
     table : Dataset (layer, rank)
-        As `gptbayes.diagnostics.contraction.compare_with_prior` returns it.
+        As of `gptbayes.diagnostics.contraction.compare_with_prior`.
     label : str
-        What is summarised.
+        The axis label.
     ax : Axes, optional
 
     Returns
     -------
     Axes
-        Open circles do not differ from the prior.
+        For open circles, posterior and prior do not differ significantly.
     """
     ax = plt.gca() if ax is None else ax
     n_layer, n_rank = table.sizes["layer"], table.sizes["rank"]
@@ -229,9 +233,9 @@ def plot_beside_prior(table: xr.Dataset, *, label: str, ax: Axes | None = None) 
     y = np.concatenate([np.arange(n_rank) + k * (n_rank + 1) for k in range(n_layer)])
     prior = xr.Dataset({name: flat[f"prior_{name}"] for name in ("mean", "lower", "upper")})
     intervals(ax, y + 0.25, prior, "0.6", "prior", marker="s")
-    intervals(ax, y, flat, COLOURS[0], "posterior", marker="o")
+    intervals(ax, y, flat, COLORS[0], "posterior", marker="o")
     same = ~flat["differs"].values
-    ax.plot(flat["mean"].values[same], y[same], "o", ms=5, mfc="white", color=COLOURS[0])
+    ax.plot(flat["mean"].values[same], y[same], "o", ms=5, mfc="white", color=COLORS[0])
     middle = [k * (n_rank + 1) + (n_rank - 1) / 2 for k in range(n_layer)]
     names = [f"layer {k + 1}, " if n_layer > 1 else "" for k in range(n_layer)]
     ax.set_yticks(middle, [f"{name}largest\nto smallest" for name in names])
@@ -241,4 +245,4 @@ def plot_beside_prior(table: xr.Dataset, *, label: str, ax: Axes | None = None) 
     return ax
 
 
-_PATHS = {"straight": "straight path", "arc": "arc", "curve": "optimised curve"}
+_PATHS = {"straight": "straight path", "arc": "arc", "curve": "optimized curve"}

@@ -8,31 +8,31 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLOURS, literal
+from gptbayes.plots.style import COLORS, literal
 
 
 def plot_r_hat(r_hats: dict[str, xr.DataArray], *, limit: float, ax: Axes | None = None) -> Axes:
-    """R-hats of several kinds of quantity, one row each.
+    """Plot the R-hats of several kinds of quantities.
 
     Parameters
     ----------
     r_hats : dict of str to DataArray (scalar)
     limit : float
-        Where a line says what is too large.
+        Limit of R-hat, shown by a dashed line.
     ax : Axes, optional
 
     Returns
     -------
     Axes
+        Dots are scalars, vertical bars medians. The number of scalars is in parentheses.
     """
     ax = plt.gca() if ax is None else ax
     rng = np.random.default_rng(0)
     for row, values in enumerate(r_hats.values()):
         finite = values.values[np.isfinite(values.values)]
-        jitter = (
-            rng.uniform(-0.3, 0.3, size=finite.size) if finite.size > 1 else np.zeros(finite.size)
-        )
-        ax.plot(finite, row + jitter, "o", ms=3, alpha=0.35, mew=0, color=COLOURS[row % 10])
+        several = finite.size > 1
+        jitter = rng.uniform(-0.3, 0.3, size=finite.size) if several else np.zeros(finite.size)
+        ax.plot(finite, row + jitter, "o", ms=3, alpha=0.35, mew=0, color=COLORS[row % 10])
         if finite.size:
             ax.plot(np.median(finite), row, "|", ms=22, mew=2, color="black")
     ax.axvline(limit, color="black", lw=1, ls="--")
@@ -46,13 +46,13 @@ def plot_r_hat(r_hats: dict[str, xr.DataArray], *, limit: float, ax: Axes | None
 
 
 def plot_trace(draws: xr.DataArray, *, label: str, ax: Axes | None = None) -> Axes:
-    """A scalar over the draws of each chain.
+    """Plot the trace of a scalar, one line for each chain.
 
     Parameters
     ----------
     draws : DataArray (chain, draw)
     label : str
-        What it is, with its unit.
+        Name of the scalar, with its unit.
     ax : Axes, optional
 
     Returns
@@ -61,7 +61,7 @@ def plot_trace(draws: xr.DataArray, *, label: str, ax: Axes | None = None) -> Ax
     """
     ax = plt.gca() if ax is None else ax
     for k, chain in enumerate(draws.values):
-        ax.plot(chain, lw=0.7, alpha=0.85, color=COLOURS[k % 10], label=f"chain {k + 1}")
+        ax.plot(chain, lw=0.7, alpha=0.85, color=COLORS[k % 10], label=f"chain {k + 1}")
     ax.set(xlabel="draw", ylabel=label, xlim=(0, draws.sizes["draw"]))
     if draws.sizes["chain"] <= 8:
         ax.legend(ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))

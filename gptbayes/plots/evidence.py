@@ -1,4 +1,4 @@
-"""Figures of the path from prior to posterior, of evidence, and of masses of modes."""
+"""Figures of sequential Monte Carlo, evidence, and posterior masses of modes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLOURS, MARKERS
+from gptbayes.plots.style import COLORS, MARKERS
 
 
 def plot_tempering(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axes:
-    """Mean log likelihood over the likelihood weight, each replicate a line.
+    """Plot the mean log likelihood by likelihood weight, one line for each replicate.
 
     The area under a line is the log evidence of that replicate, by thermodynamic integration.
 
     Parameters
     ----------
     path : Dataset (chain, level)
-        As `gptbayes.inference.tempering_path` returns it.
+        As of `gptbayes.inference.tempering_path`.
     ax : Axes, optional
     **kwargs
-        For the lines.
+        Properties of the lines.
 
     Returns
     -------
@@ -33,27 +33,27 @@ def plot_tempering(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axe
         one = path.isel(chain=k)
         weight, mean = one["likelihood_weight"].values, one["log_lik_mean"].values
         sd = np.sqrt(one["log_lik_var"].values)
-        style = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+        style = {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)]}
         ax.plot(
             weight, mean, **{**style, "ms": 4, "lw": 1, "label": f"replicate {k + 1}", **kwargs}
         )
         ax.fill_between(weight, mean - sd, mean + sd, color=style["color"], alpha=0.15, lw=0)
     ax.set_xscale("symlog", linthresh=smallest)
-    ax.set(xlabel="likelihood weight β", ylabel="log likelihood, nats")
+    ax.set(xlabel="likelihood weight β", ylabel="log likelihood (nats)")
     ax.legend(frameon=False)
     return ax
 
 
 def plot_level_health(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axes:
-    """Acceptance, weights and memory of each level, each replicate a line.
+    """Plot acceptance, weights and dependence by level, one line for each replicate.
 
     Parameters
     ----------
     path : Dataset (chain, level)
-        As `gptbayes.inference.tempering_path` returns it.
+        As of `gptbayes.inference.tempering_path`.
     ax : Axes, optional
     **kwargs
-        For the lines.
+        Properties of the lines.
 
     Returns
     -------
@@ -62,29 +62,29 @@ def plot_level_health(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> 
     ax = plt.gca() if ax is None else ax
     shown = {
         "acceptance_rate": "mean acceptance",
-        "ess": "effective share of the weights",
+        "ess": "effective fraction of the weights",
         "between_share": "variance between segments",
     }
-    for (name, label), colour, marker in zip(shown.items(), COLOURS, MARKERS, strict=False):
+    for (name, label), color, marker in zip(shown.items(), COLORS, MARKERS, strict=False):
         values = path[name].isel(level=slice(1, None)).transpose("level", "chain")
-        style = {"color": colour, "marker": marker, "ms": 3, "lw": 0.8, **kwargs}
+        style = {"color": color, "marker": marker, "ms": 3, "lw": 0.8, **kwargs}
         lines = ax.plot(values["level"], values.values, **style)
         lines[0].set_label(label)
-    ax.set(xlabel="level", ylim=(-0.02, 1.02), ylabel="share")
+    ax.set(xlabel="level", ylim=(-0.02, 1.02), ylabel="fraction")
     ax.legend(frameon=False)
     return ax
 
 
 def plot_evidence(table: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axes:
-    """Log evidence of several fits with two standard errors, by both estimates.
+    """Plot two estimates of the log evidence of several fits, with two standard errors.
 
     Parameters
     ----------
     table : Dataset (fit)
-        As `gptbayes.compare.evidence.compare_evidence` returns it.
+        As of `gptbayes.compare.evidence.compare_evidence`.
     ax : Axes, optional
     **kwargs
-        For the markers.
+        Properties of the markers.
 
     Returns
     -------
@@ -97,12 +97,12 @@ def plot_evidence(table: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axe
     }
     y = np.arange(table.sizes["fit"])
     for k, (label, (name, se)) in enumerate(estimates.items()):
-        style = {"fmt": MARKERS[k], "color": COLOURS[k], "ms": 5, "label": label, **kwargs}
+        style = {"fmt": MARKERS[k], "color": COLORS[k], "ms": 5, "label": label, **kwargs}
         error = 2 * np.nan_to_num(table[se].values)
         ax.errorbar(table[name].values, y + 0.2 * (k - 0.5), xerr=error, **style)
     ax.set_yticks(y, [str(name) for name in table["fit"].values])
     ax.invert_yaxis()
-    ax.set_xlabel("log evidence, nats (± 2 standard errors)")
+    ax.set_xlabel("log evidence (nats, ± 2 standard errors)")
     ax.legend(frameon=False)
     return ax
 
@@ -110,15 +110,15 @@ def plot_evidence(table: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axe
 def plot_evidence_by_size(
     gain: xr.DataArray, se: xr.DataArray, *, ax: Axes | None = None, **kwargs
 ) -> Axes:
-    """A difference of log evidences over the number of characters, one line per model.
+    """Plot differences of log evidence by number of characters, one line for each model.
 
     Parameters
     ----------
     gain, se : DataArray (model, n_characters)
-        The difference to a model of reference, nats, and its standard error, 0 for closed forms.
+        Difference from a reference model in nats, and its standard error (0 for closed forms).
     ax : Axes, optional
     **kwargs
-        For the lines.
+        Properties of the lines.
 
     Returns
     -------
@@ -128,20 +128,20 @@ def plot_evidence_by_size(
     ax.axhline(0, color="0.6", lw=0.8)
     size = gain["n_characters"].values
     for k, name in enumerate(gain["model"].values):
-        style = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+        style = {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)]}
         error = 2 * np.nan_to_num(se.sel(model=name).values)
         line = {**style, "ms": 4, "lw": 1.2, "label": str(name), **kwargs}
         ax.errorbar(size, gain.sel(model=name).values, yerr=error, **line)
     ax.set_xscale("log", base=2)
     ax.set_xticks(size, [f"{int(each)}" for each in size])
     ax.minorticks_off()
-    ax.set(xlabel="characters", ylabel="nats")
+    ax.set(xlabel="characters", ylabel="difference of log evidence (nats)")
     ax.legend(frameon=False)
     return ax
 
 
 def plot_mode_masses(of_replicate: xr.DataArray, *, ax: Axes | None = None, **kwargs) -> Axes:
-    """The share of each mode in each replicate, and their mean.
+    """Plot the mass of each mode in each replicate, and the mean.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def plot_mode_masses(of_replicate: xr.DataArray, *, ax: Axes | None = None, **kw
         As in `gptbayes.diagnostics.mode_masses.ModeMasses`.
     ax : Axes, optional
     **kwargs
-        For the markers.
+        Properties of the markers.
 
     Returns
     -------
@@ -158,14 +158,14 @@ def plot_mode_masses(of_replicate: xr.DataArray, *, ax: Axes | None = None, **kw
     ax = plt.gca() if ax is None else ax
     for k in range(of_replicate.sizes["mode"]):
         values = of_replicate.isel(mode=k).values
-        colour = COLOURS[k % len(COLOURS)]
+        color = COLORS[k % len(COLORS)]
         ax.plot(
             np.full(len(values), k),
             values,
             "o",
-            **{"color": colour, "ms": 4, "alpha": 0.6, **kwargs},
+            **{"color": color, "ms": 4, "alpha": 0.6, **kwargs},
         )
-        ax.hlines(values.mean(), k - 0.25, k + 0.25, color=colour, lw=2)
+        ax.hlines(values.mean(), k - 0.25, k + 0.25, color=color, lw=2)
     ax.set_xticks(range(of_replicate.sizes["mode"]))
     ax.set_xticklabels([str(k + 1) for k in range(of_replicate.sizes["mode"])])
     ax.set(xlabel="mode", ylabel="mass", ylim=(-0.02, 1.02))

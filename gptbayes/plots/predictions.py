@@ -1,4 +1,4 @@
-"""Figures of what a fit predicts."""
+"""Figures of predictions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLOURS, drawable, intervals, literal
+from gptbayes.plots.style import COLORS, drawable, intervals, literal
 
 
 def plot_next_character(
@@ -18,14 +18,14 @@ def plot_next_character(
     n_characters: int = 12,
     ax: Axes | None = None,
 ) -> Axes:
-    """Probabilities of the next character: posterior mean and interval, prior beside it.
+    """Plot probabilities of the next character: mean and interval, posterior and prior.
 
     Parameters
     ----------
     summary, prior : Dataset (token)
-        As `gptbayes.predict.next_character` returns it.
+        As of `gptbayes.predict.next_character`.
     n_characters : int
-        How many of the most probable characters to show.
+        Number of characters, the most probable first.
     ax : Axes, optional
 
     Returns
@@ -37,7 +37,7 @@ def plot_next_character(
     y = np.arange(shown.sizes["token"])
     if prior is not None:
         intervals(ax, y + 0.22, prior.sel(token=shown["token"]), "0.6", "prior", marker="s")
-    intervals(ax, y, shown, COLOURS[0], "posterior", marker="o")
+    intervals(ax, y, shown, COLORS[0], "posterior", marker="o")
     ax.set_yticks(y, [drawable(str(c)) for c in shown["token"].values])
     ax.set(ylim=(len(y) - 0.4, -0.6), xlim=(0, 1), xlabel="probability")
     if prior is not None:
@@ -47,25 +47,26 @@ def plot_next_character(
 
 
 def plot_held_out(
-    table: xr.Dataset, *, yardsticks: dict[str, float] | None = None, ax: Axes | None = None
+    table: xr.Dataset, *, baselines: dict[str, float] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Held-out log predictive density per character of several fits, with two standard errors.
+    """Plot the held-out log predictive density per character of several fits.
 
     Parameters
     ----------
     table : Dataset (fit)
         As in `gptbayes.predict.Comparison`.
-    yardsticks : dict of str to float, optional
-        Vertical lines, for example of a uniform guess, in nats per character.
+    baselines : dict of str to float, optional
+        Values of vertical lines in nats per character, by name.
     ax : Axes, optional
 
     Returns
     -------
     Axes
+        Bars are two standard errors over sequences.
     """
     ax = plt.gca() if ax is None else ax
     y = np.arange(table.sizes["fit"])
-    for style, (name, value) in zip(("--", ":", "-."), (yardsticks or {}).items(), strict=False):
+    for style, (name, value) in zip(("--", ":", "-."), (baselines or {}).items(), strict=False):
         ax.axvline(value, color="0.4", ls=style, lw=1, label=literal(name))
     ax.errorbar(
         table["per_character"],
@@ -74,11 +75,11 @@ def plot_held_out(
         fmt="o",
         ms=5,
         capsize=3,
-        color=COLOURS[0],
+        color=COLORS[0],
     )
     ax.set_yticks(y, [literal(name) for name in table["fit"].values])
-    ax.set(ylim=(len(y) - 0.5, -0.5), xlabel="held-out log density, nats per character")
-    if yardsticks:
+    ax.set(ylim=(len(y) - 0.5, -0.5), xlabel="held-out log density (nats per character)")
+    if baselines:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     sns.despine(ax=ax)
     return ax

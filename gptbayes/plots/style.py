@@ -1,4 +1,4 @@
-"""What all figures share: colours, fonts, characters that can be seen."""
+"""Colors, fonts and visible white space of all figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 
-# Without a choice of the user's, no window is opened. A notebook's kernel has chosen.
+# Open no window unless the user has selected a backend, as notebook kernels do.
 if not os.environ.get("MPLBACKEND") and "matplotlib.pyplot" not in sys.modules:
     matplotlib.use("Agg", force=False)
 
@@ -21,36 +21,42 @@ from matplotlib.figure import Figure
 
 from gptbayes.corpus import printable, visible
 
-COLOURS = sns.color_palette("colorblind")
-
-
+COLORS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*Xph"
 
 
 def drawable(text: str) -> str:
-    """A text as it can be drawn: its visible characters, or their code points without a glyph."""
+    """Make white space visible, and replace characters without a glyph by their code points."""
     shown = ((visible(character), ord(character)) for character in text)
     drawn = (v if all(map(_has_glyph, v)) else f"U+{code:04X} " for v, code in shown)
     return _no_markup("".join(drawn)).rstrip()
 
 
 def literal(name: str) -> str:
-    """A name as a label that shows it and nothing else.
+    """Escape a name for use as a label.
 
-    Matplotlib takes what is between dollar signs for mathematics, and leaves labels that begin
-    with an underscore out of legends.
+    Matplotlib interprets text between dollar signs as mathematics, and omits labels that begin with
+    an underscore from legends.
     """
     return _no_markup(printable(str(name)))
 
 
 def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns: int | None = None):
-    """A figure with one or several axes in the house style.
+    """Create a figure with one or several axes.
+
+    Parameters
+    ----------
+    n_axes : int
+    width, height : float
+        Width of the figure and height of a row of axes, in inches.
+    columns : int, optional
+        Maximum number of axes in a row; by default all.
 
     Returns
     -------
     tuple of Figure and ndarray of Axes
     """
-    sns.set_theme(style="ticks", palette=COLOURS, font=_families(), font_scale=0.85)
+    sns.set_theme(style="ticks", palette=COLORS, font=_families(), font_scale=0.85)
     columns = n_axes if columns is None else min(columns, n_axes)
     rows = -(-n_axes // columns)
     fig, axes = plt.subplots(
@@ -62,15 +68,15 @@ def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns:
 
 
 def show(fig: Figure, *, save: str | Path | None = None, dpi: int = 150) -> None:
-    """Show a figure where figures can be shown, such as in a notebook, and free its memory.
+    """Show a figure if the backend can, as in a notebook, and free its memory.
 
     Parameters
     ----------
     fig : Figure
     save : path, optional
-        A file to which it is written as well.
+        A file to which the figure is also written.
     dpi : int
-        Of the file.
+        Resolution of the file, in dots per inch.
     """
     if save is not None:
         fig.savefig(save, dpi=dpi)
@@ -80,18 +86,18 @@ def show(fig: Figure, *, save: str | Path | None = None, dpi: int = 150) -> None
 
 
 def figure_formats() -> list[str]:
-    """Endings of files that a figure can be written to, without the dot."""
+    """List the file formats of figures, as file extensions without the dot."""
     return sorted(FigureCanvasBase.get_supported_filetypes())
 
 
 def close(fig: Figure) -> None:
-    """Free a figure's memory."""
+    """Free the memory of a figure."""
     plt.close(fig)
 
 
-def intervals(ax, y, summary, colour, label, marker):
-    ax.hlines(y, summary["lower"], summary["upper"], color=colour, lw=2)
-    ax.plot(summary["mean"], y, marker, color=colour, ms=5, label=label)
+def intervals(ax, y, summary, color, label, marker):
+    ax.hlines(y, summary["lower"], summary["upper"], color=color, lw=2)
+    ax.plot(summary["mean"], y, marker, color=color, ms=5, label=label)
 
 
 def percent(value):
@@ -105,7 +111,7 @@ def _no_markup(text):
 
 @functools.cache
 def _families():
-    """The font that matplotlib brings, and what this machine has for other scripts."""
+    """The default font of matplotlib, and installed fonts for other scripts."""
     installed = sorted({font.name for font in font_manager.fontManager.ttflist})
     return ["DejaVu Sans", *(name for name in installed if "CJK" in name)]
 

@@ -1,4 +1,4 @@
-"""Figures of text checks: what is observed among what the model writes."""
+"""Figures of posterior predictive text checks."""
 
 from __future__ import annotations
 
@@ -8,43 +8,48 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLOURS, drawable
+from gptbayes.plots.style import COLORS, drawable
 
-_DIMS = {"character": "character", "bigram": "pair of characters", "word_length": "letters"}
+_LABELS = {
+    "character": "character",
+    "bigram": "pair of characters",
+    "word_length": "word length (letters)",
+}
 
 
 def plot_text_checks(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """Each check of a text on a scale of its own: the model's texts, and the observed one.
+    """Plot statistics of the held-out text among those of simulated texts.
 
     Parameters
     ----------
-    summary : Dataset (check, text)
-        As `gptbayes.predict.check` returns it.
+    summary : Dataset (statistic, text)
+        As of `gptbayes.predict.check_statistics`.
     ax : Axes, optional
 
     Returns
     -------
     Axes
-        From the smallest value of a row to its largest; the numbers are on the right.
+        Each row has its own scale, from the smallest to the largest value. The numbers on the
+        right are the observed value, mean and interval of the simulated texts, and p-value.
     """
     ax = plt.gca() if ax is None else ax
     percent = round(100 * summary.attrs["prob"])
-    looks = {  # told apart by form too
-        True: {"marker": "o", "color": COLOURS[0], "label": "held-out text"},
-        False: {"marker": "D", "color": COLOURS[3], "label": "held-out text, a check that fails"},
+    styles = {  # checks that fail also have another marker
+        True: {"marker": "o", "color": COLORS[0], "label": "held-out text"},
+        False: {"marker": "D", "color": COLORS[3], "label": "held-out text, check fails"},
     }
-    for y, name in enumerate(summary["check"].values):
-        row = summary.sel(check=name)
+    for y, name in enumerate(summary["statistic"].values):
+        row = summary.sel(statistic=name)
         scale = _scale(row)
         texts = scale(row["replicated"].values)
-        ax.plot(texts, np.full(texts.shape, y), "|", color="0.75", ms=7, label="the model's texts")
+        ax.plot(texts, np.full(texts.shape, y), "|", color="0.75", ms=7, label="simulated texts")
         interval = f"their {percent} % interval and mean"
         ax.hlines(y, scale(row["lower"]), scale(row["upper"]), color="0.35", lw=3, label=interval)
         ax.plot(scale(row["mean"]), y, "|", color="black", ms=12, mew=2)
-        ax.plot(scale(row["observed"]), y, ls="", ms=7, mec="white", **looks[bool(row["ok"])])
+        ax.plot(scale(row["observed"]), y, ls="", ms=7, mec="white", **styles[bool(row["ok"])])
         ax.text(1.04, y, _numbers(row), transform=ax.get_yaxis_transform(), va="center")
-    ax.set_yticks(range(summary.sizes["check"]), list(summary["check"].values))
-    ax.set(ylim=(summary.sizes["check"] - 0.5, -0.5), xlim=(-0.04, 1.04), xticks=[])
+    ax.set_yticks(range(summary.sizes["statistic"]), list(summary["statistic"].values))
+    ax.set(ylim=(summary.sizes["statistic"] - 0.5, -0.5), xlim=(-0.04, 1.04), xticks=[])
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     ax.legend(
         handles.values(),
@@ -60,19 +65,20 @@ def plot_text_checks(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None = None) -> Axes:
-    """How often each character, pair or word length comes: observed, and in the model's texts.
+    """Plot relative frequencies of characters, bigrams or word lengths.
 
     Parameters
     ----------
     summary : Dataset (character), (bigram) or (word_length)
-        As `gptbayes.predict.frequencies` returns it.
+        As of `gptbayes.predict.relative_frequencies`.
     n_items : int
-        How many of the most frequent to show.
+        Number of items, the most frequent first.
     ax : Axes, optional
 
     Returns
     -------
     Axes
+        Dots are the held-out text; dashes and bars are means and intervals of simulated texts.
     """
     ax = plt.gca() if ax is None else ax
     (dim,) = summary.sizes
@@ -82,12 +88,12 @@ def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None 
     shown = shown.sortby(dim) if dim == "word_length" else shown.sortby("mean", ascending=False)
     x = np.arange(shown.sizes[dim])
     percent = round(100 * summary.attrs["prob"])
-    label = f"the model's texts, mean and {percent} % interval"
+    label = f"simulated texts, mean and {percent} % interval"
     ax.vlines(x, 100 * shown["lower"], 100 * shown["upper"], color="0.6", lw=4, label=label)
     ax.plot(x, 100 * shown["mean"], "_", color="black", ms=7)
-    ax.plot(x, 100 * shown["observed"], "o", color=COLOURS[0], ms=4, label="held-out text")
+    ax.plot(x, 100 * shown["observed"], "o", color=COLORS[0], ms=4, label="held-out text")
     ax.set_xticks(x, [drawable(str(name)) for name in shown[dim].values])
-    ax.set(xlabel=_DIMS[str(dim)], ylabel="% of a text")
+    ax.set(xlabel=_LABELS[str(dim)], ylabel="relative frequency (%)")
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize="small")
     sns.despine(ax=ax)
@@ -95,7 +101,7 @@ def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None 
 
 
 def _scale(row):
-    """From values of a check to 0 at its smallest and 1 at its largest."""
+    """A function that scales the values of a check to between 0 and 1."""
     values = np.append(row["replicated"].values, row["observed"])
     values = values[np.isfinite(values)]
     if not values.size or np.ptp(values) == 0:
@@ -111,4 +117,4 @@ def _numbers(row):
     said = f"{observed}{unit}" if observed else "no words"
     model = f"{mean} ({lower} to {upper}){unit}" if mean else "no words"
     p = float(row["p"])
-    return f"{said}; model {model}; p = {'-' if np.isnan(p) else f'{p:.2g}'}"
+    return f"{said}; simulated {model}; p = {'-' if np.isnan(p) else f'{p:.2g}'}"

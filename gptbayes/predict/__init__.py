@@ -1,12 +1,22 @@
-"""What the model says next: posterior predictive text and predictive density."""
+"""Posterior predictive distributions: next characters, generated text, held-out text.
+
+- `next_character`, `entropy_split`: probabilities of the next character, and their uncertainty
+- `generate`, `score_text`, `generate_coherent`, `generate_marginal`: generated text
+- `compare_held_out`, `loo`, `compare_loo`: expected log predictive density (elpd)
+- `psis_weights`, `stack_chains`, `chain_weights`: weights of draws
+- `held_out_reliability`, `proper_scores`: calibration and scores
+- `check_text`: posterior predictive checks with text statistics
+
+Imports `gptbayes.corpus`, `gptbayes.findings`, `gptbayes.stats`, `gptbayes.model` and
+`gptbayes.inference`.
+"""
 
 from gptbayes.predict.calibration import (
-    EDGES,
+    BIN_EDGES,
     Reliability,
     forecast_reliability,
     held_out_reliability,
     ordered_pit,
-    proper_scores,
 )
 from gptbayes.predict.chain_stacking import ChainStacking, stack_chains
 from gptbayes.predict.draw_weights import (
@@ -15,7 +25,14 @@ from gptbayes.predict.draw_weights import (
     psis_weights,
     weights_warning,
 )
-from gptbayes.predict.generated_text import KINDS, Written, coherent, generate, marginal, score_text
+from gptbayes.predict.generated_text import (
+    KINDS,
+    GeneratedTexts,
+    generate,
+    generate_coherent,
+    generate_marginal,
+    score_text,
+)
 from gptbayes.predict.held_out import (
     Comparison,
     compare_held_out,
@@ -24,57 +41,64 @@ from gptbayes.predict.held_out import (
     held_out_predictive,
     unigram_log_density,
 )
-from gptbayes.predict.leave_one_out import loo, loo_finding, n_bad_pareto_k, stacked
+from gptbayes.predict.leave_one_out import compare_loo, loo, loo_finding, n_bad_pareto_k
 from gptbayes.predict.next_token import encode_prompt, entropy_split, next_character
 from gptbayes.predict.scored_text import (
     PROBABILITY_LEVELS,
     WIDE_INTERVAL,
+    entropy_sentence,
     has_wide_interval,
     probability_level,
-    text_sentence,
 )
-from gptbayes.predict.text_checks import CHECKS, TextChecks, check, check_text, frequencies
+from gptbayes.predict.scores import proper_scores
+from gptbayes.predict.text_checks import (
+    TEXT_STATISTICS,
+    TextChecks,
+    check_statistics,
+    check_text,
+    relative_frequencies,
+)
 
 __all__ = [
-    "CHECKS",
-    "EDGES",
+    "BIN_EDGES",
     "KINDS",
     "PROBABILITY_LEVELS",
+    "TEXT_STATISTICS",
     "WIDE_INTERVAL",
     "ChainStacking",
     "Comparison",
+    "GeneratedTexts",
     "Reliability",
     "TextChecks",
-    "Written",
     "chain_weights",
-    "check",
+    "check_statistics",
     "check_text",
-    "coherent",
     "compare_held_out",
+    "compare_loo",
     "effective_draws",
     "encode_prompt",
+    "entropy_sentence",
     "entropy_split",
     "fixed_contexts",
     "forecast_reliability",
-    "frequencies",
     "generate",
+    "generate_coherent",
+    "generate_marginal",
     "has_wide_interval",
     "held_out_log_prob",
     "held_out_predictive",
     "held_out_reliability",
     "loo",
     "loo_finding",
-    "marginal",
     "n_bad_pareto_k",
     "next_character",
     "ordered_pit",
     "probability_level",
     "proper_scores",
     "psis_weights",
+    "relative_frequencies",
     "score_text",
     "stack_chains",
-    "stacked",
-    "text_sentence",
     "unigram_log_density",
     "weights_warning",
 ]

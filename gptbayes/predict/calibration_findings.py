@@ -1,4 +1,4 @@
-"""Calibration of forecasts in words, with warnings about the draws they rest on."""
+"""Sentences about the calibration of forecasts, and warnings about their draws."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gptbayes.stats.summary import convergence_of
 
 
 def calibration_findings(found, name: str, n_sequence: int) -> list[Finding]:
-    """What is to be said of one fit of a `gptbayes.predict.Reliability`.
+    """State calibration and scores of one fit.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def calibration_findings(found, name: str, n_sequence: int) -> list[Finding]:
     name : str
         The fit.
     n_sequence : int
-        Held-out sequences.
+        Number of held-out sequences.
 
     Returns
     -------
@@ -41,11 +41,12 @@ def calibration_findings(found, name: str, n_sequence: int) -> list[Finding]:
 
 
 def power_findings(n_sequence: int, n_character: int) -> list[Finding]:
-    """Warnings about the amount of held-out text, which are the same for all fits.
+    """Warn of too little held-out text, which is the same for all fits.
 
     Parameters
     ----------
     n_sequence, n_character : int
+        Numbers of held-out sequences and characters.
 
     Returns
     -------
@@ -60,17 +61,17 @@ def power_findings(n_sequence: int, n_character: int) -> list[Finding]:
 
 
 def _verdict(curve, row, prob):
-    """Whether it is calibrated, in which way not, and where that is plainest."""
+    """Whether a fit is calibrated, the direction of miscalibration, and the worst bin."""
     # Two tests of one hypothesis: each at half the level.
     p = min(1.0, 2 * min(float(row["band_p"]), float(row["pit_p"])))
     if p >= 1 - prob:
-        return Finding(True, f"no miscalibration seen ({_p_words(p)} of curve and PIT together)")
+        return Finding(True, f"no evidence of miscalibration ({_p_words(p)} for curve and PIT)")
     z = (float(row["pit_mean"]) - 0.5) / float(row["pit_mean_se"])
-    way = "miscalibrated in no clear direction"
+    direction = "miscalibrated in no clear direction"
     if abs(z) > 2:
-        way = "over-confident" if z > 0 else "under-confident"
+        direction = "over-confident" if z > 0 else "under-confident"
     outside = np.flatnonzero(~curve["inside"].values & (curve["count"].values > 0))
-    words = f"{way} ({_p_words(p)})"
+    words = f"{direction} ({_p_words(p)})"
     if not outside.size:
         return Finding(False, words)
     off = abs(curve["observed"] - curve["predicted"]).values[outside]
@@ -80,35 +81,35 @@ def _verdict(curve, row, prob):
 
 def _bin_words(row, prob):
     low, high = float(row["low"]), float(row["high"])
-    what = f"{low:g} to {high:g}"
+    interval = f"of {low:g} to {high:g}"
     if high == 1:
-        what = f"{low:g} or more"
+        interval = f"of {low:g} or more"
     elif low == 0:
-        what = f"less than {high:g}"
+        interval = f"below {high:g}"
     return (
-        f"of the characters it gives {what}, {_percent(row['observed'])} came where "
-        f"{_percent(row['predicted'])} should have ({100 * prob:.0f} % band "
+        f"of the characters with a predicted probability {interval}, {_percent(row['observed'])} "
+        f"occurred and {_percent(row['predicted'])} were expected ({100 * prob:.0f} % band "
         f"{_percent(row['lower'])} to {_percent(row['upper'])})"
     )
 
 
 def _ece_words(row):
     return (
-        f"expected calibration error {float(row['ece']):.3f}; a calibrated forecaster would show "
-        f"{float(row['ece_floor']):.3f} on average and less than {float(row['ece_upper']):.3f} "
-        f"in 95 % of cases ({_p_words(float(row['ece_p']))})"
+        f"expected calibration error {float(row['ece']):.3f}; under calibration its mean is "
+        f"{float(row['ece_null_mean']):.3f} and its 95 % quantile "
+        f"{float(row['ece_null_q95']):.3f} ({_p_words(float(row['ece_p']))})"
     )
 
 
 def _score_words(score, first, n_sequence):
     if not np.isfinite(score["log_score"]):
-        return "it gave no probability at all to a character that came: its log score is -inf"
+        return "a character that occurred had probability 0: the log score is -inf"
     words = f"log score {_with_error(score, 'log_score')} nats per character, Brier score "
     words += _with_error(score, "brier")
     if str(score["fit"].values) != first:
-        words += f", {_with_error(score, 'log_score_difference', '+')} nats against {first}"
+        words += f", {_with_error(score, 'log_score_difference', '+')} nats compared with {first}"
     if n_sequence < 2:
-        words += "; one held-out sequence, standard errors are unknown"
+        words += "; standard errors are unknown for a single held-out sequence"
     return words
 
 
@@ -127,7 +128,7 @@ def _percent(value):
 
 
 def draws_findings(idata: az.InferenceData, weights: xr.DataArray | None) -> list[Finding]:
-    """Warnings about the draws that the forecasts are averages of.
+    """Warn of draws whose averages are unreliable forecasts.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def draws_findings(idata: az.InferenceData, weights: xr.DataArray | None) -> lis
     """
     warning = weights_warning(weights)
     if warning:
-        return [Finding(False, f"{warning}: the forecasts are those of a few draws")]
+        return [Finding(False, f"{warning}: the forecasts rest on a few draws")]
     if idata.attrs["method"] not in ("nuts", "smc") or idata.posterior.sizes["draw"] < 4:
         return []
     log_lik = idata.log_likelihood["log_lik"].sum("position")

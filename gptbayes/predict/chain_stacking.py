@@ -1,4 +1,4 @@
-"""Stacking of chains: a mixture for prediction where chains do not mix."""
+"""Stacking of chains that do not mix, for prediction."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import xarray as xr
 
 from gptbayes.groups import select
 from gptbayes.predict.held_out import held_out_log_prob
-from gptbayes.predict.leave_one_out import loo, n_bad_pareto_k, stacked
+from gptbayes.predict.leave_one_out import compare_loo, loo, n_bad_pareto_k
 from gptbayes.stats.summary import log_mean_exp
 
 _GROUPS = ["posterior", "sample_stats", "log_likelihood"]
 
 
 class ChainStacking(NamedTuple):
-    """Stacking weights of chains, and how the mixture predicts.
+    """Stacking weights of chains, and the predictive density of the mixture.
 
     Attributes
     ----------
     chains : Dataset (chain)
-        ``weight``, the stacking weight; ``uniform``, equal weights; ``elpd_loo``; and ``n_bad_k``,
-        the number of sequences with a Pareto k above 0.7. Where there are some, elpd and weight
-        are unreliable.
+        ``weight``, the stacking weight; ``uniform``, equal weights; ``elpd_loo`` in nats; and
+        ``n_bad_k``, the number of sequences with a Pareto k above 0.7. If it is not 0, elpd and
+        weight are unreliable.
     held_out : Dataset (mixture)
-        For "stacked" and "uniform": ``elpd`` and ``se`` in nats on held-out text, which the weights
-        do not depend on; ``difference`` from uniform with ``difference_se``.
+        For the mixtures "stacked" and "uniform": ``elpd`` and its standard error ``se`` in nats on
+        held-out text, which the weights do not depend on; ``difference`` from uniform weights and
+        its paired standard error ``difference_se``.
     """
 
     chains: xr.Dataset
@@ -35,11 +36,12 @@ class ChainStacking(NamedTuple):
 
 
 def stack_chains(idata: az.InferenceData) -> ChainStacking:
-    """Stacking weights of chains (Yao, Vehtari & Gelman 2022), compared with equal weights.
+    """Compute stacking weights of chains (Yao, Vehtari & Gelman 2022).
 
     If chains do not move between modes, equal weights give each mode a weight that depends on
-    where chains started. Stacking finds the mixture of chains with the best leave-one-sequence-out
-    predictions. Its weights are for prediction only and do not estimate posterior mass.
+    where the chains started. Stacking finds the mixture of chains with the best
+    leave-one-sequence-out predictions. Its weights are for prediction only and do not estimate
+    posterior mass.
 
     Parameters
     ----------
@@ -53,8 +55,13 @@ def stack_chains(idata: az.InferenceData) -> ChainStacking:
     Raises
     ------
     ValueError
-        If there are fewer than two chains, or one of them never moves, so that it has no
+        If there are fewer than two chains, or a chain never moves, so that it has no
         leave-one-out density.
+
+    See Also
+    --------
+    chain_weights : Weights of draws from weights of chains.
+    compare_held_out : Takes these as its ``weights``.
     """
     lp = idata.sample_stats["lp"]
     n_chain = lp.sizes["chain"]
@@ -63,10 +70,10 @@ def stack_chains(idata: az.InferenceData) -> ChainStacking:
     constant = np.flatnonzero(np.ptp(lp.transpose("chain", "draw").values, axis=1) == 0)
     if constant.size:
         raise ValueError(
-            f"stack_chains needs chains that move, got chain {constant[0] + 1}, which never does"
+            f"stack_chains needs chains that move, but chain {constant[0] + 1} never does"
         )
     loos = {str(c): loo(select(idata, _GROUPS, chain=[c])) for c in range(n_chain)}
-    weight = stacked(loos)["weight"].sel(fit=list(loos)).values
+    weight = compare_loo(loos)["weight"].sel(fit=list(loos)).values
     chains = xr.Dataset(
         {
             "weight": ("chain", weight / weight.sum()),
@@ -80,7 +87,7 @@ def stack_chains(idata: az.InferenceData) -> ChainStacking:
 
 
 def _mixtures(log_density, chains):
-    """Held-out elpd of mixtures of chains, from densities (chain, draw, held_out_sequence)."""
+    """Held-out elpd of mixtures, from log densities (chain, draw, held_out_sequence)."""
     of_chain = log_mean_exp(log_density, "draw")
     n_chain, n = of_chain.sizes["chain"], of_chain.sizes["held_out_sequence"]
     terms = np.stack(

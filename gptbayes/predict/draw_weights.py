@@ -1,7 +1,6 @@
-"""Weights of draws: for expectations under another distribution than the draws come from.
+"""Weights of draws, for expectations under a distribution other than that of the draws.
 
-Weights are values, never a resampling: which draws they are, and how many of them count, stays to
-be seen in ``attrs``.
+Draws are weighted and not resampled. The effective number of draws and Pareto k are in ``attrs``.
 """
 
 from __future__ import annotations
@@ -18,25 +17,30 @@ from gptbayes.stats.summary import log_mean_exp
 
 
 def psis_weights(idata: az.InferenceData) -> xr.DataArray:
-    """Pareto-smoothed importance weights of Pathfinder's draws (Vehtari et al. 2024).
+    """Compute Pareto-smoothed importance weights of Pathfinder draws (Vehtari et al. 2024).
 
     Parameters
     ----------
     idata : InferenceData
-        Of Pathfinder.
+        A fit by Pathfinder.
 
     Returns
     -------
     DataArray (chain, draw)
-        Proportional to the smoothed ratios of posterior to approximation, summing to one.
-        ``attrs`` have ``pareto_k``, and ``ess_weights``, the effective number of draws that the
-        weights leave, 1 / Σ w² (Kong 1992). Where k is above 0.7 the weights do not correct the
-        approximation: what they say is said by a few draws.
+        Smoothed ratios of posterior to approximate density, normalized to sum to one. ``attrs``
+        has ``pareto_k`` and ``ess_weights``, the effective number of draws after weighting,
+        1 / Σ w² (Kong 1992). If k is above 0.7, the weights do not correct the approximation, and
+        weighted means rest on a few draws.
 
     Raises
     ------
     ValueError
-        If the fit is not of Pathfinder, or a ratio is no number.
+        If the fit is by another method, or a ratio is not finite.
+
+    See Also
+    --------
+    chain_weights : Weights for draws by NUTS.
+    compare_held_out : Takes these as its ``weights``.
     """
     method = idata.attrs["method"]
     if method != "pathfinder":
@@ -45,7 +49,7 @@ def psis_weights(idata: az.InferenceData) -> xr.DataArray:
     ratios = (stats["lp"] - stats["lp_approx"]).transpose("chain", "draw")
     if not np.isfinite(ratios.values).all():
         n_bad = int((~np.isfinite(ratios.values)).sum())
-        raise ValueError(f"importance ratios must be finite, got {n_bad} that are not")
+        raise ValueError(f"importance ratios must be finite, got {n_bad} nonfinite ones")
     smoothed, k = pareto_smoothed(ratios.values.ravel())
     weights = np.exp(smoothed - smoothed.max())
     shaped = ratios.copy(data=(weights / weights.sum()).reshape(ratios.shape)).rename("weight")
@@ -55,23 +59,33 @@ def psis_weights(idata: az.InferenceData) -> xr.DataArray:
 def chain_weights(
     idata: az.InferenceData, per_chain: Sequence[float] | np.ndarray | xr.DataArray
 ) -> xr.DataArray:
-    """Weights of draws from weights of chains, such as those of `gptbayes.predict.stack_chains`.
+    """Compute weights of draws from weights of chains, as of `stack_chains`.
 
     Parameters
     ----------
     idata : InferenceData
     per_chain : sequence of float, (chain,)
-        0 or more, summing to one; draws of a chain share its weight equally.
+        Nonnegative weights that sum to one. The draws of a chain share its weight equally.
 
     Returns
     -------
     DataArray (chain, draw)
-        Summing to one; ``ess_weights`` in ``attrs`` as of `psis_weights`.
+        Weights that sum to one. ``attrs`` has ``ess_weights``, as of `psis_weights`.
 
     Raises
     ------
     ValueError
-        If there are not as many weights as chains, or they are not such.
+        If there is not one weight for each chain, a weight is negative, or they do not sum to one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("01"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> round(chain_weights(idata, [1.0]).attrs["ess_weights"], 6)
+    20.0
     """
     sizes = idata.posterior.sizes
     given = np.asarray(per_chain, dtype=float)
@@ -88,18 +102,18 @@ def chain_weights(
 
 
 def effective_draws(weights: xr.DataArray) -> float:
-    """How many equally weighted draws weights are worth, 1 / Σ w² (Kong 1992)."""
+    """Compute the effective number of weighted draws, 1 / Σ w² (Kong 1992)."""
     return float(1 / (weights**2).sum())
 
 
 def weighted_log_mean_exp(values: xr.DataArray, weights: xr.DataArray | None = None):
-    """Log of the weighted mean over draws of the exponential, without overflow.
+    """Compute the log of a weighted mean of exponentials over draws, without overflow.
 
     Parameters
     ----------
     values : DataArray (chain, draw, ...)
     weights : DataArray (chain, draw), optional
-        Summing to one; equal ones by default.
+        Weights that sum to one. Equal by default.
 
     Returns
     -------
@@ -113,12 +127,19 @@ def weighted_log_mean_exp(values: xr.DataArray, weights: xr.DataArray | None = N
 
 
 def check_weights(weights: xr.DataArray, idata: az.InferenceData, name: str) -> None:
-    """See that weights are those of a fit's draws.
+    """Check that weights fit the draws of a fit.
+
+    Parameters
+    ----------
+    weights : DataArray (chain, draw)
+    idata : InferenceData
+    name : str
+        The fit, for the error message.
 
     Raises
     ------
     ValueError
-        If they have other dims or sizes, one is negative or no number, or they do not sum to one.
+        If weights have other dims or sizes, one is negative or nan, or they do not sum to one.
     """
     wanted = {dim: idata.posterior.sizes[dim] for dim in ("chain", "draw")}
     if dict(weights.sizes) != wanted:
@@ -126,21 +147,21 @@ def check_weights(weights: xr.DataArray, idata: az.InferenceData, name: str) -> 
     total = float(weights.sum())
     if not (weights >= 0).all() or abs(total - 1) > 1e-8:
         raise ValueError(
-            f"weights of {name} must be 0 or more and sum to one, got a sum of {total:g} and a "
-            f"smallest of {float(weights.min()):g}"
+            f"weights of {name} must be nonnegative and sum to one, got sum {total:g} and "
+            f"minimum {float(weights.min()):g}"
         )
 
 
 def weights_warning(weights: xr.DataArray | None) -> str | None:
-    """What is shaky about a weighted mean, in words, or None if nothing is."""
+    """Return why a weighted mean is unreliable, or None."""
     if weights is None:
         return None
     k, effective = weights.attrs.get("pareto_k", np.nan), effective_draws(weights)
     if k > PARETO_K_LIMIT:
         return (
             f"Pareto k {k:.1f}, above {PARETO_K_LIMIT}: importance weights do not correct this "
-            f"approximation, {effective:.0f} of {weights.size} draws count"
+            f"approximation ({effective:.0f} effective draws of {weights.size})"
         )
     if effective < EFFECTIVE_DRAWS_LIMIT:
-        return f"weights leave {effective:.0f} effective draws of {weights.size}"
+        return f"only {effective:.0f} effective draws of {weights.size} after weighting"
     return None

@@ -1,4 +1,4 @@
-"""Predictive density of text that was held out."""
+"""Predictive density of held-out text."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from gptbayes.stats.summary import summarise
 
 
 class Comparison(NamedTuple):
-    """How well fits predict held-out text, each against the first.
+    """Held-out log predictive density of several fits, compared with the first.
 
     Attributes
     ----------
     table : Dataset (fit)
-        ``elpd`` is the sum over held-out sequences of the log predictive density, in nats, and
-        ``se`` its standard error over sequences; ``per_character`` and ``per_character_se`` are
-        both divided by the number of characters; ``difference`` is to the first fit, with
-        ``difference_se`` from paired differences; ``mcse`` is the Monte Carlo error of ``elpd``.
-        If draws were weighted, ``ess_weights``, the effective number of draws that the weights
-        leave, and ``pareto_k`` of importance weights, nan for others: above 0.7 they do not do
-        their work, ``elpd`` is that of a few draws and its ``mcse``, unknowable, nan.
+        ``elpd``, the sum over held-out sequences of the log predictive density, in nats, and its
+        standard error ``se`` over sequences; ``per_character`` and ``per_character_se``, both
+        divided by the number of characters; ``difference`` from the first fit, with its paired
+        standard error ``difference_se``; ``mcse``, the Monte Carlo standard error of ``elpd``. If
+        draws are weighted, also ``ess_weights``, the effective number of draws after weighting,
+        and ``pareto_k`` of importance weights (nan for other weights). If k is above 0.7 the
+        weights are unreliable: ``elpd`` rests on a few draws and ``mcse`` is nan.
     pointwise : DataArray (fit, held_out_sequence)
-        In nats.
+        Log predictive density of each sequence, in nats.
     """
 
     table: xr.Dataset
@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
 
 
 def held_out_log_prob(idata: az.InferenceData) -> xr.DataArray:
-    """Log probability of every held-out character, for every draw.
+    """Compute the log probability of each held-out character for each draw.
 
     Parameters
     ----------
@@ -50,6 +50,10 @@ def held_out_log_prob(idata: az.InferenceData) -> xr.DataArray:
     -------
     DataArray (chain, draw, held_out_sequence, position)
         In nats.
+
+    See Also
+    --------
+    held_out_predictive : Posterior means of the probabilities of all characters.
     """
     problem = problem_of(idata)
     values = token_log_prob(problem.stage, parameters_of(idata), problem.held_out)
@@ -59,13 +63,13 @@ def held_out_log_prob(idata: az.InferenceData) -> xr.DataArray:
 
 
 def fixed_contexts(problem: Problem, n: int = 16) -> np.ndarray:
-    """Contexts of full length from held-out text, evenly spread, to compare predictions at.
+    """Select held-out contexts of full length at which draws are compared.
 
     Parameters
     ----------
     problem : Problem
     n : int
-        At most so many, all different.
+        Maximum number of contexts. They are distinct and evenly spaced in the held-out text.
 
     Returns
     -------
@@ -82,26 +86,30 @@ def held_out_predictive(
     *,
     max_bytes: int = MAX_BYTES,
 ) -> xr.DataArray:
-    """Posterior mean of the probabilities of every next character in held-out text.
+    """Compute the posterior mean of next-character probabilities in held-out text.
 
     Parameters
     ----------
     idata : InferenceData
     weights : DataArray (chain, draw), optional
-        Summing to one, as `psis_weights` and `chain_weights` give them; equal ones by default.
+        Weights that sum to one, as of `psis_weights` or `chain_weights`. Equal by default.
     max_bytes : int
-        Rough bound on the memory of what is computed at any time, a chunk of draws after another.
+        Approximate bound on memory.
 
     Returns
     -------
     DataArray (held_out_sequence, position, token)
-        Each character's, given those before it in its sequence, which all draws have read and
-        none has learned from: weights of draws stay the same along the sequence.
+        Probabilities given the characters before the position in its sequence. These are a
+        context and do not update the posterior: weights of draws are the same at all positions.
 
     Raises
     ------
     ValueError
-        If weights are not those of the fit's draws.
+        If weights have other chains or draws than the fit, or do not sum to one.
+
+    See Also
+    --------
+    held_out_reliability : Calibration of these probabilities.
     """
     problem, x = problem_of(idata), problem_of(idata).held_out.x
     weight = _flat_weights(idata, weights)
@@ -134,17 +142,18 @@ def compare_held_out(
 ) -> Comparison:
     """Compare fits by the log predictive density of the same held-out sequences.
 
-    The unit is the sequence: log of the posterior mean of the probability of all its characters.
+    The unit is the sequence: the log of the posterior mean of the joint probability of its
+    characters.
 
     Parameters
     ----------
     fits : mapping of str to InferenceData
-        Of the same text and windows; the first is what the others are compared to.
+        Fits with the same held-out windows. Differences are from the first.
     weights : mapping of str to DataArray (chain, draw), optional
-        Of the draws of some of the fits, each summing to one, as `psis_weights` and
-        `chain_weights` give them. The same fit may be there twice, with and without.
+        Weights of the draws of some of the fits, each summing to one, as of `psis_weights` or
+        `chain_weights`. The same fit may appear under two names, with and without weights.
     log_density : mapping of str to DataArray (chain, draw, held_out_sequence), optional
-        `held_out_log_prob` of each fit, summed over positions, where it is known already.
+        `held_out_log_prob` of each fit, summed over positions, if it has been computed already.
 
     Returns
     -------
@@ -153,21 +162,42 @@ def compare_held_out(
     Raises
     ------
     ValueError
-        If there are no fits, the fits have different held-out text, or weights are not those of
-        a fit's draws.
+        If there are no fits, the fits have different held-out text, or weights have other chains
+        or draws than their fit.
+
+    See Also
+    --------
+    loo : Leave-one-out on the training text.
+    held_out_reliability : Calibration.
+    gptbayes.plots.plot_held_out : The figure.
 
     Notes
     -----
-    Monte Carlo errors are by the delta method. With p_si the probability of sequence i under draw
-    s, q_i = Σ_s w_s p_si and r_s = Σ_i p_si / q_i, the sum over sequences of log q_i errs as the
-    weighted mean of r does. For independent draws with self-normalised importance weights that is
-    Σ_s w_s² (r_s - r̄)² (Owen 2013, Monte Carlo theory, equation 9.8); dependent draws have the
-    effective sample size of w_s (r_s - r̄) in place of their number. Of several weighted chains
-    each errs by itself and what they weigh is taken as given: that stacked chains disagree is why
-    they were stacked, and no Monte Carlo error.
+    Monte Carlo errors are by the delta method. Let p_si be the probability of sequence i under
+    draw s, q_i = Σ_s w_s p_si and r_s = Σ_i p_si / q_i. To first order, the error of the sum over
+    sequences of log q_i is that of the weighted mean of r. For independent draws with
+    self-normalized importance weights its variance is Σ_s w_s² (r_s - r̄)² (Owen 2013, Monte Carlo
+    theory, equation 9.8). For dependent draws the effective sample size of w_s (r_s - r̄) replaces
+    their number. The errors of weighted chains are added, given the weights of the chains: the
+    disagreement of stacked chains is not Monte Carlo error.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> fits = {}
+    >>> for number in ("01", "02"):
+    ...     problem = gb.make_problem(gb.stage(number), gb.zen_of_python(), batch_size=11)
+    ...     with tempfile.TemporaryDirectory() as folder:
+    ...         fits[number] = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> comparison = compare_held_out(fits)
+    >>> float(comparison.table["difference"].sel(fit="01"))
+    0.0
+    >>> comparison.pointwise.dims
+    ('fit', 'held_out_sequence')
     """
     if not fits:
-        raise ValueError("compare_held_out needs at least one fit")
+        raise ValueError("compare_held_out needs at least one fit, got none")
     windows = [problem_of(idata).held_out for idata in fits.values()]
     if not all(np.array_equal(windows[0].y, each.y) for each in windows):
         raise ValueError(f"fits must have the same held-out text: {', '.join(fits)}")
@@ -193,24 +223,30 @@ def compare_held_out(
         },
         attrs={"n_sequence": n_sequence, "n_character": n_characters},
     )
-    return Comparison(table.assign(_of_weights(fits, weights)), pointwise)
+    return Comparison(table.assign(_weight_columns(fits, weights)), pointwise)
 
 
 def _log_densities(fits):
-    """One forward pass over all draws for each fit, with however many weights it is there."""
+    """Log densities of each fit; a fit that appears under two names is computed once."""
     of_fit = {id(idata): idata for idata in fits.values()}
     of_fit = {key: held_out_log_prob(idata).sum("position") for key, idata in of_fit.items()}
     return {name: of_fit[id(idata)] for name, idata in fits.items()}
 
 
 def unigram_log_density(idata: az.InferenceData) -> tuple[float, float]:
-    """A yardstick: held-out log density per character of smoothed character frequencies.
+    """Compute the held-out log density of smoothed character frequencies, a baseline.
+
+    The probability of a character is its frequency among the training targets, after adding one to
+    the count of each character of the vocabulary.
+
+    Parameters
+    ----------
+    idata : InferenceData
 
     Returns
     -------
     tuple of float
-        Nats per character, and its standard error over sequences. Frequencies of the training
-        targets plus one per character of the vocabulary.
+        Nats per character, and the standard error over sequences.
     """
     problem = problem_of(idata)
     counts = np.bincount(problem.training.y.ravel(), minlength=problem.design.vocab_size) + 1
@@ -231,7 +267,7 @@ def _checked_weights(fits, weights):
     weights = dict(weights or {})
     unknown = [name for name in weights if name not in fits]
     if unknown:
-        raise ValueError(f"weights must be of {', '.join(fits)}, got those of {unknown[0]}")
+        raise ValueError(f"weights must be for fits {', '.join(fits)}, got {unknown[0]}")
     for name, each in weights.items():
         check_weights(each, fits[name], name)
     bare = {name: each.drop_vars(list(each.coords)) for name, each in weights.items()}
@@ -246,8 +282,8 @@ def _flat_weights(idata, weights):
     return weights.transpose("chain", "draw").values.ravel()
 
 
-def _of_weights(fits, weights):
-    """What a table says of weights, if there are any."""
+def _weight_columns(fits, weights):
+    """Columns of the table about weights, if there are any."""
     if not weights:
         return {}
     k = [
@@ -263,10 +299,10 @@ def _of_weights(fits, weights):
 
 
 def _mcse(log_density, weights):
-    """Monte Carlo error of the sum over sequences of the log of a mean over draws.
+    """Monte Carlo standard error of the sum over sequences of the log of a mean over draws.
 
-    Delta method: the sum of the logs moves like the mean over draws of the sum of the densities,
-    each relative to its own mean, which keeps the dependence between sequences.
+    By the delta method it is that of the mean over draws of the sum of the relative densities,
+    which keeps the dependence between sequences.
     """
     if log_density.sizes["draw"] < 4:
         return xr.DataArray(np.nan)
@@ -275,10 +311,10 @@ def _mcse(log_density, weights):
     if weights is None:
         return summarise(relative)["mcse_mean"]
     if weights.attrs.get("pareto_k", 0.0) > PARETO_K_LIMIT:
-        return xr.DataArray(np.nan)  # the variance of such a mean is not finite, nor its estimate
+        return xr.DataArray(np.nan)  # its variance may be infinite
     of_chain = weights.sum("draw")
     centre = (weights * relative).sum("draw") / of_chain.where(of_chain > 0, 1.0)
-    # What a draw without weight says may overflow; it counts for nothing.
+    # The density of a draw with weight 0 may overflow.
     series = (weights * (relative - centre)).where(weights > 0, 0.0) * weights.sizes["draw"]
     variances = [summarise(series.isel(chain=[c]))["mcse_mean"] ** 2 for c in range(len(series))]
     moving = [each for each, w in zip(variances, of_chain.values, strict=True) if w > 0]

@@ -1,4 +1,4 @@
-"""Leave-one-out where the unit is a sequence."""
+"""Leave-one-sequence-out cross-validation."""
 
 from __future__ import annotations
 
@@ -15,41 +15,59 @@ from gptbayes.stats.summary import ess
 
 
 def loo(idata: az.InferenceData) -> xr.Dataset:
-    """PSIS-LOO where the unit left out is a sequence (Vehtari et al. 2017, 2024).
+    """Compute PSIS-LOO in which the unit left out is a sequence (Vehtari et al. 2017, 2024).
 
     Parameters
     ----------
     idata : InferenceData
+        With the group ``log_likelihood``.
 
     Returns
     -------
-    Dataset
-        As of `psis_loo`, dims ``sequence``. Where ``pareto_k`` is above 0.7 the estimate for that
-        sequence is not to be trusted: a bigram that no other sequence has makes it so.
+    Dataset (sequence)
+        As of `psis_loo`. If ``pareto_k`` is above 0.7, the estimate for that sequence is not
+        reliable. This is common: a bigram that occurs in no other sequence is enough.
+
+    See Also
+    --------
+    compare_loo : Differences between fits.
+    compare_held_out : Predictive density of held-out text.
+    gptbayes.compare : Refits without the sequences of large Pareto k.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("01"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> loo(idata)["pareto_k"].sizes
+    Frozen({'sequence': 11})
     """
     return psis_loo(idata.log_likelihood["log_lik"].sum("position"))
 
 
 def psis_loo(log_lik: xr.DataArray) -> xr.Dataset:
-    """Leave-one-out cross-validation by Pareto-smoothed importance sampling (Vehtari et al. 2017).
+    """Compute leave-one-out cross-validation by PSIS (Vehtari et al. 2017, 2024).
 
     Parameters
     ----------
     log_lik : DataArray (chain, draw, ...)
-        Of every unit that is left out, in nats.
+        Log likelihood of each unit, in nats.
 
     Returns
     -------
     Dataset
-        In nats: ``loo_i`` (...), the log predictive density of each unit given all others, their
-        sum ``elpd_loo`` with its standard error ``se``, and ``p_loo``, the effective number of
-        parameters; ``pareto_k`` (...); ``warning``, whether any k is above what so many draws
-        allow (Vehtari et al. 2024).
+        ``loo_i`` (...), the log predictive density of each unit given all others, in nats; its
+        sum ``elpd_loo`` and the standard error ``se``; ``p_loo``, the effective number of
+        parameters; ``pareto_k`` (...); and ``warning``, whether any k is above the limit for this
+        number of draws (Vehtari et al. 2024).
     """
     ordered = log_lik.transpose("chain", "draw", ...)
     n_draws = ordered.sizes["chain"] * ordered.sizes["draw"]
     values = ordered.values.reshape(n_draws, -1)  # (draw, unit)
-    # Efficiency of what is averaged; that of weights says where on an orbit they are.
+    # The relative efficiency is that of log densities. That of weights, ArviZ's default, depends
+    # on symmetries which do not change predictions.
     effective = (
         float(ess(log_lik, ("bulk",))["ess_bulk"].mean()) if log_lik.sizes["draw"] > 3 else 1
     )
@@ -72,20 +90,24 @@ def psis_loo(log_lik: xr.DataArray) -> xr.Dataset:
     )
 
 
-def stacked(elpds: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """Differences of elpd with paired standard errors, and stacking weights.
+def compare_loo(elpds: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Compute differences of elpd with paired standard errors, and stacking weights.
 
     Parameters
     ----------
     elpds : mapping of str to Dataset
-        At least two, of the same sequences, as `loo` returns them.
+        At least two, for the same sequences, as of `loo`.
 
     Returns
     -------
     Dataset (fit)
-        Best first: ``difference`` to the best in nats (0 or less), ``difference_se``, and
-        ``weight``, that of stacking (Yao et al. 2018): weights for a mixture that predicts, no
-        probabilities of models.
+        By decreasing elpd: ``difference`` from the best fit in nats (0 or less), its standard
+        error ``difference_se``, and the stacking ``weight`` (Yao et al. 2018). Stacking weights
+        are those of a mixture of predictive distributions. They are not model probabilities.
+
+    See Also
+    --------
+    gptbayes.compare : Comparison with refits, held-out text and evidence.
     """
     names = sorted(elpds, key=lambda name: -float(elpds[name]["loo_i"].sum()))
     terms = np.stack([elpds[name]["loo_i"].values.ravel() for name in names])  # (fit, unit)
@@ -99,12 +121,12 @@ def stacked(elpds: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def n_bad_pareto_k(result: xr.Dataset) -> int:
-    """How many units have a Pareto k above 0.7 in a `loo`."""
+    """Return the number of units with a Pareto k above 0.7."""
     return int((result["pareto_k"] > PARETO_K_LIMIT).sum())
 
 
 def loo_finding(result: xr.Dataset) -> Finding:
-    """State the elpd of a `loo`, and whether it can be relied on.
+    """State the elpd and whether it is reliable.
 
     Parameters
     ----------
@@ -126,14 +148,14 @@ def loo_finding(result: xr.Dataset) -> Finding:
         return Finding(True, f"{text}at most {PARETO_K_LIMIT} for all {n} sequences")
     return Finding(
         False,
-        f"{text}above {PARETO_K_LIMIT} for {bad} of {n} sequences, so the elpd is not reliable: "
-        "use the held-out density, or gptbayes compare, which refits without these sequences",
+        f"{text}above {PARETO_K_LIMIT} for {bad} of {n} sequences: the elpd is not reliable. "
+        "Use the held-out density, or gptbayes compare, which refits without these sequences",
     )
 
 
 def _stacking_weights(terms):
-    """Weights of the mixture of most log predictive density, (fit,), from terms (fit, unit)."""
-    density = np.exp(terms - terms.max(axis=0))  # of each unit relative to the best fit of it
+    """Weights of the mixture with the largest log score, (fit,), from terms (fit, unit)."""
+    density = np.exp(terms - terms.max(axis=0))  # relative to the best fit for each unit
 
     def negative_score(weights):
         mixed = weights @ density

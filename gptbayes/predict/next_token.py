@@ -1,4 +1,4 @@
-"""The next character: its probabilities, and how uncertain it is for which reason."""
+"""Posterior of next-character probabilities, and the decomposition of their entropy."""
 
 from __future__ import annotations
 
@@ -17,35 +17,52 @@ from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import ess, mcse_mean, summarise
 
 COPIES = 6
-"""Arrays as large as the probabilities that a summary of them needs at the same time."""
+"""Number of arrays of the size of the probabilities that a summary holds at a time."""
 
 BLOCK_BYTES = 64 * 2**20
-"""Of them all; larger blocks of contexts are no faster."""
+"""Memory of a block of contexts. Larger blocks are no faster."""
 
 
 def next_character(
     idata: az.InferenceData, prompt: str, *, prob: float = 0.9, group: str = "posterior"
 ) -> xr.Dataset:
-    """The posterior of the probabilities of the next character.
+    """Summarise the posterior of the probabilities of the next character.
 
     Parameters
     ----------
     idata : InferenceData
     prompt : str
-        The last ``block_size`` characters of it are read.
+        The context is its last ``block_size`` characters.
     prob : float
-        Mass of the interval.
+        Mass of the intervals.
     group : {"posterior", "prior"}
 
     Returns
     -------
     Dataset (token)
-        As `gptbayes.stats.summary.summarise`, for each character of the vocabulary.
+        As of `gptbayes.stats.summary.summarise`, for each character of the vocabulary.
 
     Raises
     ------
     ValueError
-        If the prompt is empty or has a character that the vocabulary lacks.
+        If the prompt is empty or contains a character that is not in the vocabulary.
+
+    See Also
+    --------
+    entropy_split : Entropy of the next character.
+    generate : Generate text.
+    gptbayes.plots.plot_next_character : The figure.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("01"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> summary = next_character(idata, "Now is bette")
+    >>> round(float(summary["mean"].sum()), 6)
+    1.0
     """
     problem = problem_of(idata)
     tokens = encode_prompt(problem.vocabulary, prompt)
@@ -56,40 +73,59 @@ def next_character(
 def entropy_split(
     idata: az.InferenceData, contexts: str | Sequence[str], *, group: str = "posterior"
 ) -> xr.Dataset:
-    """How uncertain the next character is, and how much of that is not knowing the model.
+    """Decompose the entropy of the next character into aleatoric and epistemic uncertainty.
 
-    With p the probabilities of one draw and q their posterior mean,
+    With p the probabilities under one draw and q their posterior mean,
 
-        H(q) = E[H(p)] + E[KL(p || q)]
+        H(q) = E[H(p)] + E[KL(p || q)].
 
-    splits the total entropy into what would be left if the weights were known (aleatoric) and the
-    mutual information of character and weights (epistemic; Depeweg et al. 2018, section 3). Each
-    is the mean over draws of a series, of -Σ p log q, H(p) and KL(p || q), whose Monte Carlo
-    error is also that of the estimate: to first order the error of q drops out of the entropy
-    (delta method). To second order it makes H(q) too low by Σ_k Var(q_k) / (2 q_k) (Miller 1955),
-    which is estimated from the autocovariances of the draws and added to total and mutual
-    information.
+    The first term is the expected entropy given the weights (aleatoric). The second is the mutual
+    information of the character and the weights (epistemic; Depeweg et al. 2018, section 3).
 
     Parameters
     ----------
     idata : InferenceData
     contexts : str or sequence of str
-        The last ``block_size`` characters of each are read.
+        The last ``block_size`` characters of each are used.
     group : {"posterior", "prior"}
 
     Returns
     -------
     Dataset (context)
-        ``total``, ``expected``, ``mutual_information`` in nats, ``total_mcse``,
-        ``expected_mcse``, ``mutual_information_mcse``; ``bias``, what was added; ``ess_bulk``,
-        the smallest of the three series. A bias that is not small beside the mutual information
-        says that there are too few draws. A single point has mutual information 0. For fewer
-        than four draws Monte Carlo errors are nan, and nothing is added.
+        ``total``, ``expected`` and ``mutual_information`` in nats; their Monte Carlo standard
+        errors ``total_mcse``, ``expected_mcse`` and ``mutual_information_mcse``; ``bias``, the
+        correction for the finite number of draws that ``total`` and ``mutual_information``
+        include; ``ess_bulk``, the smallest of the three. If the bias is not small compared with
+        the mutual information, more draws are needed. For a single point the mutual information is
+        0. With fewer than four draws Monte Carlo errors are nan and the bias is 0.
 
     Raises
     ------
     ValueError
-        If a context is empty or has a character that the vocabulary lacks.
+        If a context is empty or contains a character that is not in the vocabulary.
+
+    See Also
+    --------
+    score_text : The same for each character of a text.
+    gptbayes.validate.conjugate_bigram.entropy_split : In closed form.
+
+    Notes
+    -----
+    Each term is the mean over draws of a series: -Σ_k p_k log q_k, H(p) and KL(p || q). Its Monte
+    Carlo error is that of the estimate, because to first order the error of q does not change the
+    entropy (delta method). To second order H(q) is too small by Σ_k Var(q_k) / (2 q_k) (Miller
+    1955), which is estimated from the autocovariances of the draws.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import gptbayes as gb
+    >>> problem = gb.make_problem(gb.stage("01"), gb.zen_of_python(), batch_size=11)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     idata = gb.open_run(gb.fit.prior(problem, folder, draws=20))
+    >>> split = entropy_split(idata, ["a", "b"])
+    >>> bool(np.allclose(split["total"], split["expected"] + split["mutual_information"]))
+    True
     """
     contexts = [contexts] if isinstance(contexts, str) else list(contexts)
     problem = problem_of(idata)
@@ -101,22 +137,32 @@ def entropy_split(
 
 
 def encode_prompt(vocabulary: Vocabulary, prompt: str) -> np.ndarray:
-    """Tokens of a prompt.
+    """Encode a prompt.
+
+    Parameters
+    ----------
+    vocabulary : gptbayes.corpus.Vocabulary
+    prompt : str
+
+    Returns
+    -------
+    ndarray of int, (prompt_position,)
+        0-based tokens.
 
     Raises
     ------
     ValueError
-        If it is empty or has a character that the vocabulary lacks.
+        If the prompt is empty or contains a character that is not in the vocabulary.
     """
     if not prompt:
-        raise ValueError("a prompt needs at least one character, got an empty one")
+        raise ValueError("prompt must have at least one character, got an empty one")
     return vocabulary.encode(prompt)
 
 
 def next_probabilities(
     problem: Problem, parameters: Parameters, contexts: Sequence[np.ndarray] | np.ndarray
 ) -> xr.DataArray:
-    """Probabilities of the next character after some contexts, for every draw.
+    """Compute the probabilities of the next character after several contexts, for each draw.
 
     Parameters
     ----------
@@ -124,7 +170,7 @@ def next_probabilities(
     parameters : mapping of str to ndarray
         Each ``(chain, draw, dims of that parameter)``.
     contexts : sequence of ndarray of int, or ndarray of int (context, position)
-        The last ``block_size`` tokens of each are read.
+        The last ``block_size`` tokens of each are used.
 
     Returns
     -------
@@ -150,17 +196,17 @@ def over_contexts(
     *,
     max_bytes: int = BLOCK_BYTES,
 ) -> xr.Dataset:
-    """Summaries of next-character probabilities at many contexts, in bounded memory.
+    """Summarise next-character probabilities at many contexts in bounded memory.
 
     Parameters
     ----------
     problem, parameters, contexts
-        As for `next_probabilities`.
+        As in `next_probabilities`.
     function : callable
-        Takes the probabilities (chain, draw, context, token) of a run of contexts, and which
-        ones they are; returns summaries (context).
+        A function of the probabilities (chain, draw, context, token) of a block of contexts and
+        of the slice of these contexts. Returns summaries (context).
     max_bytes : int
-        Rough bound on what is held at any time.
+        Approximate bound on memory.
 
     Returns
     -------
@@ -178,7 +224,7 @@ def over_contexts(
 
 
 def split_entropy(p: xr.DataArray) -> xr.Dataset:
-    """`entropy_split` of probabilities that are there.
+    """Decompose the entropy of given probabilities, see `entropy_split`.
 
     Parameters
     ----------
@@ -187,9 +233,9 @@ def split_entropy(p: xr.DataArray) -> xr.Dataset:
     Returns
     -------
     Dataset (...)
-        As `entropy_split`.
+        As of `entropy_split`.
     """
-    p = p.where(p > np.finfo(float).tiny, 0.0)  # 0 log 0 is 0, and no mean may underflow to 0
+    p = p.where(p > np.finfo(float).tiny, 0.0)  # 0 log 0 is 0, and means do not underflow
     q = p.mean(("chain", "draw"))
     expected = xr.apply_ufunc(entr, p).sum("token")
     information = xr.apply_ufunc(rel_entr, p, q).sum("token")
@@ -204,11 +250,11 @@ def split_entropy(p: xr.DataArray) -> xr.Dataset:
         input_core_dims=[["chain", "draw", "token"]],
         vectorize=True,
     )
-    lifted = {"total": bias, "expected": 0.0, "mutual_information": bias}
+    correction = {"total": bias, "expected": 0.0, "mutual_information": bias}
     bulk = [ess(each, ("bulk",))["ess_bulk"] for each in series.values()]
     return xr.Dataset(
         {
-            **{n: each.mean(("chain", "draw")) + lifted[n] for n, each in series.items()},
+            **{n: each.mean(("chain", "draw")) + correction[n] for n, each in series.items()},
             **{f"{n}_mcse": mcse_mean(each) for n, each in series.items()},
             "bias": bias,
             "ess_bulk": xr.concat(bulk, "series").min("series"),
@@ -217,7 +263,7 @@ def split_entropy(p: xr.DataArray) -> xr.Dataset:
 
 
 def _probabilities(stage, parameters, tokens):
-    """After contexts of one length, (chain, draw, context, token)."""
+    """Probabilities after contexts of equal length, (chain, draw, context, token)."""
 
     def probabilities(chunk):
         return softmax(last_logits(stage, chunk, tokens), axis=-1)
@@ -226,12 +272,12 @@ def _probabilities(stage, parameters, tokens):
 
 
 def _entropy_bias(p):
-    """By how much the entropy of the mean of (chain, draw, token) is too low: Σ_k Var(q_k) / 2 q_k.
+    """Bias of the entropy of the mean of (chain, draw, token), Σ_k Var(q_k) / (2 q_k).
 
-    The variance of a mean is that of the draws over their effective number, from Geyer's initial
-    monotone sequence of autocovariances over split chains (Vehtari et al. 2021, section 3.2). Here
-    the rule is applied once, to the weighted sum over characters, which is an autocovariance too,
-    with less noise than that of each, and in a fraction of the time.
+    The variance of a mean is the variance of the draws divided by the effective sample size, from
+    Geyer's initial monotone sequence of autocovariances over split chains (Vehtari et al. 2021,
+    section 3.2). Here the rule is applied once, to the weighted sum over characters. This sum is an
+    autocovariance too; it is less noisy than that of each character, and faster.
     """
     half = p.shape[1] // 2
     if half < 2:
@@ -254,7 +300,7 @@ def _entropy_bias(p):
 
 
 def _autocovariances(centred):
-    """Of each chain at all lags, summed over characters: (chain, draw, token) to (chain, lag)."""
+    """Autocovariances summed over characters, (chain, draw, token) to (chain, lag)."""
     n = centred.shape[1]
     power = np.abs(np.fft.rfft(centred, next_fast_len(2 * n), axis=1)) ** 2
     return np.fft.irfft(power.sum(axis=-1), next_fast_len(2 * n), axis=1)[:, :n] / n

@@ -1,4 +1,4 @@
-"""The numbers of a scored text in words: levels of probability, wide intervals, entropies."""
+"""Display of scored text: levels of probability, wide intervals, average entropy."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 import xarray as xr
 
 PROBABILITY_LEVELS = (0.05, 0.15, 0.35, 0.6)
-"""Probabilities between the shades of a scored character."""
+"""Boundaries between the five shades of a scored character."""
 WIDE_INTERVAL = 0.4
-"""Width of the interval of a probability beyond which the character is marked."""
+"""Characters whose probability has a wider interval are marked."""
 
 
 def probability_level(probability: float) -> int:
-    """The shade of a probability, 0 for the least probable characters to 4."""
+    """Return the shade of a probability, from 0 (least probable) to 4."""
     return int(np.searchsorted(PROBABILITY_LEVELS, probability))
 
 
 def has_wide_interval(row: xr.Dataset) -> bool:
-    """Whether the interval of a character's probability is wider than `WIDE_INTERVAL`.
+    """Return whether the interval of a character's probability is wider than `WIDE_INTERVAL`.
 
     Parameters
     ----------
@@ -27,8 +27,8 @@ def has_wide_interval(row: xr.Dataset) -> bool:
     return bool(row["upper"] - row["lower"] > WIDE_INTERVAL)
 
 
-def text_sentence(scored: xr.Dataset) -> str:
-    """Summarise the entropies of a text in a sentence.
+def entropy_sentence(scored: xr.Dataset) -> str:
+    """State the average entropy of the characters of a text in a sentence.
 
     Parameters
     ----------

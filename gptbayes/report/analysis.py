@@ -47,7 +47,7 @@ from gptbayes.diagnostics.verdict import Verdict, mixing_verdict
 from gptbayes.findings import Finding, convergence_finding, few_sequences_finding
 from gptbayes.inference import open_run, parameters_of, problem_of, superchains_of
 from gptbayes.model.problem import Problem
-from gptbayes.predict.text_statistics import BETWEEN, whole_text
+from gptbayes.predict.text_statistics import GAP, join_windows
 from gptbayes.stats.summary import r_hat, summarise
 from gptbayes.symmetry import generators, symmetry_dimension
 from gptbayes.validate.exact_marginals import check_exact_marginals
@@ -331,7 +331,7 @@ class Analysis:
             )
             for title, kind, group in wanted
         ]
-        held_out = whole_text(self.problem.held_out, decode).split(BETWEEN)[0]
+        held_out = join_windows(self.problem.held_out, decode).split(GAP)[0]
         rest = held_out[len(prompt) :][:TEXT_LENGTH]
         if rest:
             title = "For comparison, the held-out text, scored by the posterior"

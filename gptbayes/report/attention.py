@@ -46,8 +46,8 @@ def _introduction(analysis):
         "Attention weights give the earlier characters from which a position takes its input; "
         f"{rows}. A head is one such set of weights. The posterior does not label heads, and draws "
         "may list them in any order. Heads are therefore matched across draws by their attention "
-        f"weights at {len(analysis.matching.contexts)} held-out contexts, and numbered by how far "
-        "they attend back, nearest first."
+        f"weights at {len(analysis.matching.contexts)} held-out contexts, and numbered by the mean "
+        "distance of the positions to which they attend, nearest first."
     )
 
 
@@ -151,19 +151,20 @@ def _patterns(analysis):
     learned = [each.text for each in role_sentences(roles) if each.learned]
     n = min(len(analysis.problem.held_out.x), analysis.n_contexts)
     caption = (
-        "Attention to kinds of positions minus that of uniform attention, for the head with the "
-        f"largest value in each draw, which needs no matching: mean and {percent(analysis.prob)} "
-        f"interval over draws, averaged over {n} held-out contexts. The last column is the "
+        "Attention to each detection pattern minus that of uniform attention, for the head with "
+        "the largest value in each draw, which needs no matching: mean and "
+        f"{percent(analysis.prob)} interval over draws, averaged over {n} held-out contexts. The "
+        "last column is the "
         "probability that a posterior draw exceeds a prior draw, one half if they cannot be "
-        "distinguished; what the prior does already was not learned from the text."
+        "distinguished; attention that prior draws also have was not learned from the text."
     )
     return [
         Heading("Detection patterns"),
         Table(caption, ["attends to", "posterior", "prior", "P(posterior > prior)"], rows),
         *findings(analysis.roles_finding),
         _pattern_picture(roles),
-        Paragraph("What the text taught each head, where heads can be told apart:"),
-        Points(learned or ["nothing: no head can be distinguished from the prior's"]),
+        Paragraph("Roles of matched heads that differ from the prior:"),
+        Points(learned or ["none: no head can be distinguished from those of the prior"]),
     ]
 
 
@@ -207,7 +208,7 @@ def _ablations(analysis):
         return blocks
     rows = [
         [
-            f"{int(positions.average['back'][k])} back",
+            f"{int(positions.average['distance'][k])} before the last",
             *ablation_cells(positions.average.isel(position=k)),
         ]
         for k in reversed(range(positions.average.sizes["position"]))

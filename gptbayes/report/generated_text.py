@@ -9,7 +9,7 @@ import xarray as xr
 
 from gptbayes import __version__
 from gptbayes.corpus import visible
-from gptbayes.predict import WIDE_INTERVAL, has_wide_interval, probability_level, text_sentence
+from gptbayes.predict import WIDE_INTERVAL, entropy_sentence, has_wide_interval, probability_level
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Character, Paragraph, Section, Text, findings
 from gptbayes.report.format import percent
@@ -43,7 +43,7 @@ def text_block(title: str, scored: xr.Dataset) -> Text:
     ]
     title = title[:1].upper() + title[1:]
     prompt = visible(scored.attrs["prompt"], keep=" \n")
-    return Text(title, prompt, characters, text_sentence(scored))
+    return Text(title, prompt, characters, entropy_sentence(scored))
 
 
 def _shown(character):

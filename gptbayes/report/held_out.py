@@ -20,7 +20,7 @@ def density_blocks(found: HeldOut) -> list:
     table, (first, *_) = found.table, found.table["fit"].values
     baselines = {"uniform guess": found.uniform, "character frequencies": found.unigram}
     fig, (ax,) = plots.figure(height=0.36 * table.sizes["fit"] + 1.3)
-    plots.plot_held_out(table, yardsticks=baselines, ax=ax)
+    plots.plot_held_out(table, baselines=baselines, ax=ax)
     rows = []
     for name in table["fit"].values:
         row = table.sel(fit=name)

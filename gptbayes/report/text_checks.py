@@ -10,12 +10,12 @@ from gptbayes.report.format import percent
 
 def text_check_blocks(found: TextChecks) -> list:
     """Held-out text among texts simulated from the model."""
-    fig, (ax,) = plots.figure(width=9, height=0.42 * found.checks.sizes["check"] + 1.2)
+    fig, (ax,) = plots.figure(width=9, height=0.42 * found.checks.sizes["statistic"] + 1.2)
     plots.plot_text_checks(found.checks, ax=ax)
     fig2, axes = plots.figure(2, width=9.4, height=3.0)
     plots.plot_frequencies(found.frequencies["characters"], ax=axes[0])
     plots.plot_frequencies(found.frequencies["word lengths"], ax=axes[1])
-    n = len(found.written.texts)
+    n = len(found.generated.texts)
     return [
         Heading("Does held-out text look like text simulated from the model?"),
         Paragraph(

@@ -1,4 +1,4 @@
-"""Tests that ranks are uniform, a band for their ECDF, and adjusted p-values."""
+"""Tests of uniformity of ranks, simultaneous bands for their ECDF, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from scipy.stats import binom, chisquare
 MIN_EXPECTED = 5
 """Smallest expected count of a bin of the chi-square test (Cochran 1954)."""
 MAX_BINS = 16
+"""Maximum number of bins of the chi-square test."""
 SMALLEST_P = 1e-13
-"""Smaller p-values are lost in the rounding of one minus a probability."""
+"""Smaller p-values cannot be computed, because of rounding error in one minus a probability."""
 
 
 def uniformity_test(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
@@ -22,23 +23,35 @@ def uniformity_test(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
     Parameters
     ----------
     ranks : DataArray of int (replicate, quantity)
-        Each from 0 to ``n_ranked``: how many of the posterior draws lie below the true value.
+        The number of posterior draws below the true value, from 0 to ``n_ranked``.
     n_ranked : int
-        Number of posterior draws that each true value was ranked among.
+        Number of posterior draws.
 
     Returns
     -------
     Dataset (quantity)
-        ``band_p``, the exact p-value of the largest departure of the ranks' ECDF from that of
+        ``band_p``, the exact p-value of the largest departure of the ECDF of ranks from that of
         uniform ranks (Säilynoja, Bürkner & Vehtari 2022, section 2), at least 1e-13.
-        ``chi_square_p``, the p-value of a chi-square test with as many equal bins as 5 expected
-        ranks in each allow, at most 16; nan where these are fewer than two. ``mean_rank``, from 0
-        to 1, 0.5 for uniform ranks.
+        ``chi_square_p``, the p-value of a chi-square test with the largest number of equal bins,
+        up to 16, whose expected counts are at least 5; nan if there are fewer than two bins.
+        ``mean_rank``, divided by ``n_ranked``, 0.5 for uniform ranks.
 
     Raises
     ------
     ValueError
-        If there are no ranks, or a rank is out of its range.
+        If there are no ranks, or a rank is out of range.
+
+    See Also
+    --------
+    rank_ecdf : The ECDF, to plot.
+    holm : Correction for the number of quantities.
+
+    Examples
+    --------
+    >>> ranks = np.random.default_rng(1).integers(100, size=(200, 2))  # 0 to 99
+    >>> test = uniformity_test(xr.DataArray(ranks, dims=("replicate", "quantity")), n_ranked=99)
+    >>> bool((test["band_p"] > 0.05).all())
+    True
     """
     _check(ranks, n_ranked)
     counts = _histogram(ranks, n_ranked)  # (quantity, rank)
@@ -56,27 +69,31 @@ def uniformity_test(ranks: xr.DataArray, n_ranked: int) -> xr.Dataset:
 
 
 def rank_ecdf(ranks: xr.DataArray, n_ranked: int, *, prob: float = 0.95) -> xr.Dataset:
-    """Difference between the ECDF of ranks and that of uniform ranks, with a simultaneous band.
+    """Compute the ECDF of ranks minus that of uniform ranks, with a simultaneous band.
 
     Parameters
     ----------
     ranks : DataArray of int (replicate, quantity)
     n_ranked : int
     prob : float
-        Probability that uniform ranks of one quantity stay within the band everywhere
-        (Säilynoja, Bürkner & Vehtari 2022, algorithm 2; ranks are discrete, and the band is that
-        whose probability is nearest).
+        Probability that the ECDF of uniform ranks of one quantity is everywhere in the band
+        (Säilynoja, Bürkner & Vehtari 2022, algorithm 2). Ranks are discrete; the band is the one
+        with the nearest probability.
 
     Returns
     -------
     Dataset (quantity, rank)
-        ``difference`` (quantity, rank); ``lower``, ``upper`` (rank), of the difference. ``rank``
-        is the share of draws, in (0, 1).
+        ``difference`` (quantity, rank), and its band ``lower`` to ``upper`` (rank). The coord
+        ``rank`` is scaled to (0, 1).
 
     Raises
     ------
     ValueError
-        As `uniformity_test`, and if ``prob`` is not between 0 and 1.
+        As `uniformity_test`, or if ``prob`` is not between 0 and 1.
+
+    See Also
+    --------
+    gptbayes.plots.plot_rank_ecdf : The figure.
     """
     _check(ranks, n_ranked)
     if not 0 < prob < 1:
@@ -97,17 +114,22 @@ def rank_ecdf(ranks: xr.DataArray, n_ranked: int, *, prob: float = 0.95) -> xr.D
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Adjust p-values for their number, under any dependence (Holm 1979).
+    """Adjust p-values for multiple testing under any dependence (Holm 1979).
 
     Parameters
     ----------
     p_values : ndarray, any shape
-        nan stands for no test and stays nan.
+        nan values are ignored and remain nan.
 
     Returns
     -------
     ndarray, same shape
-        Rejecting where these are below alpha has a family-wise error of at most alpha.
+        Rejecting those below alpha has a family-wise error rate of at most alpha.
+
+    Examples
+    --------
+    >>> holm(np.array([0.01, 0.04, np.nan])).tolist()
+    [0.02, 0.04, nan]
     """
     p_values = np.asarray(p_values, dtype=float)
     adjusted = np.full(p_values.shape, np.nan)
@@ -124,7 +146,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 def _check(ranks, n_ranked):
     if n_ranked < 1 or not ranks.size:
         raise ValueError(
-            f"ranks need a replicate and a draw, got {ranks.size} ranks among {n_ranked} draws"
+            f"ranks need at least one replicate and one draw, got {ranks.size} ranks and "
+            f"{n_ranked} draws"
         )
     low, high = int(ranks.min()), int(ranks.max())
     if low < 0 or high > n_ranked:
@@ -137,12 +160,12 @@ def _histogram(ranks, n_ranked):
 
 
 def _uniform_cdf(n_ranked):
-    """Of the ranks 0 to n_ranked - 1; at n_ranked it is 1 and says nothing."""
+    """CDF of uniform ranks at 0 to n_ranked - 1; at n_ranked it is 1."""
     return np.arange(1, n_ranked + 1) / (n_ranked + 1)
 
 
 def _chi_square_p_value(count, n):
-    """Equal bins need a divisor of the number of possible ranks."""
+    """The number of bins must divide the number of possible ranks."""
     wanted = min(MAX_BINS, n // MIN_EXPECTED)
     n_bins = next((k for k in range(wanted, 1, -1) if count.size % k == 0), None)
     if n_bins is None:
@@ -151,22 +174,24 @@ def _chi_square_p_value(count, n):
 
 
 def _band_p_value(count, n):
-    """The probability that uniform ranks leave the narrowest band that ``count`` stays within.
+    """Probability that uniform ranks leave the narrowest band that contains ``count``.
 
     At each rank the ECDF's count is binomial; the statistic is the smallest of all two-sided
     tail probabilities (Säilynoja et al. 2022, equation 6).
     """
     tails = _tails(n, count.size - 1)  # (rank, number of replicates at or below it)
     at = np.cumsum(count)[:-1]
-    inside = tails > tails[np.arange(len(at)), at].min() * (1 + 1e-9)  # as extreme is outside
+    inside = tails > tails[np.arange(len(at)), at].min() * (
+        1 + 1e-9
+    )  # equally extreme counts are outside
     return float(min(1.0, max(SMALLEST_P, 1 - _prob_inside(inside))))
 
 
 def _band(n, n_ranked, prob):
-    """Limits (rank,) of the ECDF that uniform ranks keep to with a probability near ``prob``.
+    """Limits (rank,) of the band of the ECDF of uniform ranks with probability near ``prob``.
 
-    At each rank the limits are those of a central binomial interval; of all masses of these
-    intervals, the search finds the one whose band has the wanted probability.
+    At each rank the limits are those of a central binomial interval. The mass of these intervals,
+    the same at all ranks, is found by search.
     """
 
     def limits(mass):
@@ -183,9 +208,9 @@ def _band(n, n_ranked, prob):
 
 
 def _prob_inside(inside):
-    """Probability that the ECDF of uniform ranks has allowed counts only.
+    """Probability that all counts of the ECDF of uniform ranks are allowed.
 
-    Counts at successive ranks are a Markov chain: it is a product of matrices.
+    Counts at successive ranks form a Markov chain, so that it is a product of matrices.
 
     Parameters
     ----------
@@ -201,14 +226,14 @@ def _prob_inside(inside):
 
 @functools.lru_cache(maxsize=8)
 def _tails(n, n_ranked):
-    """Smaller tail of every count under uniformity, (rank, count)."""
+    """Smaller tail probability of each count under uniformity, (rank, count)."""
     counts, cdf = np.arange(n + 1), _uniform_cdf(n_ranked)[:, None]
     return np.minimum(binom.cdf(counts, n, cdf), binom.sf(counts - 1, n, cdf))
 
 
 @functools.lru_cache(maxsize=4)
 def _steps(n, n_ranked):
-    """Probabilities from the count at one rank to that at the next, (rank, count, count)."""
+    """Transition probabilities between counts at successive ranks, (rank, count, count)."""
     before, after = np.arange(n + 1)[:, None], np.arange(n + 1)
-    chance = 1 / np.arange(n_ranked + 1, 1, -1)  # of each replicate that is not below yet
+    chance = 1 / np.arange(n_ranked + 1, 1, -1)  # of a replicate that is not yet counted
     return np.stack([binom.pmf(after - before, n - before, p) for p in chance])

@@ -111,7 +111,7 @@ def find_modes(
     texts = [generate(_thin(each), prompt, length, rng).attrs["text"] for each in of_mode]
     held_out = compare_held_out({str(k): each for k, each in enumerate(of_mode)}).table
     lp = [_lp_summary(each.sample_stats["lp"]) for each in of_mode]
-    chain = label["of_chain"]
+    chain = label["chain_index"]
     table = xr.merge([xr.concat(lp, "mode"), held_out.rename(fit="mode").drop_vars("mode")])
     table = table.assign(
         whole_chains=("mode", [_whole_chains(label.values, chain.values, k) for k in numbers]),
@@ -123,7 +123,9 @@ def find_modes(
     return Modes(
         label,
         table.drop_vars(("per_character", "per_character_se")).assign_attrs(attrs),
-        *_prediction_differences(segments.cut(log_prob, _per_chain(label)), label, n_differences),
+        *_prediction_differences(
+            segments.cut_segments(log_prob, _per_chain(label)), label, n_differences
+        ),
     )
 
 
@@ -132,8 +134,8 @@ def _of_mode(idata, label, k):
     members = np.flatnonzero(label.values == k)
 
     def cut(values):
-        pieces = segments.cut(values, _per_chain(label)).isel(segment=members)
-        pieces = pieces.drop_vars(("of_chain", "start", "stop")).rename(segment="chain")
+        pieces = segments.cut_segments(values, _per_chain(label)).isel(segment=members)
+        pieces = pieces.drop_vars(("chain_index", "start", "stop")).rename(segment="chain")
         return pieces.assign_coords(
             chain=np.arange(members.size), draw=np.arange(pieces.sizes["draw"])
         )
@@ -152,7 +154,7 @@ def _thin(idata):
 
 
 def _per_chain(label):
-    return int((label["of_chain"] == 0).sum())
+    return int((label["chain_index"] == 0).sum())
 
 
 def _lp_summary(lp):
@@ -221,7 +223,7 @@ def _largest_differences(one, other, n_rows):
 
 def _check_label(label, log_prob):
     n_chain = log_prob.sizes["chain"]
-    found = np.unique(label["of_chain"].values)
+    found = np.unique(label["chain_index"].values)
     if not np.array_equal(found, np.arange(n_chain)) or label.sizes["segment"] % n_chain:
         raise ValueError(
             f"label must be of segments of all {n_chain} chains, got chains {found.tolist()}"

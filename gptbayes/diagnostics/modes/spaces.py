@@ -102,14 +102,14 @@ def function_space(log_prob: xr.DataArray, n_segments: int | None = None) -> Spa
     log_prob : DataArray (chain, draw, context, token)
         As `context_log_prob` returns it, in nats.
     n_segments : int, optional
-        Per chain, see `gptbayes.diagnostics.segments.cut`.
+        Per chain, see `gptbayes.diagnostics.segments.cut_segments`.
 
     Returns
     -------
     Space
     """
     _check_finite(log_prob)
-    pieces = segments.cut(log_prob, n_segments)
+    pieces = segments.cut_segments(log_prob, n_segments)
     distance = np.sqrt(jensen_shannon(half_means(np.exp(pieces.values))))
     flat = pieces.stack(scalar=("context", "token")).drop_vars(("scalar", "context", "token"))
     return _space(flat, distance, "√nat")
@@ -123,7 +123,7 @@ def weight_space(draws: xr.DataArray, n_segments: int | None = None) -> Space:
     draws : DataArray (chain, draw, scalar)
         Aligned weights. Raw weights differ between chains by symmetry alone.
     n_segments : int, optional
-        Per chain, see `gptbayes.diagnostics.segments.cut`.
+        Per chain, see `gptbayes.diagnostics.segments.cut_segments`.
 
     Returns
     -------
@@ -131,15 +131,15 @@ def weight_space(draws: xr.DataArray, n_segments: int | None = None) -> Space:
         The distance is `gptbayes.diagnostics.segments.distances`.
     """
     _check_finite(draws)
-    pieces = segments.cut(draws, n_segments)
+    pieces = segments.cut_segments(draws, n_segments)
     return _space(pieces, segments.distances(pieces), "standard deviations within segments")
 
 
 def _space(pieces, distance, unit):
-    coords = {n: pieces[n] for n in ("of_chain", "start", "stop")}
-    chain = pieces["of_chain"].values
+    coords = {n: pieces[n] for n in ("chain_index", "start", "stop")}
+    chain = pieces["chain_index"].values
     points, explained = _classical_scaling(distance)
-    groups = segments.group(pieces, distance)
+    groups = segments.group_segments(pieces, distance)
     mode = groups.label.values if groups else np.zeros(len(chain), int)
     same = (chain[:, None] == chain) & (mode[:, None] == mode) & ~np.eye(len(chain), dtype=bool)
     within = float(np.sqrt((distance[same] ** 2).mean())) if same.any() else np.nan
