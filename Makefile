@@ -17,6 +17,9 @@ EXTRA  ?= test
 ALSO   ?=
 RUNS   ?= runs/demo
 VALIDATE ?= runs/validate
+BENCH  ?= runs/bench
+BENCH_VENV ?= .venv-bench
+TORCH  ?= torch>=2
 SITE   ?= site
 ESSAYS ?=
 REFERENCE ?=
