@@ -135,13 +135,19 @@ def test_scale_sensitivity(conjugate):
     assert "for 5 times it Pareto k is above 0.7: refit" in sentence
 
 
-def test_refit_where_weights_do_not_reach(conjugate):
+def test_refit_where_weights_do_not_reach(conjugate, capsys):
     run = FittedRun("it", conjugate, open_run(conjugate))
     idata = refit_with_scale(run, "concentration", 3.0)
     exact = exact_log_z(bigram(), concentration=3.0)
     found = model_evidence(idata)
     assert abs(found.log_evidence - exact) < 4 * found.se
     assert (conjugate / "scales" / "concentration-3" / "config.json").exists()
+    assert main(["evidence", str(conjugate), "--no-scales", "--refit", "concentration=3"]) == 0
+    said = capsys.readouterr().out
+    assert f"3 times concentration: {found.log_evidence:.2f} ± {found.se:.2f} nats" in said
+    for bad, message in (("heads=2", "--refit must name one of"), ("offset=x", "FAMILY=FACTOR")):
+        assert main(["evidence", str(conjugate), "--refit", bad]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_scale_sensitivity_of_normal_priors(bigram_of_normals):

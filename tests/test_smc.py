@@ -357,7 +357,7 @@ def test_a_run_killed_in_the_middle_of_a_level_ends_with_the_same_numbers(tmp_pa
 
 
 def test_any_executor_does(tmp_path):
-    settings = {**TINY, "weights": (0.05, 1.0)}
+    settings = {**TINY, "replicates": 1, "weights": (0.05, 1.0)}
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         folder = fit.smc(bigram(), tmp_path / "a", executor=pool, **settings)
     own = fit.smc(bigram(), tmp_path / "b", **settings)

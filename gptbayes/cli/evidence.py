@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,18 @@ from gptbayes.cli.terminal import (
     print_table,
     write_table,
 )
-from gptbayes.compare.evidence import WHY_THEY_MAY_DISAGREE, compare_evidence_of_runs
-from gptbayes.compare.evidence_sensitivity import scale_sensitivity, scale_sentences
+from gptbayes.compare.evidence import (
+    WHY_THEY_MAY_DISAGREE,
+    compare_evidence_of_runs,
+    model_evidence,
+)
+from gptbayes.compare.evidence_sensitivity import (
+    refit_with_scale,
+    scale_sensitivity,
+    scale_sentences,
+)
+from gptbayes.model.problem import Priors
+from gptbayes.progress import progress_bars
 
 
 def add_arguments(parser) -> None:
@@ -32,15 +43,25 @@ def add_arguments(parser) -> None:
         examples="""
             gptbayes evidence runs/05-smc
             gptbayes evidence runs/01-smc runs/05-smc runs/12-smc --out evidence.csv
+            gptbayes evidence runs/05-smc --refit attention=2 --refit lm_head=0.5
         """,
     )
     add("runs", type=Path, nargs="+", metavar="RUN", help="run directories, fits by smc")
     add("--no-scales", action="store_true", help="do not look at the scales of the priors")
+    add(
+        "--refit",
+        action="append",
+        default=[],
+        metavar="FAMILY=FACTOR",
+        help="fit each run again with a prior scale times FACTOR, in RUN/scales; may be given "
+        "several times",
+    )
     add("--out", type=Path, metavar="FILE.csv", help="write the numbers, one row per run")
 
 
 def _evidence(arguments):
     check_targets(arguments.out)
+    changes = [_change(each) for each in arguments.refit]
     fits, compared = compare_evidence_of_runs(arguments.runs)
     if arguments.out:
         write_table(compared.table.to_dataframe(), arguments.out)
@@ -51,10 +72,35 @@ def _evidence(arguments):
         for run in fits:
             title = f"Sensitivity of the log evidence of {run.name} to its prior scales"
             print_lines(title, scale_sentences(scale_sensitivity(run.idata)))
+    for run in fits if changes else ():
+        lines = [_refitted(run, compared.found[run.name], *change) for change in changes]
+        print_lines(f"Log evidence of {run.name} with another prior scale, refitted", lines)
     OUT.print(WHY_THEY_MAY_DISAGREE, "", sep="\n", soft_wrap=True)
     print_findings(compared.findings)
     if arguments.out:
         print_path(arguments.out)
+
+
+def _change(text):
+    family, _, factor = text.partition("=")
+    valid = [each.name for each in fields(Priors)]
+    if family not in valid:
+        raise ValueError(f"--refit must name one of {', '.join(valid)}, got {family!r}")
+    try:
+        return family, float(factor)
+    except ValueError:
+        raise ValueError(f"--refit must be FAMILY=FACTOR, got {text!r}") from None
+
+
+def _refitted(run, before, family, factor):
+    with progress_bars() as on_progress:
+        idata = refit_with_scale(run, family, factor, on_progress=on_progress)
+    after = model_evidence(idata)
+    change, se = after.log_evidence - before.log_evidence, np.hypot(after.se, before.se)
+    return (
+        f"{factor:g} times {family}: {after.log_evidence:.2f} ± {after.se:.2f} nats, a change of "
+        f"{change:+.2f} ± {se:.2f}"
+    )
 
 
 _TABLES = {
