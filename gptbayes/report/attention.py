@@ -152,8 +152,8 @@ def _patterns(analysis):
     n = min(len(analysis.problem.held_out.x), analysis.n_contexts)
     caption = (
         "Attention to each detection pattern minus that of uniform attention, for the head with "
-        f"the largest value in each draw, which needs no matching: mean and {percent(analysis.prob)} "
-        f"interval over draws, averaged over {n} held-out contexts. The last column is the "
+        "the largest value in each draw, which needs no matching: mean and "
+        f"{percent(analysis.prob)} interval over draws, averaged over {n} held-out contexts. The last column is the "
         "probability that a posterior draw exceeds a prior draw, one half if they cannot be "
         "distinguished; attention that prior draws also have was not learned from the text."
     )
