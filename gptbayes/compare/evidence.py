@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import arviz as az
 import numpy as np
@@ -132,7 +132,7 @@ def compare_evidence_of_runs(
     with warnings.catch_warnings():  # n_bad_k says it
         warnings.simplefilter("ignore", UserWarning)
         loos = {run.name: loo(run.idata) for run in fits if _n_sequence(run) > 1}
-    of_loo = {
+    of_loo: dict[str, Any] = {
         name: ("fit", [of(loos[fit]) if fit in loos else np.nan for fit in table["fit"].values])
         for name, of in _OF_LOO.items()
     }

@@ -30,15 +30,15 @@ def open_same_text(folders: Sequence[str | Path], command: str = "compare") -> l
     ValueError
         If there is none, one is given twice or is not finished, or they are of different text.
     """
-    folders = [Path(folder) for folder in folders]
-    if not folders:
+    paths = [Path(folder) for folder in folders]
+    if not paths:
         raise ValueError(f"{command} needs at least one run, got none")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError(f"each run can be given once, got {', '.join(map(str, folders))}")
-    names = [folder.resolve().name for folder in folders]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError(f"each run can be given once, got {', '.join(map(str, paths))}")
+    names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    fits = [FittedRun(*each, open_run(each[1])) for each in zip(names, folders, strict=True)]
+        names = [str(path) for path in paths]
+    fits = [FittedRun(name, path, open_run(path)) for name, path in zip(names, paths, strict=True)]
     first = problem_of(fits[0].idata)
     for run in fits[1:]:
         what = _different(first, problem_of(run.idata))

@@ -164,7 +164,7 @@ def keep_prior(
 
 def load_levels(folder: Path) -> list[Level]:
     """All complete levels of a replicate, in order."""
-    levels = []
+    levels: list[Level] = []
     while (path := folder / f"level-{len(levels)}.npz").exists():
         try:
             with np.load(path) as file:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
 from gptbayes.fit.levels import Level, load_levels, log_density_of, log_lik_of, run_level
 from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
-from gptbayes.fit.units import Progress, n_cores
+from gptbayes.fit.units import Progress
+from gptbayes.toolchain.system import n_cores
 
 __all__ = ["Settings", "Smc", "levels_of", "sequential_monte_carlo", "temper"]
 
@@ -168,7 +169,7 @@ def sequential_monte_carlo(
     )
     n_draws = chosen.chains * chosen.moves
     draws = [read_csv(csv_of(folder, k), n_draws) for k in range(1, replicates + 1)]
-    value, se = tempering.log_evidence([each[-1].log_evidence for each in levels])
+    value, se = tempering.log_evidence(np.array([each[-1].log_evidence for each in levels]))
     return Smc(draws, levels, value, se)
 
 
@@ -219,7 +220,7 @@ def _drive(replicates, executor, on_progress):
         running[executor.submit(run_level, replicate.next_unit())] = replicate
         replicate.begun = True
 
-    running = {}
+    running: dict[Future, Any] = {}
     try:
         for replicate in replicates:
             if not replicate.finished:

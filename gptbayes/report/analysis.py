@@ -542,12 +542,13 @@ class Analysis:
     @cached_property
     def weighted_by_mass(self) -> xr.Dataset | None:
         """Held-out density of chains in several modes, weighted by the masses of these."""
-        if self.smc is None or self.stacking is None or self.masses.table.sizes["mode"] < 2:
+        masses = self.masses
+        if self.smc is None or self.stacking is None or masses is None:
             return None
-        if float(self.masses.table["mass"].sum()) == 0:
+        if masses.table.sizes["mode"] < 2 or float(masses.table["mass"].sum()) == 0:
             return None
         per_chain = self.stacking.chains["weight"].values
-        return weigh_by_mass(self.idata, self.modes.label, self.masses, per_chain)
+        return weigh_by_mass(self.idata, self.modes.label, masses, per_chain)
 
     @cached_property
     def function_space(self) -> Space:

@@ -12,6 +12,8 @@ from gptbayes.report.blocks import Heading, Paragraph, Points, Section, Table, p
 def evidence_section(analysis: Analysis) -> Section:
     """The path from the prior, the evidence with its error, and masses of modes."""
     found = analysis.tempering
+    if found is None:
+        raise ValueError(f"evidence is that of a fit by smc, got one by {analysis.method}")
     blocks = [
         _path_picture(found.path),
         _replicates_table(found.replicates),
