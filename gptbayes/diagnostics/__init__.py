@@ -1,4 +1,13 @@
-"""Diagnostics of a fit: sampler, convergence, modes, contraction, prior sensitivity.
+"""Diagnostics of a fit.
 
-Imports everything that computes a quantity of a fit: `symmetry`, `predict`, `validate`.
+- `sampler`: divergences, tree depth, E-BFMI, Pareto k
+- `quantities`, `convergence`: R-hat, nested R-hat, ESS and R* of weights and predictions
+- `segments`, `verdict`: whether chains have mixed or are trapped in modes
+- `modes`, `mode_masses`, `mode_connectivity`: the modes, their masses, and paths between them
+- `contraction`: posterior contraction of parameters relative to the prior
+- `sensitivity`: power-scaling of prior and likelihood
+- `tempering_health`: levels of sequential Monte Carlo
+
+Imports the rooms that compute quantities of a fit: `gptbayes.symmetry`, `gptbayes.predict`,
+`gptbayes.attention` and `gptbayes.validate`, and those above them.
 """

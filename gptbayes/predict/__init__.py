@@ -7,8 +7,8 @@
 - `held_out_reliability`, `proper_scores`: calibration and scores
 - `check_text`: posterior predictive checks with text statistics
 
-Imports `gptbayes.corpus`, `gptbayes.findings`, `gptbayes.stats`, `gptbayes.model` and
-`gptbayes.inference`.
+Imports `gptbayes.corpus`, `gptbayes.findings`, `gptbayes.groups`, `gptbayes.stats`,
+`gptbayes.model` and `gptbayes.inference`.
 """
 
 from gptbayes.predict.calibration import (

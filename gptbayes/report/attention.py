@@ -153,10 +153,10 @@ def _patterns(analysis):
     caption = (
         "Attention to each detection pattern minus that of uniform attention, for the head with "
         "the largest value in each draw, which needs no matching: mean and "
-        f"{percent(analysis.prob)} interval over draws, averaged over {n} held-out contexts. The "
-        "last column is the "
-        "probability that a posterior draw exceeds a prior draw, one half if they cannot be "
-        "distinguished; attention that prior draws also have was not learned from the text."
+        f"{percent(analysis.prob)} interval over draws, averaged over {n} held-out contexts. "
+        "The last column is the probability that a posterior draw exceeds a prior draw, one half "
+        "if they cannot be distinguished; attention that prior draws also have was not learned "
+        "from the text."
     )
     return [
         Heading("Detection patterns"),

@@ -1,4 +1,9 @@
-"""Summaries of draws and tests of uniformity; nothing about transformers.
+"""Statistics that do not depend on transformers.
 
-Imports nothing of the package but `gptbayes.findings`.
+- `summary`: means, intervals, R-hat and ESS of many scalars
+- `mcmc`, `ranks`, `blocks`: the same in numpy
+- `probability`: probabilities of events, with Monte Carlo errors
+- `uniformity`: tests of uniformity of ranks, and Holm's correction
+
+Imports only `gptbayes.findings`.
 """
