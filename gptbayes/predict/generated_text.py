@@ -100,13 +100,13 @@ def generate_coherent(
     """
     _check_positive(length=length, n_texts=n_texts)
     problem = problem_of(idata)
-    tokens = encode_prompt(problem.vocabulary, prompt)
+    start = encode_prompt(problem.vocabulary, prompt)
     n_chain, n_draw = (idata[group].sizes[dim] for dim in ("chain", "draw"))
     draw_index = _sample_draws(n_chain * n_draw, n_texts, rng)
     tokens = generate_text(
         problem.stage,
         _flat(parameters_of(idata, group)),
-        tokens,
+        start,
         length,
         problem.design.block_size,
         rng,
