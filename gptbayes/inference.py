@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from gptbayes.fit.tempering import between_share
 from gptbayes.groups import add_group, group_names, load_groups, make_groups, save_groups
 from gptbayes.model.problem import Problem, data_name, from_stan_data, stan_data
 from gptbayes.model.simulate import next_tokens, prior_draws
+
+_log = logging.getLogger("gptbayes")
 
 N_PRIOR_DRAWS = 500
 """Number of draws in the groups ``prior`` and ``prior_predictive``."""
@@ -108,7 +111,10 @@ def open_run(folder: str | Path) -> az.InferenceData:
     idata = convert(config, read_problem(folder), iter_draws(folder))
     if config["method"] == "smc":
         _add_path(idata, config, Path(folder) / "csv")
-    _save(idata, path)
+    try:
+        _save(idata, path)
+    except OSError as error:  # a full disk, or somebody else's run that may only be read
+        _log.warning("%s cannot be saved and will be made again when it is read: %s", path, error)
     return idata
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from problems import TEXT, small_problem
 
 from gptbayes import fit
 from gptbayes.corpus import Vocabulary, source_name
+from gptbayes.diagnostics.sampler import log_lik_finding
 from gptbayes.fit.directory import check_writable, run_directory
 from gptbayes.fit.units import Unit, run_unit
 from gptbayes.inference import netcdf_error, open_run, problem_of
@@ -149,3 +151,27 @@ def test_a_program_that_fails_says_why(program, said, tmp_path):
         run_unit(Unit("chain 1", "sample", *files, arguments, 1, 1))
     assert said in str(told.value)
     assert "RunSet" not in str(told.value)
+
+
+def test_a_run_that_may_only_be_read_is_read(saved, monkeypatch, caplog):
+    """Draws are not lost because what is made of them cannot be kept."""
+    saved.unlink()
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(saved))
+
+    monkeypatch.setattr("gptbayes.inference._save", refuse)
+    assert open_run(saved.parent).posterior.sizes["draw"] == 4
+    assert "cannot be saved" in caplog.text
+
+
+def test_draws_without_a_finite_log_likelihood_are_told_of(saved):
+    idata = open_run(saved.parent)
+    assert log_lik_finding(idata) is None
+    for value in (np.nan, -np.inf):
+        log_lik = idata.log_likelihood["log_lik"].copy()
+        log_lik[0, 2, 0, 0] = value
+        idata.log_likelihood["log_lik"] = log_lik
+        finding = log_lik_finding(idata)
+        assert not finding.ok
+        assert finding.text.startswith("log_lik is nan or infinite in 1 of 4 draws")

@@ -55,7 +55,7 @@ def match_layer(
     LayerMatching
     """
     n_draws, n_head, n = patterns.shape
-    flat = patterns.reshape(-1, n)
+    flat = patterns.reshape(n_draws * n_head, n)  # n is 0 for contexts of one position
     mean_pattern = patterns.mean(axis=1)
     start = np.argmin(((mean_pattern - mean_pattern.mean(axis=0)) ** 2).sum(axis=-1))
     order = np.full((n_draws, n_head), -1)  # none yet
@@ -100,7 +100,7 @@ def assign_heads(
 def _cost(reference, patterns):
     """Squared distance of head j of a draw from head i of the reference, (draw, i, j)."""
     n_draws, n_head, n = patterns.shape
-    cross = (reference @ patterns.reshape(-1, n).T).reshape(n_head, n_draws, n_head)
+    cross = (reference @ patterns.reshape(n_draws * n_head, n).T).reshape(n_head, n_draws, n_head)
     ours = np.einsum("in,in->i", reference, reference)[:, None]
     theirs = np.einsum("djn,djn->dj", patterns, patterns)[:, None, :]
     squares = (ours + theirs).astype(float)

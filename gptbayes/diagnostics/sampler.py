@@ -73,14 +73,34 @@ def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Findin
     """
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
     divergences, hits = int(health["divergences"].sum()), int(health["max_treedepth_hits"].sum())
-    worst = float(health["e_bfmi"].min())
-    ok = worst >= E_BFMI_LIMIT
-    text = f"smallest E-BFMI {worst:.2f}"
     return [
         _count(divergences, n_draws, "divergent transitions", _DIVERGENT),
         _count(hits, n_draws, "draws at maximum tree depth", _DEPTH),
-        Finding(ok, text if ok else f"{text}, below {E_BFMI_LIMIT}: {_ENERGY}"),
+        _energy_finding(float(health["e_bfmi"].min())),
     ]
+
+
+def log_lik_finding(idata: az.InferenceData) -> Finding | None:
+    """Warn of draws whose log likelihood is not a finite number.
+
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    Finding or None
+        None if all are finite.
+    """
+    log_lik = idata.log_likelihood["log_lik"]
+    bad = ~np.isfinite(log_lik).all(("sequence", "position"))
+    if not bool(bad.any()):
+        return None
+    return Finding(
+        False,
+        f"log_lik is nan or infinite in {int(bad.sum())} of {bad.size} draws: averages of "
+        "predictions over draws are undefined or rest on the other draws",
+    )
 
 
 def mixing_finding(table: xr.Dataset, quantity: str) -> Finding:
@@ -185,4 +205,15 @@ def _count(count, n_draws, what, why):
 
 def _bfmi(energy):
     """Estimated Bayesian fraction of missing information of each chain (Betancourt 2016)."""
+    if energy.sizes["draw"] < 2:
+        return xr.full_like(energy.isel(draw=0, drop=True), np.nan, dtype=float)
     return (energy.diff("draw") ** 2).mean("draw") / energy.var("draw", ddof=1)
+
+
+def _energy_finding(smallest):
+    if not np.isfinite(smallest):
+        return Finding(False, "too few draws for E-BFMI, or draws that never move")
+    text = f"smallest E-BFMI {smallest:.2f}"
+    if smallest >= E_BFMI_LIMIT:
+        return Finding(True, text)
+    return Finding(False, f"{text}, below {E_BFMI_LIMIT}: {_ENERGY}")

@@ -230,6 +230,8 @@ class Analysis:
         Computed in a few seconds for a fit of any method, without alignment of weights.
         """
         found = [] if self.target_finding is None else [self.target_finding]
+        infinite = sampler.log_lik_finding(self.idata)
+        found += [] if infinite is None else [infinite]
         if self.method in sampler.METHOD_FINDINGS:
             found.append(sampler.METHOD_FINDINGS[self.method])
         elif self.sampler_health is None:
