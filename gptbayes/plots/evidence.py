@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS, MARKERS
+from gptbayes.plots.style import COLORS, MARKERS, literal
 
 
 def plot_tempering(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axes:
@@ -100,7 +100,7 @@ def plot_evidence(table: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axe
         style = {"fmt": MARKERS[k], "color": COLORS[k], "ms": 5, "label": label, **kwargs}
         error = 2 * np.nan_to_num(table[se].values)
         ax.errorbar(table[name].values, y + 0.2 * (k - 0.5), xerr=error, **style)
-    ax.set_yticks(y, [str(name) for name in table["fit"].values])
+    ax.set_yticks(y, [literal(name) for name in table["fit"].values])
     ax.invert_yaxis()
     ax.set_xlabel("log evidence (nats, ± 2 standard errors)")
     ax.legend(frameon=False)
@@ -130,7 +130,7 @@ def plot_evidence_by_size(
     for k, name in enumerate(gain["model"].values):
         style = {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)]}
         error = 2 * np.nan_to_num(se.sel(model=name).values)
-        line = {**style, "ms": 4, "lw": 1.2, "label": str(name), **kwargs}
+        line = {**style, "ms": 4, "lw": 1.2, "label": literal(name), **kwargs}
         ax.errorbar(size, gain.sel(model=name).values, yerr=error, **line)
     ax.set_xscale("log", base=2)
     ax.set_xticks(size, [f"{int(each)}" for each in size])
