@@ -91,7 +91,9 @@ def test_a_figure_shows_names_literally(name):
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
     for label in (ax.get_yticklabels()[0].get_text(), *legend):
         assert not is_math_text(label)
-        assert label.replace(r"\$", "$").lstrip("\N{THIN SPACE}") == printable(name)
+        assert printable(label) == label
+        if name in MARKUP:
+            assert label.replace(r"\$", "$").lstrip("\N{THIN SPACE}") == name
     assert len(legend) == 1
     plt.close(fig)
 

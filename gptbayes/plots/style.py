@@ -38,7 +38,9 @@ def literal(name: str) -> str:
     Matplotlib interprets text between dollar signs as mathematics, and omits labels that begin with
     an underscore from legends.
     """
-    return _no_markup(printable(str(name)))
+    shown = ((printable(character), ord(character)) for character in str(name))
+    drawn = (v if v.isspace() or all(map(_has_glyph, v)) else f"U+{code:04X} " for v, code in shown)
+    return _no_markup("".join(drawn))
 
 
 def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns: int | None = None):
