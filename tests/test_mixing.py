@@ -153,7 +153,7 @@ def test_weights_too_slow_for_their_modes_but_predictions_mixed(rng):
     predicted = chains(rng, n_scalar=3)
     found = mixing_verdict(posterior(rng, chains(rng, 0.995), functions=predicted))
     assert found.name == "too short to tell"
-    assert "Predictions have mixed." in found.text
+    assert "Predictions agree across the chains." in found.text
 
 
 def test_few_draws_and_one_chain_are_too_short(rng):

@@ -305,7 +305,7 @@ def _sentence(name, evidence, groups, n_chain):
                 "also explain these modes."
             )
     if name == TOO_SHORT and _state(evidence, PREDICTIONS) == "agree":
-        found += " Predictions have mixed."
+        found += " Predictions agree across the chains."
     return found
 
 
