@@ -199,7 +199,8 @@ def test_exact_marginals(attention):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not os.environ.get("GPTBAYES_SLOW_TESTS"), reason="takes minutes: set GPTBAYES_SLOW_TESTS=1"
+    not os.environ.get("GPTBAYES_LONG_TESTS"),
+    reason="takes a quarter of an hour: set GPTBAYES_LONG_TESTS=1",
 )
 @pytest.mark.parametrize("number", ["05", "12"])
 def test_same_posterior_as_nuts(number, tmp_path):
