@@ -87,7 +87,7 @@ def test_fit_and_report(text, tmp_path):
     ("arguments", "message"),
     [
         (["--stage", "13"], "unknown stage '13', valid stages: 01, 02"),
-        (["--stage", "05", "--text", "none.txt"], "none.txt does not exist"),
+        (["--stage", "05", "--text", "none.txt"], "none.txt, which does not exist"),
         (["--stage", "05", "--n-embed", "6", "--n-head", "4"], "divisible by n_head, got 6 and 4"),
         (["--stage", "05", "--n-embed", "0"], "n_embed must be a positive integer, got 0"),
         (["--stage", "05", "--block-size", "800"], "text must fill two windows"),

@@ -48,6 +48,8 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("essay", ESSAYS, ids=lambda essay: essay.stem)
 def test_every_essay_runs_as_a_script(essay, folder, monkeypatch, capsys):
     monkeypatch.setattr(logging.getLogger("cmdstanpy"), "disabled", False)
+    if essay.stem > "05":  # 02 to 04 read the fits of 01
+        folder = folder / essay.stem
     arguments = [*TINY[essay.stem].split(), "--runs", str(folder)]
     monkeypatch.setattr(sys, "argv", [str(essay), *arguments])
     runpy.run_path(str(essay), run_name="__main__")

@@ -194,7 +194,7 @@ def test_the_evidence_has_no_bias(two_modes, tmp_path):
 def test_exact_marginals(attention):
     idata = open_run(attention[0])
     assert family_wise_p(check_exact_marginals(idata)) >= ALPHA
-    assert any("scalars whose posterior is known" in each.text for each in Analysis(idata).findings)
+    assert any("scalars" in each.text and "exact" in each.text for each in Analysis(idata).findings)
 
 
 @pytest.mark.slow
@@ -395,7 +395,9 @@ def test_more_replicates_continue_a_run_of_the_generic_sampler(two_modes, tmp_pa
 def test_levels_that_do_not_end(tmp_path):
     with pytest.raises(RuntimeError, match="after 2 levels; try more moves or chains"):
         fit.smc(bigram(), tmp_path / "run", max_levels=2, **TINY)
-    assert len(fit.levels_of(tmp_path / "run" / "csv", 1)) == 3  # what there is is kept
+    # What there is is kept: all levels of the replicate that reached the bound first.
+    replicates = range(1, TINY["replicates"] + 1)
+    assert max(len(fit.levels_of(tmp_path / "run" / "csv", k)) for k in replicates) == 3
 
 
 def test_a_program_that_is_not_tempered_is_refused(two_modes, tmp_path):

@@ -86,7 +86,8 @@ def _attention(arguments):
         write_table(summary.to_dataframe(), arguments.out)
     print_findings(finding for finding in findings if finding is not None)
     _print_weights(summary, None if rollout is None else rollout.isel(sequence=0))
-    _print_roles(analysis.roles)
+    if analysis.roles is not None:
+        _print_roles(analysis.roles)
     if not arguments.no_ablation:
         _print_ablations(*ablations)
     print_warnings(analysis.findings)

@@ -461,15 +461,19 @@ class Analysis:
         return x[evenly_spaced(len(x), N_MAPS)]
 
     @cached_property
-    def roles(self) -> attention.Roles:
-        """What each head attends to, posterior beside prior."""
-        self.on_step("attention by detection pattern")
+    def roles(self) -> attention.Roles | None:
+        """What each head attends to, posterior beside prior; None for contexts of one position."""
         x = self.problem.held_out.x[: self.n_contexts]
+        if x.shape[1] < 2:
+            return None
+        self.on_step("attention by detection pattern")
         return attention.head_roles(self.idata, self.matching, x, prob=self.prob)
 
     @cached_property
     def roles_finding(self) -> Finding | None:
-        """Convergence of attention by detection pattern; None for a single draw."""
+        """Convergence of attention by detection pattern; None for a single draw or no patterns."""
+        if self.roles is None:
+            return None
         summary = self.roles.ranks.sel(source="posterior")
         if not summary["ess_bulk"].notnull().any():
             return None

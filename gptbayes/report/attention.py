@@ -142,6 +142,8 @@ def _effective_positions_table(summary):
 
 def _patterns(analysis):
     roles = analysis.roles
+    if roles is None:
+        return [Paragraph("With contexts of one character a position can attend to itself only.")]
     first, rows = roles.ranks.isel(rank=0), []
     for role in roles.ranks["role"].values:
         one = first.sel(role=role)
