@@ -122,7 +122,7 @@ def test_a_mode_that_one_chain_visits_for_its_last_fifth(rng):
     label = found.groups.label.values.reshape(N_CHAIN, 5)
     assert (label[:3] == 0).all()
     np.testing.assert_array_equal(label[3], [0, 0, 0, 0, 1])
-    assert "in more than one: 1" in found.text
+    assert "in more than one group: 1" in found.text
 
 
 @pytest.mark.parametrize("phi", [0.99, 0.998, 0.9999])
