@@ -22,6 +22,7 @@ from gptbayes.diagnostics.contraction import (
     prediction_contraction,
     weight_contraction,
 )
+from gptbayes.diagnostics.contraction.sentences import gauge_sentence
 from gptbayes.inference import open_run, problem_of
 from gptbayes.model.forward import active_hidden_units
 from gptbayes.model.simulate import prior_draws
@@ -58,7 +59,20 @@ def test_gauge_directions_do_not_contract_and_a_wrong_scale_shows(nuts):
         1 - 0.5**2 * (1 - found["contraction"].sel(direction=row["direction"]).item())
     )
     said = posterior_contraction(wrong, n_local=1, max_draws=20).sentences[0]
-    assert "these are not draws from the posterior" in said
+    assert "too few effective draws to test that" in said
+
+
+def test_many_draws_of_a_wrong_scale_are_not_from_the_posterior(rng):
+    """What no prediction depends on keeps its prior, of which these are exact draws."""
+    problem = small_problem("02")
+    dims = {p.name: ("chain", "draw", *p.dims) for p in problem.stage.parameters}
+    draws = chains(problem, (4, 250), rng)
+    posterior = xr.Dataset({name: (dims[name], values) for name, values in draws.items()})
+    assert "these are not" not in gauge_sentence(gauge_contraction(problem, posterior))
+    posterior["lm_head_multiplier"] = 0.5 * posterior["lm_head_multiplier"]
+    assert "these are not draws from the posterior" in gauge_sentence(
+        gauge_contraction(problem, posterior)
+    )
 
 
 # ---- locally ----

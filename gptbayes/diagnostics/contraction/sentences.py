@@ -56,7 +56,7 @@ def contraction_sentences(found: Contraction) -> list[str]:
     """
     sentences = []
     if found.gauge is not None:
-        sentences.append(_gauge_sentence(found.gauge))
+        sentences.append(gauge_sentence(found.gauge))
     if found.local is not None:
         sentences += _local_sentences(found.local)
     sentences.append(_prediction_sentence(found.predictions))
@@ -71,7 +71,18 @@ def contraction_sentences(found: Contraction) -> list[str]:
     return sentences
 
 
-def _gauge_sentence(gauge):
+def gauge_sentence(gauge: xr.Dataset) -> str:
+    """State whether directions that no prediction depends on keep their prior.
+
+    Parameters
+    ----------
+    gauge : Dataset (direction)
+        As of `gptbayes.diagnostics.contraction.gauge_contraction`.
+
+    Returns
+    -------
+    str
+    """
     t = (gauge["contraction"] / gauge["mcse"].where(gauge["mcse"] > 0)).fillna(0)
     worst = gauge.isel(direction=int(np.abs(t.values).argmax()))
     text = (
