@@ -149,7 +149,7 @@ def test_what_cannot_be_matched(two_layers):
         head_order(idata, group="mode")
     with pytest.raises(ValueError, match="at least one sequence of 1 to 5 positions"):
         head_order(idata, contexts=np.zeros((2, 6), dtype=int))
-    with pytest.raises(ValueError, match="the same draws"):
+    with pytest.raises(ValueError, match="draws, layers and heads of the matching"):
         matched(attention_draws(idata, idata_x(idata), group="prior"), head_order(idata))
     without = small_problem("03")
     with pytest.raises(ValueError, match="one of 04 to 12, which have attention, got 03"):

@@ -307,8 +307,8 @@ def test_prompts_that_cannot_be_read(nuts, rng):
     with pytest.raises(ValueError, match="kind must be one of coherent, marginal, got 'greedy'"):
         generate(nuts, "the", 3, rng, kind="greedy")
     for prompt, text, message in (
-        ("", "cat", "a prompt needs at least one"),
-        ("the", "", "a text to score needs at least one"),
+        ("", "cat", "prompt must have at least one"),
+        ("the", "", "text must have at least one"),
         ("the", "dog", "'d' 'g' not in the vocabulary"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -336,11 +336,11 @@ def test_frequencies_by_hand():
 
 
 def test_what_cannot_be_checked():
-    with pytest.raises(ValueError, match="at least 2 replicated texts, got 1"):
+    with pytest.raises(ValueError, match="replicated must have at least 2 texts, got 1"):
         check_statistics("ab", ["ab"], "ab")
-    with pytest.raises(ValueError, match="has 2 characters and at least 1, got 2, 3"):
+    with pytest.raises(ValueError, match="same positive length, got 2 and 2, 3 characters"):
         check_statistics("ab", ["ab", "abc"], "ab")
-    with pytest.raises(ValueError, match="has 0 characters and at least 1, got 0"):
+    with pytest.raises(ValueError, match="same positive length, got 0 and 0 characters"):
         check_statistics("", ["", ""], "ab")
     with pytest.raises(ValueError, match="prob must be between 0 and 1, got 1"):
         check_statistics("ab", ["ab", "ab"], "ab", prob=1)
