@@ -28,6 +28,8 @@ def provide_cache_folder() -> None:
     folder = Path(tempfile.mkdtemp(prefix="gptbayes-cache-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+    if not Path(os.environ.get("HOME", "/")).is_absolute():  # libraries ask what it stands for
+        os.environ["HOME"] = str(folder)
     if not _can_write(cache):
         _temporary.append(folder)
         os.environ["XDG_CACHE_HOME"] = str(folder)
