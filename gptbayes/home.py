@@ -22,14 +22,14 @@ def provide_cache_folder() -> None:
     """Give this process, and those that it starts, a temporary cache folder if there is none."""
     if _temporary:
         return
+    if not Path(os.environ.get("HOME", "/")).is_absolute():  # then the list of users has it
+        del os.environ["HOME"]
     cache, config = platformdirs.user_cache_path(), platformdirs.user_config_path()
     if _can_write(cache) and _can_write(config):
         return
     folder = Path(tempfile.mkdtemp(prefix="gptbayes-cache-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
-    if not Path(os.environ.get("HOME", "/")).is_absolute():  # libraries ask what it stands for
-        os.environ["HOME"] = str(folder)
     if not _can_write(cache):
         _temporary.append(folder)
         os.environ["XDG_CACHE_HOME"] = str(folder)
