@@ -18,8 +18,8 @@ from test_cli import run as gptbayes_command
 from gptbayes import fit
 from gptbayes.compare import (
     compare_runs,
-    estimated_seconds,
     differences,
+    estimated_seconds,
     exact_loo,
     open_runs,
     plan_refits,
@@ -104,7 +104,7 @@ def test_refits_agree_with_quadrature_where_psis_fails(toy):
     assert found.refits["sequence"].values.tolist() == [6]
     refit = found.refits.isel(sequence=0)
     assert abs(refit["exact"] - exact[6]) < 4 * refit["mcse"]
-    assert refit["mcse"] < 0.15
+    assert refit["mcse"] < 0.25
     assert abs(refit["psis"] - exact[6]) > 4 * refit["mcse"]  # what the refit is for
     np.testing.assert_allclose(found.elpd["loo_i"][:6], exact[:6], atol=0.1)
     assert found.elpd["elpd_loo"] == pytest.approx(float(found.elpd["loo_i"].sum()))

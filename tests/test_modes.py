@@ -191,7 +191,7 @@ def test_unusable_input_is_refused_in_one_line(nuts, rng):
         (lambda: context_log_prob(nuts, []), "at least one, got none"),
         (lambda: function_space(holes), "not finite in chain 2"),
         (lambda: weight_space(scalars(np.ones((2, 3, 1)))), "at least 4 draws"),
-        (lambda: weight_space(scalars(np.ones((2, 40, 3)))), "moves within segments, got none"),
+        (lambda: weight_space(scalars(np.ones((2, 40, 3)))), "varies within segments, got none"),
     ]
     for call, words in refused:
         with pytest.raises(ValueError, match=words) as raised:
