@@ -118,7 +118,7 @@ def test_unigram_yardstick_by_hand(nuts):
 
 def test_loo_leaves_out_sequences(nuts):
     result = loo(nuts)
-    assert result.n_data_points == 11
+    assert result.sizes["sequence"] == 11
     assert 0 <= n_bad_pareto_k(result) <= 11
     in_sample = log_mean_exp(nuts.log_likelihood["log_lik"].sum("position")).sum().item()
     assert result.elpd_loo < in_sample

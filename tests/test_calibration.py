@@ -215,13 +215,16 @@ def test_what_cannot_be_judged_is_refused(rng):
     p = forecasts(rng, 3, 2)
     tokens = drawn(p, rng)
     refused = [
-        (lambda: forecast_reliability({}, tokens, rng), "at least one forecaster"),
+        (lambda: forecast_reliability({}, tokens, rng), "at least one forecast"),
         (lambda: judged(p[:2], tokens, rng), r"got \(2, 2, 7\) and \(3, 2\)"),
         (lambda: judged(p * 1.1, tokens, rng), "sum to one"),
         (lambda: judged(p, tokens + 7, rng), r"tokens must be in 0\.\.6"),
         (lambda: judged(p, tokens, rng, prob=1.0), "prob must be between 0 and 1"),
         (lambda: judged(p, tokens, rng, edges=(0, 0.5)), "increase from 0 to 1"),
-        (lambda: judged(p, tokens, rng, n_simulations=100), "at least 200 simulations, got 100"),
+        (
+            lambda: judged(p, tokens, rng, n_simulations=100),
+            "must be at least 200 for prob 0.9, got 100",
+        ),
     ]
     for call, words in refused:
         with pytest.raises(ValueError, match=words):

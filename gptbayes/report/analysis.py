@@ -134,7 +134,7 @@ class Analysis:
     idata : InferenceData
         As of `gptbayes.open_run`.
     name : str
-        What the fit is called where several are compared.
+        What the fit is called where several are compared; by default its method.
     beside : tuple of Analysis
         Other fits of the same text, compared with this one on held-out text.
     prob : float
@@ -167,6 +167,10 @@ class Analysis:
     smc: az.InferenceData | None = None
     saved: SavedExamination | None = None
     on_step: Callable[[str], None] = field(default=lambda step: None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", METHOD_NAMES[self.idata.attrs["method"]])
 
     @classmethod
     def of_run(cls, folder: str | Path, beside: tuple[Analysis, ...] = (), **options) -> Analysis:
