@@ -81,6 +81,7 @@ def test_modes_are_described_in_the_report(examined, runs):
 def test_what_took_minutes_is_kept_for_the_report(examined, runs, tmp_path):
     found, _ = examined
     assert load_examination(tmp_path) is None
+    assert found.connectivity is not None  # computed, if no other test has asked for it
     found.save(tmp_path)
     back = load_examination(tmp_path)
     np.testing.assert_array_equal(back.connections["barrier"], found.connectivity["barrier"])
