@@ -24,8 +24,8 @@ from gptbayes.validate.exact_marginals import (
 )
 
 SLOW = pytest.mark.skipif(
-    not os.environ.get("GPTBAYES_SLOW_TESTS"),
-    reason="half a minute of simulations: set GPTBAYES_SLOW_TESTS=1",
+    not os.environ.get("GPTBAYES_LONG_TESTS"),
+    reason="half a minute of simulations: set GPTBAYES_LONG_TESTS=1",
 )
 BATCH_SIZE = 5
 """So few sequences that some characters are never read."""
