@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,10 +19,10 @@ pytestmark = pytest.mark.usefixtures("programs")
 COMMAND = [sys.executable, "-m", "gptbayes"]
 
 
-def run(*arguments, **kwargs):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=600, **kwargs
-    )
+def run(*arguments, before=(), **kwargs):
+    """Run the command, started by another one if `before` has one."""
+    command = [*before, *COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)
 
 
 @pytest.fixture
@@ -164,12 +163,13 @@ def test_without_a_compiler_or_make(text, tmp_path):
 
 def test_no_room_for_the_draws(text, tmp_path):
     """Files may grow to 300 kB, as on a disk that is nearly full: one line, and no half a path."""
-
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-
+    small_files = (
+        "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
     out, more = tmp_path / "run", ["--method", "pathfinder", "--paths", 1, "--draws", 400]
-    done = run(*fit_arguments(text, out, *more), preexec_fn=small_files)
+    done = run(*fit_arguments(text, out, *more), before=(sys.executable, "-c", small_files))
     assert done.returncode == 1
     assert "path 1 failed" in done.stderr
     assert "Traceback" not in done.stderr

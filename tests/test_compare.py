@@ -105,7 +105,9 @@ def test_refits_agree_with_quadrature_where_psis_fails(toy):
     refit = found.refits.isel(sequence=0)
     assert abs(refit["exact"] - exact[6]) < 4 * refit["mcse"]
     assert refit["mcse"] < 0.25
-    assert abs(refit["psis"] - exact[6]) > 4 * refit["mcse"]  # what the refit is for
+    # What the refit is for. PSIS is off by 0.5 nats in most runs, but not in all of them.
+    assert found.psis["pareto_k"][6] > 0.7
+    assert refit["psis"] == found.psis["loo_i"][6]
     np.testing.assert_allclose(found.elpd["loo_i"][:6], exact[:6], atol=0.1)
     assert found.elpd["elpd_loo"] == pytest.approx(float(found.elpd["loo_i"].sum()))
     lppd = found.psis["elpd_loo"] + found.psis["p_loo"]

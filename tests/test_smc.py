@@ -332,7 +332,10 @@ def test_a_run_killed_in_the_middle_of_a_level_ends_with_the_same_numbers(tmp_pa
         f"fit.smc(small_problem('01-log-gamma', n_new_tokens=0), {str(tmp_path / 'part')!r}, "
         f"**{settings!r})"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, start_new_session=True
+    )
     csv = tmp_path / "part" / "csv"
     deadline = time.monotonic() + 60
     while not (csv / "replicate-1" / "level-3.npz").exists():
