@@ -192,7 +192,7 @@ for size in sizes:
     preferred = {
         "evidence": max(stages, key=lambda n: found[size, n].log_evidence),
         "WBIC": min(stages, key=lambda n: found[size, n].wbic),
-        "held-out text": str(held_out["fit"].values[int(held_out["elpd"].argmax())]),
+        "held-out text": str(held_out["fit"].values[int(held_out["elpd"].values.argmax())]),
     }
     elpd = {number: loo(idata) for number, idata in of_size.items()}
     preferred["LOO"] = max(elpd, key=lambda n: elpd[n]["elpd_loo"])

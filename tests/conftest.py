@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
@@ -18,6 +19,15 @@ from gptbayes import fit
 from gptbayes.model.problem import Problem
 from gptbayes.model.stages import STAGES, VARIANTS
 from gptbayes.toolchain import ensure_cmdstan
+
+
+def pytest_configure():
+    """Tests interrupt programs, also where a shell started them in the background.
+
+    Such a shell makes its children ignore interrupts, and theirs.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
