@@ -13,7 +13,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRA  ?= test
+EXTRA  ?=
 ALSO   ?=
 RUNS   ?= runs/demo
 VALIDATE ?= runs/validate
@@ -42,13 +42,13 @@ demo: setup $(FIRST) $(OTHERS) $(REPORT)
 # Two processes share the test files. Programs are compiled once, two at a time.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test: setup
+test: setup $(VENV)/ready-test
 	$(PYTEST)
 
 check: lint setup
 	$(PYTEST) -m 'not slow and not stan and not browser'
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -112,11 +112,11 @@ $(VENV)/ready: pyproject.toml
 	  { echo "gptbayes needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(ALSO),'$(ALSO)') --editable '.[engine,$(EXTRA)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(ALSO),'$(ALSO)') --editable '.[engine$(EXTRA:%=,%)]'
 	@touch $@
 
-$(VENV)/ready-docs: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+$(VENV)/ready-%: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
 # Twenty minutes, for whoever changes the toolchain; needs root, debootstrap and Debian's packages.
