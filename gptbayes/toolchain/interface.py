@@ -10,6 +10,7 @@ executable.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import logging
 import os
 import re
@@ -123,8 +124,20 @@ def run(executable: str | Path, method: str, **arguments: Any) -> Any:
 
 
 def console(folder: Path) -> Path | None:
-    """The file of what the program that writes to a folder has printed so far."""
-    found = [*folder.glob("*.console"), *folder.glob("*stdout*.txt"), *folder.glob("*.txt")]
+    """The file of what the program that writes to a folder has printed so far.
+
+    None before it has printed anything, and where the folder is gone, as it is once the program has
+    ended and its draws have been moved.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return None
+    found = [
+        folder / name
+        for pattern in ("*.console", "*stdout*.txt", "*.txt")
+        for name in fnmatch.filter(names, pattern)
+    ]
     return next((path for path in found if _size(path)), None)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cmdstanpy
@@ -115,6 +118,26 @@ def test_threads_give_the_same_draws(model, data):
     np.testing.assert_array_equal(
         paths.draws(), model.pathfinder(data, seed=3, num_paths=4, psis_resample=False).draws()
     )
+
+
+def test_a_working_folder_may_vanish_while_one_looks_into_it(tmp_path):
+    """A program ends, and its folder is removed, at any moment between two looks."""
+    folder, stop = tmp_path / "working", threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            folder.mkdir()
+            (folder / "output.console").write_text("Iteration: 7 / 10\n")
+            shutil.rmtree(folder)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        worker = pool.submit(come_and_go)
+        try:
+            seen = {interface.last_iteration(folder) for _ in range(20_000)}
+        finally:
+            stop.set()
+        worker.result()
+    assert seen <= {0, 7}
 
 
 def test_what_a_program_prints_is_read_while_it_runs_and_after(known_executable, data, tmp_path):
