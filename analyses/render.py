@@ -23,6 +23,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
+from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -80,7 +81,11 @@ def notebook_of(essay: Path, **settings) -> nbformat.NotebookNode:
 def execute(notebook: nbformat.NotebookNode, folder: str | Path = ROOT) -> None:
     """Run all cells of a notebook in place, with ``folder`` as the working directory."""
     resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources=resources)
+    # Between processes of this machine, not over its network.
+    local = Config({"KernelManager": {"transport": "ipc"}})
+    client = NotebookClient(
+        notebook, timeout=None, kernel_name="python3", resources=resources, config=local
+    )
     # ArviZ 0.2x announces its 1.0 once a day.
     client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore::FutureWarning:arviz"})
 
