@@ -78,7 +78,7 @@ def _print_plans(plans):
     for plan in plans:
         left = len(plan.sequences) - plan.n_finished
         words = (
-            f"{plan.name}: Pareto k above 0.7 for {plan.n_bad} of {plan.n_sequences} sequences, "
+            f"{plan.name}: Pareto k too large for {plan.n_bad} of {plan.n_sequences} sequences, "
             f"{len(plan.sequences)} to refit, {plan.n_finished} of these done"
         )
         if left:
@@ -102,7 +102,7 @@ _COMPARISONS = (
             "elpd": ("elpd_loo", "se", 1),
             "difference": ("difference", "difference_se", 1),
             "p_loo": ("p_loo", 1),
-            "k > 0.7": ("n_bad_k", 0),
+            "large k": ("n_bad_k", 0),
             "refitted": ("n_refitted", 0),
             "weight": ("weight", 2),
         },
@@ -127,7 +127,7 @@ _COMPARISONS = (
             "sum": ("token_elpd", 1),
             "first position": ("token_first", 3),
             "last position": ("token_last", 3),
-            "k > 0.7": ("token_n_bad_k", 0),
+            "large k": ("token_n_bad_k", 0),
         },
     ),
     (

@@ -116,7 +116,7 @@ _TABLES = {
         "WBIC": ("wbic", "wbic_se", 1),
         "learning coefficient": ("learning_coefficient", "learning_coefficient_se", 1),
         "LOO": ("elpd_loo", "elpd_loo_se", 1),
-        "k > 0.7": ("n_bad_k", 0),
+        "large k": ("n_bad_k", 0),
         "held out": ("held_out_elpd", "held_out_se", 1),
     },
 }

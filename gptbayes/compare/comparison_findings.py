@@ -11,11 +11,12 @@ from gptbayes.compare.refits import ExactLoo, FittedRun
 from gptbayes.compare.tempered import Wbic
 from gptbayes.diagnostics.sampler import pareto_k
 from gptbayes.findings import (
-    PARETO_K_LIMIT,
     R_HAT_LIMIT,
     Finding,
     convergence_finding,
     few_sequences_finding,
+    pareto_k_limit,
+    pareto_k_limit_words,
 )
 from gptbayes.inference import problem_of
 from gptbayes.predict import Comparison
@@ -64,11 +65,12 @@ def findings_of(
 def _refits(name, exact):
     n, n_refitted = len(exact.psis["pareto_k"]), exact.refits.sizes["sequence"]
     n_bad = exact.n_unreliable + n_refitted
+    limit = pareto_k_limit_words(int(exact.psis["n_draws"]))
     if not n_bad:
-        text = f"{name}: Pareto k is at most {PARETO_K_LIMIT} for all {n} sequences, no refits"
+        text = f"{name}: Pareto k is at most {limit}, for all {n} sequences; no refits"
         return [Finding(True, text)]
     change = exact.elpd["elpd_loo"] - exact.psis["elpd_loo"]
-    text = f"{name}: Pareto k is above {PARETO_K_LIMIT} for {n_bad} of {n} sequences"
+    text = f"{name}: Pareto k is above {limit}, for {n_bad} of {n} sequences"
     if n_refitted:
         error = float(np.sqrt((exact.refits["mcse"] ** 2).sum()))
         text += (
@@ -86,7 +88,7 @@ def _refit_warnings(name, exact):
     if not n:
         return []
     worst, divergences = float(warned["r_hat"].max()), int(warned["divergences"].sum())
-    n_heavy = int((warned["density_k"] > PARETO_K_LIMIT).sum())
+    n_heavy = int((warned["density_k"] > warned["density_k_limit"]).sum())
     reasons = []
     if worst > R_HAT_LIMIT:
         reasons.append(f"R-hat of the left-out log density up to {worst:.3f}")
@@ -95,7 +97,7 @@ def _refit_warnings(name, exact):
     if n_heavy:
         reasons.append(
             f"a few draws dominate the left-out density for {n_heavy} of them (Pareto k above "
-            f"{PARETO_K_LIMIT})"
+            f"{float(warned['density_k_limit'].max()):.2g})"
         )
     sequences = ", ".join(str(int(i)) for i in warned["sequence"])
     text = (
@@ -116,11 +118,14 @@ def _mixing(run):
 
 def _approximation(run):
     k, _ = pareto_k(run.idata)
+    n_draws = run.idata.posterior.sizes["chain"] * run.idata.posterior.sizes["draw"]
     text = f"{run.name}: Pathfinder's Pareto k is {k:.2f}"
-    if k <= PARETO_K_LIMIT:
+    if k <= pareto_k_limit(n_draws):
         return Finding(True, text)
     return Finding(
-        False, f"{text}: its predictions are those of the approximation, not of the posterior"
+        False,
+        f"{text}, above {pareto_k_limit_words(n_draws)}: its predictions are those of the "
+        "approximation, not of the posterior",
     )
 
 

@@ -214,7 +214,7 @@ def differences(segments: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     )
 
 
-def analysis_of_variance(means: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+def analysis_of_variance(means: np.ndarray, groups: Sequence[int] | np.ndarray) -> np.ndarray:
     """One-way analysis of variance of means that are independent under the null hypothesis.
 
     Parameters

@@ -47,9 +47,9 @@ def prior_sensitivity(
         posterior standard deviations if the power of the component doubles, to first order (ln 2
         times the covariance with the log density of the component), and its Monte Carlo standard
         error ``mcse``; ``psense``, the diagnostic of ArviZ, from importance weights; ``pareto_k``
-        (component) of these weights. Also the ``mean`` and ``sd`` of each quantity. psense
-        compares whole distributions. It has no standard error, and with hundreds of parameters
-        its noise alone can exceed the limit of 0.05.
+        (component) of these weights, and ``n_draws``. Also the ``mean`` and ``sd`` of each
+        quantity. psense compares whole distributions. It has no standard error, and with hundreds
+        of parameters its noise alone can exceed the limit of 0.05.
 
     Raises
     ------
@@ -83,7 +83,8 @@ def prior_sensitivity(
     rows = [_scaled(values, name, log_density) for name, log_density in components.items()]
     stacked = values.to_dataarray("quantity")
     over = ("chain", "draw")
-    summary = xr.Dataset({"mean": stacked.mean(over), "sd": stacked.std(over)})
+    n_draws = stacked.sizes["chain"] * stacked.sizes["draw"]
+    summary = xr.Dataset({"mean": stacked.mean(over), "sd": stacked.std(over), "n_draws": n_draws})
     return xr.concat(rows, names).merge(summary)
 
 

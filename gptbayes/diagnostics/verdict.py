@@ -49,8 +49,8 @@ SMALL_DIFFERENCE = 0.2
 MAX_SCALARS = 50
 """Maximum number of scalars, those of largest R-hat, by which segments are grouped."""
 ESS_PER_HALF = 5
-"""Effective draws of a half chain below which an R-hat is not tested: with fewer, chance alone gives
-R-hats as large as those of chains that disagree."""
+"""Effective draws of a half chain below which an R-hat is not tested: with fewer, chance alone
+gives R-hats as large as those of chains that disagree."""
 TYPICAL_ESS_PER_HALF = 10
 """The same, of the median scalar of a kind: the sizes of single ones are uncertain estimates."""
 PREDICTIONS = "log probabilities"
@@ -72,7 +72,8 @@ class Verdict(NamedTuple):
     evidence : Dataset (quantity)
         The columns of `mixing_table`, and ``state``: "agree"; "modes"; "disagree", if chains
         disagree significantly but segments do not form groups; or "few draws", if they do not
-        disagree significantly but the ESS is too small for agreement or for a test. ``n_disagreeing``, the number of scalars with an R-hat
+        disagree significantly but the ESS is too small for agreement or for a test.
+        ``n_disagreeing``, the number of scalars with an R-hat
         significantly above 1.01. For "modes", ``n_groups``, ``r_hat_within`` and ``separation`` as
         in `gptbayes.diagnostics.segments.Groups`.
     groups : gptbayes.diagnostics.segments.Groups, or None
@@ -97,9 +98,9 @@ def mixing_verdict(
 
     A kind of quantity *agrees* if no R-hat is significantly above 1.01 given the ESS and the number
     of scalars, R* is not significantly above 1, and the ESS is at least 400 for the median scalar
-    and 100 for the worst. There is no test, and so no disagreement, where half chains are worth fewer
-    than ten effective draws. If chains disagree, their segments are grouped by the scalars that
-    disagree; groups are *modes* (`gptbayes.diagnostics.segments.group_segments`). The segments of
+    and 100 for the worst. There is no test, and so no disagreement, where half chains are worth
+    fewer than ten effective draws. If chains disagree, their segments are grouped by the scalars
+    that disagree; groups are *modes* (`gptbayes.diagnostics.segments.group_segments`). The segments of
     a slow chain differ from each other as much as from those of other chains and form no groups.
 
     - mixed: all kinds agree.
@@ -227,10 +228,10 @@ def _disagreeing(draws, r_hats, superchains):
     """Indices of scalars with an R-hat significantly above 1.01, and whether there is a test.
 
     The largest is first. If each of the m half chains is worth e independent draws, the variance
-    between their means relative to the variance of a draw is distributed as e⁻¹ F(m - 1, m (e - 1)).
-    The estimate of e uses the ESS of each chain separately, since the ESS of all chains is small if
-    they disagree. R-hat is the larger of that of the draws and that of their distances from the
-    median; therefore the smaller ESS is used, and at most the number of draws (NUTS draws are often
+    between their means relative to the variance of a draw is distributed as F / e, with
+    m - 1 and m (e - 1) degrees of freedom. The estimate of e uses the ESS of each chain separately,
+    since the ESS of all chains is small if they disagree. R-hat is the larger of that of the draws
+    and that of their distances from the median; therefore the smaller ESS is used, and at most the number of draws (NUTS draws are often
     antithetic for the mean only).
 
     Several chains in each superchain need no effective sample size: means of superchains are

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from gptbayes.corpus import visible
-from gptbayes.findings import PARETO_K_LIMIT, Finding
+from gptbayes.findings import Finding, pareto_k_limit, pareto_k_limit_words
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings
 
@@ -50,13 +50,13 @@ def _blocks(table):
         "the column with the error is the one to read."
     )
     columns = ["quantity", "mean (sd)", "prior", "psense", "likelihood", "psense"]
-    worst = float(table["pareto_k"].max())
+    worst, n_draws = float(table["pareto_k"].max()), int(table["n_draws"])
     warning = None
-    if worst > PARETO_K_LIMIT:
+    if worst > pareto_k_limit(n_draws):
         warning = Finding(
             False,
-            f"Pareto k {worst:.2f} of the power-scaling weights, above {PARETO_K_LIMIT}: psense is "
-            "not reliable",
+            f"Pareto k {worst:.2f} of the power-scaling weights, above "
+            f"{pareto_k_limit_words(n_draws)}: psense is not reliable",
         )
     return [
         Paragraph(
