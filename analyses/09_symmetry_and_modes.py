@@ -70,9 +70,7 @@ def fitted(number, name, init):
         source=source,
         batch_size=batch_size,
         block_size=8,
-        n_embed=8,
-        n_head=2,
-        n_layer=2,
+        **STAGES[number].applicable(n_embed=8, n_head=2, n_layer=2),
     )
     with progress_bars() as on_progress:
         run = fit.nuts(

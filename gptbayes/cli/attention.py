@@ -49,7 +49,7 @@ def add_arguments(parser) -> None:
     help_text = "the context; its last characters are read (the beginning of held-out text)"
     add("--context", metavar="TEXT", help=help_text)
     help_text = "held-out sequences over which patterns and ablations are averaged (50)"
-    add("--contexts", type=int, default=N_CONTEXTS, metavar="N", help=help_text)
+    add("--contexts", type=int, metavar="N", help=help_text)
     add("--prob", type=float, default=0.9, help="mass of the intervals (0.9)")
     add("--no-ablation", action="store_true", help="do not ablate heads and positions")
     add("--figure", type=Path, metavar="FILE.png", help="draw the weights at the context")
@@ -57,8 +57,9 @@ def add_arguments(parser) -> None:
 
 
 def _attention(arguments):
-    if arguments.contexts < 1:
-        raise ValueError(f"--contexts must be at least 1, got {arguments.contexts}")
+    n_contexts = arguments.contexts
+    if n_contexts is not None and n_contexts < 1:
+        raise ValueError(f"--contexts must be at least 1, got {n_contexts}")
     check_targets(arguments.figure, arguments.out)
     if arguments.figure and arguments.figure.suffix[1:].lower() not in plots.figure_formats():
         raise ValueError(
@@ -69,9 +70,15 @@ def _attention(arguments):
         analysis = Analysis.of_run(
             arguments.run,
             prob=arguments.prob,
-            n_contexts=arguments.contexts,
+            n_contexts=N_CONTEXTS if n_contexts is None else n_contexts,
             on_step=show,
         )
+        n_there = len(analysis.problem.held_out.x)
+        if n_contexts is not None and n_contexts > n_there:
+            raise ValueError(
+                f"--contexts must be at most {n_there}, the number of held-out sequences, got "
+                f"{n_contexts}"
+            )
         context = _context(analysis.problem, arguments.context)
         summary = analysis.attention_weights(context)
         findings = [*analysis.matching_findings, analysis.attention_finding(context)]

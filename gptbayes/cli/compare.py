@@ -48,12 +48,19 @@ def add_arguments(parser) -> None:
 def _compare(arguments):
     names = {"chains": "chains", "warmup": "iter_warmup", "draws": "iter_sampling", "init": "init"}
     check_targets(arguments.out)
-    given = {key: getattr(arguments, name) for name, key in names.items()}
+    refits = _refits(arguments.refits)
+    given = {name: getattr(arguments, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and refits in ("none", 0) and not arguments.wbic:
+        raise ValueError(
+            f"--{next(iter(given))} has no effect without refits and tempered fits: with "
+            f"--refits {arguments.refits} it needs --wbic"
+        )
     with progress_bars() as on_progress:
         compared = compare.compare_runs(
             arguments.runs,
-            refits=_refits(arguments.refits),
-            settings={key: value for key, value in given.items() if value is not None},
+            refits=refits,
+            settings={names[name]: value for name, value in given.items()},
             with_wbic=arguments.wbic,
             on_plan=_print_plans,
             on_progress=on_progress,

@@ -100,8 +100,8 @@ def mixing_verdict(
     of scalars, R* is not significantly above 1, and the ESS is at least 400 for the median scalar
     and 100 for the worst. There is no test, and so no disagreement, where half chains are worth
     fewer than ten effective draws. If chains disagree, their segments are grouped by the scalars
-    that disagree; groups are *modes* (`gptbayes.diagnostics.segments.group_segments`). The segments of
-    a slow chain differ from each other as much as from those of other chains and form no groups.
+    that disagree; groups are *modes* (`gptbayes.diagnostics.segments.group_segments`). The segments
+    of a slow chain differ from each other as much as from those of other chains and form no groups.
 
     - mixed: all kinds agree.
     - mixed up to symmetry: all kinds except the raw weights agree.
@@ -231,8 +231,8 @@ def _disagreeing(draws, r_hats, superchains):
     between their means relative to the variance of a draw is distributed as F / e, with
     m - 1 and m (e - 1) degrees of freedom. The estimate of e uses the ESS of each chain separately,
     since the ESS of all chains is small if they disagree. R-hat is the larger of that of the draws
-    and that of their distances from the median; therefore the smaller ESS is used, and at most the number of draws (NUTS draws are often
-    antithetic for the mean only).
+    and that of their distances from the median; therefore the smaller ESS is used, and at most the
+    number of draws (NUTS draws are often antithetic for the mean only).
 
     Several chains in each superchain need no effective sample size: means of superchains are
     compared with the means of the chains in them.
