@@ -111,7 +111,9 @@ def convergence_finding(
         numbers.append(f"smallest ESS {smallest:.0f}")
     warnings = convergence_warnings(r_hat, smallest)
     if not numbers:
-        return Finding(False, f"{name}: too few draws for R-hat and ESS")
+        return Finding(
+            False, f"{name}: R-hat and ESS are undefined, draws are too few or not finite"
+        )
     return Finding(not warnings, "; ".join([f"{name}: {', '.join(numbers)}", *warnings]))
 
 

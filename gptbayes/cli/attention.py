@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from gptbayes import attention, plots, predict
 from gptbayes.cli.terminal import (
     OUT,
@@ -21,6 +19,7 @@ from gptbayes.cli.terminal import (
     write_table,
 )
 from gptbayes.corpus import visible
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT
 from gptbayes.report import Analysis
 from gptbayes.report.analysis import N_CONTEXTS
 from gptbayes.report.format import (
@@ -116,7 +115,7 @@ def _print_weights(summary, rollout):
     title = (
         f"Attention of the last position of “{visible(text)}”, mean and "
         f"{100 * summary.attrs['prob']:.0f} % interval; * above uniform with probability "
-        "above 0.95"
+        f"above 0.95, by at least {EFFECTIVE_DRAWS_LIMIT} effective draws"
     )
     heads = list(named_heads(summary.sizes))
     all_layers = [] if rollout is None else ["all layers (rollout)", "its prior"]
@@ -126,7 +125,7 @@ def _print_weights(summary, rollout):
         cells = []
         for layer, head, _ in heads:
             cell = one.isel(layer=layer, head=head)
-            likely = float(cell["above_uniform"]) > 0.95 and not np.isnan(cell["sd"])
+            likely = cell["above_uniform"] > 0.95 and cell["ess_bulk"] >= EFFECTIVE_DRAWS_LIMIT
             cells.append(interval(cell, sign="") + (" *" if likely else ""))
         if rollout is not None:
             flow = rollout.isel(query_position=-1, key_position=k)
@@ -155,9 +154,8 @@ def _print_roles(roles):
     print_table(title, table)
     if roles.absent:
         OUT.print(f"not in these contexts: {', '.join(roles.absent)}", "", sep="\n")
-    learned = [each.text for each in attention.role_sentences(roles) if each.learned]
     title = "Roles of matched heads that differ from the prior"
-    print_lines(title, learned or ["none: no head can be distinguished from those of the prior"])
+    print_lines(title, attention.learned_sentences(roles))
 
 
 def _most_probable(heads):

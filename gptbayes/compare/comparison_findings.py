@@ -9,7 +9,7 @@ import xarray as xr
 
 from gptbayes.compare.refits import ExactLoo, FittedRun
 from gptbayes.compare.tempered import Wbic
-from gptbayes.diagnostics.sampler import pareto_k
+from gptbayes.diagnostics.sampler import log_lik_finding, pareto_k
 from gptbayes.findings import (
     R_HAT_LIMIT,
     Finding,
@@ -49,6 +49,8 @@ def findings_of(
     """
     found = []
     for run in runs:
+        infinite = log_lik_finding(run.idata)
+        found += [] if infinite is None else [Finding(False, f"{run.name}: {infinite.text}")]
         if run.name in loos:
             found += [*_refits(run.name, loos[run.name]), *_mixing(run)]
         elif run.idata.attrs["method"] == "pathfinder":
@@ -109,7 +111,7 @@ def _refit_warnings(name, exact):
 
 def _mixing(run):
     """Convergence of the log densities of sequences, from which LOO is computed."""
-    log_lik = run.idata.log_likelihood["log_lik"].sum("position")
+    log_lik = run.idata.log_likelihood["log_lik"].sum("position", skipna=False)
     if log_lik.sizes["chain"] < 2:
         return [Finding(False, f"{run.name}: only one chain, its convergence cannot be assessed")]
     finding = convergence_of(f"{run.name}: log densities of training sequences", log_lik)

@@ -105,7 +105,7 @@ def _no_differences(names):
 
 def _basics(run):
     problem, attrs = problem_of(run.idata), run.idata.attrs
-    per_sequence = log_mean_exp(run.idata.log_likelihood["log_lik"].sum("position"))
+    per_sequence = log_mean_exp(run.idata.log_likelihood["log_lik"].sum("position", skipna=False))
     weight = problem.likelihood_weight
     return {
         "stage": attrs["stage"],

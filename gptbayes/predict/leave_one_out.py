@@ -45,7 +45,7 @@ def loo(idata: az.InferenceData) -> xr.Dataset:
     >>> loo(idata)["pareto_k"].sizes
     Frozen({'sequence': 11})
     """
-    return psis_loo(idata.log_likelihood["log_lik"].sum("position"))
+    return psis_loo(idata.log_likelihood["log_lik"].sum("position", skipna=False))
 
 
 def psis_loo(log_lik: xr.DataArray) -> xr.Dataset:
@@ -59,8 +59,9 @@ def psis_loo(log_lik: xr.DataArray) -> xr.Dataset:
     Returns
     -------
     Dataset
-        ``loo_i`` (...), the log predictive density of each unit given all others, in nats; its
-        sum ``elpd_loo`` and the standard error ``se``; ``p_loo``, the effective number of
+        ``loo_i`` (...), the log predictive density of each unit given all others, in nats, nan
+        where the log likelihood of a draw is not finite; its sum ``elpd_loo`` and the standard
+        error ``se``; ``p_loo``, the effective number of
         parameters; ``pareto_k`` (...); its limit for this number of draws, ``pareto_k_limit``, as
         of `gptbayes.findings.pareto_k_limit`; ``n_draws``; and ``warning``, whether any k is above
         the limit.
@@ -70,10 +71,13 @@ def psis_loo(log_lik: xr.DataArray) -> xr.Dataset:
     values = ordered.values.reshape(n_draws, -1)  # (draw, unit)
     # The relative efficiency is that of log densities. That of weights, ArviZ's default, depends
     # on symmetries which do not change predictions.
-    effective = (
-        float(ess(log_lik, ("bulk",))["ess_bulk"].mean()) if log_lik.sizes["draw"] > 3 else 1
-    )
-    smoothed = [pareto_smoothed(-column, min(1.0, effective / n_draws)) for column in values.T]
+    effective = float(ess(log_lik, ("bulk",))["ess_bulk"].mean())
+    share = min(1.0, effective / n_draws) if np.isfinite(effective) else 1 / n_draws
+    undefined = np.full(n_draws, np.nan), np.inf
+    smoothed = [
+        pareto_smoothed(-column, share) if np.isfinite(column).all() else undefined
+        for column in values.T
+    ]
     log_weights = np.stack([weights for weights, _ in smoothed], axis=1)
     terms = np.logaddexp.reduce(log_weights + values)
     in_sample = np.logaddexp.reduce(values) - np.log(n_draws)
@@ -144,6 +148,13 @@ def loo_finding(result: xr.Dataset) -> Finding:
     """
     bad, n = n_bad_pareto_k(result), len(result.pareto_k)
     elpd, se, p = (float(result[name]) for name in ("elpd_loo", "se", "p_loo"))
+    undefined = int(result["loo_i"].isnull().sum())
+    if undefined:
+        return Finding(
+            False,
+            f"leave-one-sequence-out is undefined for {undefined} of {n} sequences, whose log_lik "
+            "is nan or infinite in a draw",
+        )
     limit = pareto_k_limit_words(int(result["n_draws"]))
     text = (
         f"leave-one-sequence-out by PSIS: elpd {elpd:.1f}, standard error {se:.1f} nats, effective "
