@@ -76,8 +76,7 @@ for number in stages:
         characters,
         source=source,
         batch_size=batch_size,
-        n_embed=n_embed,
-        mask_seed=seed,
+        **STAGES[number].applicable(n_embed=n_embed, mask_seed=seed),
     )
     with progress_bars() as on_progress:
         same = {"seed": seed, "on_progress": on_progress}

@@ -129,7 +129,8 @@ for unit, known in left_out.items():
         mcse = float(summarise(relative.sum(set(ratio.dims) - {"chain", "draw"}))["mcse_mean"])
         print(
             f"  {name:<11}elpd {float(result.elpd_loo):.1f}, error {error:+.1f}, Monte Carlo error "
-            f"{mcse:.1f}; estimated k above {PARETO_K_LIMIT} for {n_bad_pareto_k(result)}"
+            f"{mcse:.1f}; estimated k above {float(result.pareto_k_limit):.2g} for "
+            f"{n_bad_pareto_k(result)}"
         )
 
 # %% [markdown]

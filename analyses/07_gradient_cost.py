@@ -141,9 +141,7 @@ problems = {
         zen_of_python().lower(),
         batch_size=64,
         block_size=8,
-        n_embed=8,
-        n_head=2,
-        n_layer=2,
+        **STAGES[number].applicable(n_embed=8, n_head=2, n_layer=2),
     )
     for number in stages
 }

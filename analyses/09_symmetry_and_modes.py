@@ -42,7 +42,7 @@ from gptbayes import fit, plots
 from gptbayes.cli.settings import output_folder, settings_from
 from gptbayes.corpus import read_text, zen_of_python
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
-from gptbayes.findings import PARETO_K_LIMIT, R_HAT_LIMIT
+from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
 from gptbayes.progress import progress_bars
@@ -70,9 +70,7 @@ def fitted(number, name, init):
         source=source,
         batch_size=batch_size,
         block_size=8,
-        n_embed=8,
-        n_head=2,
-        n_layer=2,
+        **STAGES[number].applicable(n_embed=8, n_head=2, n_layer=2),
     )
     with progress_bars() as on_progress:
         run = fit.nuts(
@@ -148,8 +146,8 @@ for number, each in found.items():
     print(
         f"  stacking of chains: largest weight {weights.max():.2f}, held-out elpd minus that of "
         f"equal weights {float(stacked['difference']):+.1f} ± "
-        f"{float(stacked['difference_se']):.1f} nats (Pareto k above {PARETO_K_LIMIT} for up to "
-        f"{n_bad} sequences of a chain)"
+        f"{float(stacked['difference_se']):.1f} nats (Pareto k too large for up to {n_bad} "
+        "sequences of a chain)"
     )
     for sentence in connection_sentences(each.connectivity):
         print(f"  {sentence}")

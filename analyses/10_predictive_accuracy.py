@@ -48,7 +48,7 @@ import xarray as xr
 from gptbayes import fit, plots
 from gptbayes.cli.settings import output_folder, settings_from
 from gptbayes.corpus import Windows, keep_frequent, read_text, split, zen_of_python
-from gptbayes.findings import ESS_LIMIT, PARETO_K_LIMIT, R_HAT_LIMIT
+from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT, pareto_k_limit
 from gptbayes.inference import open_run
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
@@ -106,6 +106,7 @@ fits = {}
 for size in sizes:
     out = {method: f"{size:03d}/{name}" for method, name in METHODS.items()}
     fits[size] = fitted(posed(size), **out)
+k_limit = pareto_k_limit(fits[sizes[0]]["pathfinder"].posterior.sizes["draw"])
 
 # %% [markdown]
 # ## Held-out density
@@ -189,7 +190,7 @@ for table in tables.values():
             "ESS": int(table.attrs["ess"]),
             **errors,
             "largest stacking weight": round(table.attrs["largest_weight"], 2),
-            f"LOO, Pareto k > {PARETO_K_LIMIT}": table.attrs["n_bad_k"],
+            "LOO, too large Pareto k": table.attrs["n_bad_k"],
             "PSIS, Pareto k": round(k, 1),
             "PSIS, ESS": round(left, 1),
         }
@@ -198,7 +199,7 @@ print(pd.DataFrame(rows, index=sizes).to_string())
 for size, table in tables.items():
     if table.attrs["r_hat"] > R_HAT_LIMIT or table.attrs["ess"] < ESS_LIMIT:
         print(f"  {size} sequences: chains have not mixed, NUTS itself is a rough reference")
-    if float(table["pareto_k"].sel(fit="weighted")) > PARETO_K_LIMIT:
+    if float(table["pareto_k"].sel(fit="weighted")) > k_limit:
         print(f"  {size} sequences: importance weights fail, few draws have all the weight")
 
 # %%
@@ -208,7 +209,7 @@ gain = xr.Dataset(
     {
         "difference": joined["difference"] / n_character,
         "difference_se": joined["difference_se"] / n_character,
-        "unreliable": (joined["pareto_k"] > PARETO_K_LIMIT),
+        "unreliable": (joined["pareto_k"] > k_limit),
     },
     attrs={"reference": "NUTS"},
 )

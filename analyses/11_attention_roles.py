@@ -82,10 +82,7 @@ for number in stages:
         source=source,
         batch_size=batch_size,
         block_size=BLOCK_SIZE,
-        n_embed=8,
-        n_head=2,
-        n_layer=2,
-        dropout=0.0,
+        **STAGES[number].applicable(n_embed=8, n_head=2, n_layer=2, dropout=0.0),
     )
     blocks = "blocks" in problem.stage.features
     with progress_bars() as on_progress:

@@ -69,9 +69,8 @@ whole = whole[: int(max(sizes) / 0.8) + 64]
 
 def problem_of_size(number, size):
     """A stage and the first ``size`` characters of the text."""
-    problem = make_problem(
-        stage(number), whole, source="text", batch_size=max(sizes) // 8, n_embed=n_embed
-    )
+    sized = stage(number).applicable(n_embed=n_embed)
+    problem = make_problem(stage(number), whole, source="text", batch_size=max(sizes) // 8, **sized)
     n = size // 8
     return replace(
         problem,

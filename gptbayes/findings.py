@@ -16,7 +16,7 @@ R_HAT_LIMIT = 1.01
 ESS_LIMIT = 400
 """Smallest effective sample size of reliable summaries (Vehtari et al. 2021, section 4)."""
 PARETO_K_LIMIT = 0.7
-"""Largest Pareto k of reliable importance weights (Vehtari et al. 2024, section 3.2.4)."""
+"""Largest Pareto k of reliable importance weights of many draws, see `pareto_k_limit`."""
 E_BFMI_LIMIT = 0.3
 """Smallest E-BFMI of a sampler that explores the energy (Betancourt 2016, section 6.1)."""
 EFFECTIVE_DRAWS_LIMIT = 20
@@ -40,6 +40,43 @@ class Finding(NamedTuple):
 
     ok: bool
     text: str
+
+
+def pareto_k_limit(n_draws: int) -> float:
+    """Largest Pareto k of reliable importance weights (Vehtari et al. 2024, section 3.2.4).
+
+    Parameters
+    ----------
+    n_draws : int
+
+    Returns
+    -------
+    float
+        min(1 - 1 / log10(n_draws), 0.7), and at least 0: the mean of weights with a larger k takes
+        more draws. It is 0.5 for 100 draws, and 0.7 from 2155 on.
+
+    Examples
+    --------
+    >>> [pareto_k_limit(n) for n in (1, 100, 4000)]
+    [0.0, 0.5, 0.7]
+    """
+    return float(np.clip(1 - 1 / np.log10(max(n_draws, 10)), 0.0, PARETO_K_LIMIT))
+
+
+def pareto_k_limit_words(n_draws: int) -> str:
+    """The limit of Pareto k, and what it is the limit for where draws are few.
+
+    Examples
+    --------
+    >>> pareto_k_limit_words(100)
+    '0.50, the limit for 100 draws'
+    >>> pareto_k_limit_words(4000)
+    '0.7'
+    """
+    limit = pareto_k_limit(n_draws)
+    if limit == PARETO_K_LIMIT:
+        return str(PARETO_K_LIMIT)
+    return f"{limit:.2f}, the limit for {n_draws} draw{'s' if n_draws != 1 else ''}"
 
 
 def convergence_finding(
@@ -74,7 +111,9 @@ def convergence_finding(
         numbers.append(f"smallest ESS {smallest:.0f}")
     warnings = convergence_warnings(r_hat, smallest)
     if not numbers:
-        return Finding(False, f"{name}: too few draws for R-hat and ESS")
+        return Finding(
+            False, f"{name}: R-hat and ESS are undefined, draws are too few or not finite"
+        )
     return Finding(not warnings, "; ".join([f"{name}: {', '.join(numbers)}", *warnings]))
 
 

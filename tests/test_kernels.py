@@ -321,10 +321,7 @@ def of_sizes(number, block_size, batch_size, n_embed, n_head, n_layer):
         "the cat sat on the mat, that cat. " * 20,
         block_size=block_size,
         batch_size=batch_size,
-        n_embed=n_embed,
-        n_head=n_head,
-        n_layer=n_layer,
-        dropout=0.3,
+        **STAGES[number].applicable(n_embed=n_embed, n_head=n_head, n_layer=n_layer, dropout=0.3),
     )
 
 

@@ -63,7 +63,7 @@ def test_copies_of_a_mode_have_no_barrier_once_they_are_aligned(mode, rng):
 
 def test_a_change_of_sign_has_a_barrier_that_is_known(rng):
     """Stage 02, a stream of one number: on the path products shrink by s², s from -1 to 1."""
-    problem = make_problem(STAGES["02"], TEXT, block_size=5, n_embed=1, n_head=1)
+    problem = make_problem(STAGES["02"], TEXT, block_size=5, n_embed=1)
     stage, evaluate = problem.stage, log_posterior_gradient(problem)
 
     def loss(point):

@@ -69,7 +69,8 @@ def test_negative_likelihood_weight():
 @pytest.mark.parametrize("number", STAGES)
 def test_default_priors_give_logits_of_order_one(number, n_embed, rng):
     """Sd over draws and characters of the prior logits of a real context, between 0.5 and 2."""
-    problem = make_problem(STAGES[number], TEXT, block_size=5, batch_size=11, n_embed=n_embed)
+    sized = STAGES[number].applicable(n_embed=n_embed)
+    problem = make_problem(STAGES[number], TEXT, block_size=5, batch_size=11, **sized)
     draws = prior_draws(problem, 400, rng)
     logits = forward(problem.stage, draws, problem.training.x).logits
     assert 0.5 < logits.std() < 2

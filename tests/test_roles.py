@@ -102,8 +102,8 @@ def test_previous_token_head():
 
 def test_planted_heads_have_their_roles(rng):
     problem = small_problem("05")
-    order = rng.permuted(np.tile(np.arange(3), (2, 10, 1, 1)), axis=-1)
-    idata = drawn(problem, with_heads_permuted(planted(problem), order))
+    order = rng.permuted(np.tile(np.arange(3), (2, 30, 1, 1)), axis=-1)
+    idata = drawn(problem, with_heads_permuted(planted(problem, draws=30), order))
     roles = head_roles(idata)
     heads = roles.heads.isel(layer=0)
     certain = {"current token": [1, 0, 0], "previous token": [0, 1, 0]}

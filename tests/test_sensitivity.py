@@ -58,7 +58,9 @@ def test_what_is_scaled(runs):
     table = prior_sensitivity(idata)
     names = [str(name) for name in table["quantity"].values]
     assert sum(name.startswith("attention to") for name in names) == 2
-    assert set(table.data_vars) == {"shift", "mcse", "psense", "pareto_k", "mean", "sd"}
+    assert set(table.data_vars) == {
+        *("shift", "mcse", "ess", "psense", "pareto_k", "mean", "sd", "n_draws")
+    }
     draws = key_quantities(idata)[names[0]]
     only = prior_sensitivity(idata, {"it": draws})
     assert only["shift"].sel(component="prior").item() == pytest.approx(

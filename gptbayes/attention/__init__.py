@@ -42,6 +42,7 @@ from gptbayes.attention.roles import (
     RoleSentence,
     attention_at_distance,
     head_roles,
+    learned_sentences,
     role_draws,
     role_sentences,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "attention_rollout",
     "head_order",
     "head_roles",
+    "learned_sentences",
     "match_heads",
     "matched",
     "matching_findings",

@@ -12,7 +12,7 @@ import xarray as xr
 from gptbayes.attention.contexts import checked_contexts, draws_of, labelled, problem_with_attention
 from gptbayes.attention.detection_patterns import DETECTION_PATTERNS
 from gptbayes.attention.matching import MANY_AMBIGUOUS, Matching, head_order, matched
-from gptbayes.findings import convergence_warnings
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, convergence_warnings
 from gptbayes.model.forward import MAX_BYTES, forward, over_draws
 from gptbayes.stats.probability import prob_greater, probability
 from gptbayes.stats.summary import OVER, side_by_side, summarise
@@ -198,7 +198,8 @@ class RoleSentence(NamedTuple):
     layer, head : int
         0-based.
     learned : bool
-        Whether P(posterior > prior) is above 0.95 or below 0.05.
+        Whether P(posterior > prior) is above 0.95 or below 0.05, by at least 20 effective draws:
+        fewer that are dependent lie above the prior by chance.
     text : str
         The sentence, with the intervals of posterior and prior, and with warnings.
     """
@@ -231,13 +232,34 @@ def role_sentences(roles: Roles) -> Iterator[RoleSentence]:
                 if np.isnan(one["mean"]).any():
                     continue
                 p = float(one["exceeds_prior"])
-                spread = float(one["sd"].sel(source="posterior"))
-                learned = not (np.isnan(spread) or 1 - LEARNED_PROB < p < LEARNED_PROB)
+                learned = _has_enough_draws(one.sel(source="posterior")) and not (
+                    1 - LEARNED_PROB < p < LEARNED_PROB
+                )
                 overlap = float(roles.ambiguous.sel(source="posterior")[layer])
                 text = _sentence(one, f"layer {layer + 1}, head {head + 1}", str(role), learned)
                 yield RoleSentence(
                     str(role), layer, head, learned, text + _role_warnings(one, overlap)
                 )
+
+
+def learned_sentences(roles: Roles) -> list[str]:
+    """State which roles of matched heads differ from the prior, or that none does.
+
+    Parameters
+    ----------
+    roles : Roles
+
+    Returns
+    -------
+    list of str
+    """
+    learned = [each.text for each in role_sentences(roles) if each.learned]
+    if learned:
+        return learned
+    ours = roles.heads.sel(source="posterior")
+    if not bool((ours["ess_bulk"] >= EFFECTIVE_DRAWS_LIMIT).any()):
+        return ["unknown: too few effective draws to tell heads from those of the prior"]
+    return ["none: no head can be distinguished from those of the prior"]
 
 
 def attention_at_distance(weights: xr.DataArray, distance: int) -> xr.DataArray:
@@ -374,9 +396,15 @@ def _sentence(one, head, role, learned):
         return text
     error = float(one["exceeds_prior_mcse"])
     text += f". P(posterior > prior) = {p:.2f} ± {error:.2f}: "
+    if not _has_enough_draws(ours):
+        return text + "too few effective draws to tell from the prior"
     if learned:
         return text + f"learned from the text, {'more' if p > 0.5 else 'less'} than in the prior"
     return text + "not distinguishable from the prior"
+
+
+def _has_enough_draws(summary):
+    return bool(summary["ess_bulk"] >= EFFECTIVE_DRAWS_LIMIT)
 
 
 def _interval(one):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from gptbayes import attention, plots, predict
 from gptbayes.cli.terminal import (
     OUT,
@@ -21,6 +19,7 @@ from gptbayes.cli.terminal import (
     write_table,
 )
 from gptbayes.corpus import visible
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT
 from gptbayes.report import Analysis
 from gptbayes.report.analysis import N_CONTEXTS
 from gptbayes.report.format import (
@@ -49,7 +48,7 @@ def add_arguments(parser) -> None:
     help_text = "the context; its last characters are read (the beginning of held-out text)"
     add("--context", metavar="TEXT", help=help_text)
     help_text = "held-out sequences over which patterns and ablations are averaged (50)"
-    add("--contexts", type=int, default=N_CONTEXTS, metavar="N", help=help_text)
+    add("--contexts", type=int, metavar="N", help=help_text)
     add("--prob", type=float, default=0.9, help="mass of the intervals (0.9)")
     add("--no-ablation", action="store_true", help="do not ablate heads and positions")
     add("--figure", type=Path, metavar="FILE.png", help="draw the weights at the context")
@@ -57,8 +56,9 @@ def add_arguments(parser) -> None:
 
 
 def _attention(arguments):
-    if arguments.contexts < 1:
-        raise ValueError(f"--contexts must be at least 1, got {arguments.contexts}")
+    n_contexts = arguments.contexts
+    if n_contexts is not None and n_contexts < 1:
+        raise ValueError(f"--contexts must be at least 1, got {n_contexts}")
     check_targets(arguments.figure, arguments.out)
     if arguments.figure and arguments.figure.suffix[1:].lower() not in plots.figure_formats():
         raise ValueError(
@@ -69,9 +69,15 @@ def _attention(arguments):
         analysis = Analysis.of_run(
             arguments.run,
             prob=arguments.prob,
-            n_contexts=arguments.contexts,
+            n_contexts=N_CONTEXTS if n_contexts is None else n_contexts,
             on_step=show,
         )
+        n_there = len(analysis.problem.held_out.x)
+        if n_contexts is not None and n_contexts > n_there:
+            raise ValueError(
+                f"--contexts must be at most {n_there}, the number of held-out sequences, got "
+                f"{n_contexts}"
+            )
         context = _context(analysis.problem, arguments.context)
         summary = analysis.attention_weights(context)
         findings = [*analysis.matching_findings, analysis.attention_finding(context)]
@@ -109,7 +115,7 @@ def _print_weights(summary, rollout):
     title = (
         f"Attention of the last position of “{visible(text)}”, mean and "
         f"{100 * summary.attrs['prob']:.0f} % interval; * above uniform with probability "
-        "above 0.95"
+        f"above 0.95, by at least {EFFECTIVE_DRAWS_LIMIT} effective draws"
     )
     heads = list(named_heads(summary.sizes))
     all_layers = [] if rollout is None else ["all layers (rollout)", "its prior"]
@@ -119,7 +125,7 @@ def _print_weights(summary, rollout):
         cells = []
         for layer, head, _ in heads:
             cell = one.isel(layer=layer, head=head)
-            likely = float(cell["above_uniform"]) > 0.95 and not np.isnan(cell["sd"])
+            likely = cell["above_uniform"] > 0.95 and cell["ess_bulk"] >= EFFECTIVE_DRAWS_LIMIT
             cells.append(interval(cell, sign="") + (" *" if likely else ""))
         if rollout is not None:
             flow = rollout.isel(query_position=-1, key_position=k)
@@ -148,9 +154,8 @@ def _print_roles(roles):
     print_table(title, table)
     if roles.absent:
         OUT.print(f"not in these contexts: {', '.join(roles.absent)}", "", sep="\n")
-    learned = [each.text for each in attention.role_sentences(roles) if each.learned]
     title = "Roles of matched heads that differ from the prior"
-    print_lines(title, learned or ["none: no head can be distinguished from those of the prior"])
+    print_lines(title, attention.learned_sentences(roles))
 
 
 def _most_probable(heads):

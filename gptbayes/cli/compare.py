@@ -48,12 +48,19 @@ def add_arguments(parser) -> None:
 def _compare(arguments):
     names = {"chains": "chains", "warmup": "iter_warmup", "draws": "iter_sampling", "init": "init"}
     check_targets(arguments.out)
-    given = {key: getattr(arguments, name) for name, key in names.items()}
+    refits = _refits(arguments.refits)
+    given = {name: getattr(arguments, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and refits in ("none", 0) and not arguments.wbic:
+        raise ValueError(
+            f"--{next(iter(given))} has no effect without refits and tempered fits: with "
+            f"--refits {arguments.refits} it needs --wbic"
+        )
     with progress_bars() as on_progress:
         compared = compare.compare_runs(
             arguments.runs,
-            refits=_refits(arguments.refits),
-            settings={key: value for key, value in given.items() if value is not None},
+            refits=refits,
+            settings={names[name]: value for name, value in given.items()},
             with_wbic=arguments.wbic,
             on_plan=_print_plans,
             on_progress=on_progress,
@@ -78,7 +85,7 @@ def _print_plans(plans):
     for plan in plans:
         left = len(plan.sequences) - plan.n_finished
         words = (
-            f"{plan.name}: Pareto k above 0.7 for {plan.n_bad} of {plan.n_sequences} sequences, "
+            f"{plan.name}: Pareto k too large for {plan.n_bad} of {plan.n_sequences} sequences, "
             f"{len(plan.sequences)} to refit, {plan.n_finished} of these done"
         )
         if left:
@@ -102,7 +109,7 @@ _COMPARISONS = (
             "elpd": ("elpd_loo", "se", 1),
             "difference": ("difference", "difference_se", 1),
             "p_loo": ("p_loo", 1),
-            "k > 0.7": ("n_bad_k", 0),
+            "large k": ("n_bad_k", 0),
             "refitted": ("n_refitted", 0),
             "weight": ("weight", 2),
         },
@@ -127,7 +134,7 @@ _COMPARISONS = (
             "sum": ("token_elpd", 1),
             "first position": ("token_first", 3),
             "last position": ("token_last", 3),
-            "k > 0.7": ("token_n_bad_k", 0),
+            "large k": ("token_n_bad_k", 0),
         },
     ),
     (

@@ -28,6 +28,7 @@ from gptbayes.compare.evidence_sensitivity import (
     scale_sensitivity,
     scale_sentences,
 )
+from gptbayes.inference import problem_of
 from gptbayes.model.problem import Priors
 from gptbayes.progress import progress_bars
 
@@ -63,6 +64,8 @@ def _evidence(arguments):
     check_targets(arguments.out)
     changes = [_change(each) for each in arguments.refit]
     fits, compared = compare_evidence_of_runs(arguments.runs)
+    for run in fits:
+        _check_families(run, [family for family, _ in changes])
     if arguments.out:
         write_table(compared.table.to_dataframe(), arguments.out)
     for title, shown in _TABLES.items():
@@ -92,6 +95,15 @@ def _change(text):
         raise ValueError(f"--refit must be FAMILY=FACTOR, got {text!r}") from None
 
 
+def _check_families(run, families):
+    own = dict.fromkeys(p.family for p in problem_of(run.idata).stage.parameters)
+    for family in families:
+        if family not in own:
+            raise ValueError(
+                f"--refit {family} has no effect for {run.name}, which has: {', '.join(own)}"
+            )
+
+
 def _refitted(run, before, family, factor):
     with progress_bars() as on_progress:
         idata = refit_with_scale(run, family, factor, on_progress=on_progress)
@@ -116,7 +128,7 @@ _TABLES = {
         "WBIC": ("wbic", "wbic_se", 1),
         "learning coefficient": ("learning_coefficient", "learning_coefficient_se", 1),
         "LOO": ("elpd_loo", "elpd_loo_se", 1),
-        "k > 0.7": ("n_bad_k", 0),
+        "large k": ("n_bad_k", 0),
         "held out": ("held_out_elpd", "held_out_se", 1),
     },
 }

@@ -12,6 +12,30 @@ from gptbayes.progress import progress_bars
 from gptbayes.report.analysis import Analysis
 
 METHODS = ("nuts", "pathfinder", "optimize", "prior", "smc")
+OPTIONS = {
+    "nuts": {
+        "chains": "chains",
+        "superchains": "superchains",
+        "warmup": "iter_warmup",
+        "draws": "iter_sampling",
+        "init": "init",
+        "metric": "metric",
+        "adapt_delta": "adapt_delta",
+        "max_treedepth": "max_treedepth",
+        "kernels": "kernels",
+    },
+    "pathfinder": {"paths": "paths", "draws": "draws", "kernels": "kernels"},
+    "optimize": {"starts": "starts", "kernels": "kernels"},
+    "prior": {"draws": "draws"},
+    "smc": {
+        "replicates": "replicates",
+        "chains": "chains",
+        "moves": "moves",
+        "max_treedepth": "max_treedepth",
+        "kernels": "kernels",
+    },
+}
+"""The options of each method, and what the function of that name calls them."""
 
 
 def add_arguments(parser) -> None:
@@ -39,42 +63,34 @@ def add_arguments(parser) -> None:
 
 
 def _fit(arguments):
+    options = _options(arguments)
     problem = _problem(arguments)
-    options = {
-        "nuts": {
-            "chains": _given(arguments.chains, 4),
-            "superchains": arguments.superchains,
-            "iter_warmup": arguments.warmup,
-            "iter_sampling": _given(arguments.draws, 500),
-            "init": arguments.init,
-            "metric": arguments.metric,
-            "adapt_delta": arguments.adapt_delta,
-            "max_treedepth": arguments.max_treedepth,
-        },
-        "pathfinder": {"paths": arguments.paths, "draws": _given(arguments.draws, 250)},
-        "optimize": {"starts": arguments.starts},
-        "prior": {"draws": _given(arguments.draws, 1000)},
-        "smc": {
-            "replicates": arguments.replicates,
-            "chains": _given(arguments.chains, 32),
-            "moves": arguments.moves,
-            "max_treedepth": arguments.max_treedepth,
-        },
-    }[arguments.method]
     out = arguments.out or Path("runs") / f"{problem.stage.number}-{arguments.method}"
     method = getattr(fit, arguments.method)
     if arguments.method == "prior":
         folder = fit.prior(problem, out, seed=arguments.seed, **options)
     else:
         with progress_bars() as on_progress:
-            options |= {"kernels": arguments.kernels, "seed": arguments.seed}
-            folder = method(problem, out, on_progress=on_progress, **options)
+            folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
     print_findings(Analysis.of_run(folder).findings)
     OUT.print(f"{folder}: done; next: gptbayes report {folder}", soft_wrap=True)
 
 
-def _given(value, default):
-    return default if value is None else value
+def _options(arguments):
+    """The options of the method that were given; those of other methods are refused."""
+    having = {
+        option: [method for method in METHODS if option in OPTIONS[method]]
+        for option in dict.fromkeys(name for names in OPTIONS.values() for name in names)
+    }
+    given = {option: getattr(arguments, option) for option in having}
+    given = {option: value for option, value in given.items() if value is not None}
+    for option in given:
+        if arguments.method not in having[option]:
+            raise ValueError(
+                f"--{option.replace('_', '-')} has no effect with method {arguments.method}; "
+                f"{' and '.join(having[option])} {'has' if len(having[option]) == 1 else 'have'} it"
+            )
+    return {OPTIONS[arguments.method][option]: value for option, value in given.items()}
 
 
 def _problem(arguments):
@@ -87,8 +103,13 @@ def _problem(arguments):
     if arguments.characters is not None:
         text = corpus.keep_frequent(text, arguments.characters)
         source = f"{source}, its {arguments.characters} most frequent characters"
+    chosen = stage(arguments.stage)
+    if arguments.method == "prior" and arguments.likelihood_weight is not None:
+        raise ValueError(
+            "--likelihood-weight has no effect with method prior, whose likelihood weight is 0"
+        )
     return make_problem(
-        stage(arguments.stage),
+        chosen,
         text,
         source=source,
         block_size=arguments.block_size,
@@ -99,11 +120,15 @@ def _problem(arguments):
         n_head=arguments.n_head,
         n_layer=arguments.n_layer,
         scales=dict(_scale(each) for each in arguments.prior),
-        likelihood_weight=arguments.likelihood_weight,
+        likelihood_weight=_given(arguments.likelihood_weight, 1.0),
         n_new_tokens=arguments.new_tokens,
         dropout=arguments.dropout,
-        mask_seed=arguments.seed,
+        **chosen.applicable(mask_seed=arguments.seed),
     )
+
+
+def _given(value, default):
+    return default if value is None else value
 
 
 def _scale(text):
@@ -127,9 +152,9 @@ def _add_text_options(group):
 
 def _add_model_options(group):
     add = group.add_argument
-    add("--n-embed", type=int, default=8, help="width of the model, C (8)")
-    add("--n-head", type=int, default=2, help="attention heads, H (2)")
-    add("--n-layer", type=int, default=2, help="blocks, L (2)")
+    add("--n-embed", type=int, help="width of the model, C, from stage 02 on (8)")
+    add("--n-head", type=int, help="attention heads, H, from stage 05 on (2)")
+    add("--n-layer", type=int, help="blocks, L, from stage 10 on (2)")
     add(
         "--prior",
         action="append",
@@ -139,8 +164,8 @@ def _add_model_options(group):
         "feed_forward, lm_head, offset or layer_norm, or the concentration of 01-log-gamma; may "
         "be given several times",
     )
-    add("--dropout", type=float, default=0.1, help="of stages 11 and 12 (0.1)")
-    add("--likelihood-weight", type=float, default=1.0, help="1 posterior, 0 prior (1)")
+    add("--dropout", type=float, help="of stages 11 and 12 (0.1)")
+    add("--likelihood-weight", type=float, help="1 posterior, 0 prior (1)")
     add("--new-tokens", type=int, default=0, help="characters that Stan writes per draw (0)")
 
 
@@ -153,24 +178,22 @@ def _add_method_options(group):
         metavar="S",
         help="NUTS chains from only S starting points, for nested R-hat (one for each chain)",
     )
-    add("--warmup", type=int, default=300, help="NUTS warm-up iterations (300)")
+    add("--warmup", type=int, help="NUTS warm-up iterations (300)")
     add("--draws", type=int, help="per chain (500), per path (250) or from the prior (1000)")
-    add("--init", choices=fit.INITS, default="random", help="where NUTS starts (random)")
+    add("--init", choices=fit.INITS, help="where NUTS starts (random)")
     add(
         "--metric",
         choices=fit.METRICS,
-        default="prior",
         help="of NUTS: the prior's variances, which need no adaptation, or one of Stan's (prior)",
     )
-    add("--adapt-delta", type=float, default=0.8, help="NUTS target acceptance (0.8)")
-    add("--max-treedepth", type=int, default=10, help="NUTS (10)")
+    add("--adapt-delta", type=float, help="NUTS target acceptance (0.8)")
+    add("--max-treedepth", type=int, help="of NUTS, in smc too (10)")
     add(
         "--kernels",
         choices=fit.KERNELS,
-        default="auto",
         help="what computes the likelihood: plain Stan, or C++ where it can be compiled (auto)",
     )
-    add("--replicates", type=int, default=4, help="smc: independent runs, for errors (4)")
-    add("--moves", type=int, default=8, help="smc: draws of each chain of a level (8)")
-    add("--paths", type=int, default=4, help="Pathfinder paths (4)")
-    add("--starts", type=int, default=4, help="starts of the optimiser (4)")
+    add("--replicates", type=int, help="smc: independent runs, for errors (4)")
+    add("--moves", type=int, help="smc: draws of each chain of a level (8)")
+    add("--paths", type=int, help="Pathfinder paths (4)")
+    add("--starts", type=int, help="starts of the optimiser (4)")

@@ -182,6 +182,6 @@ def _print_stacking(stacking):
     n_bad = int(stacking.chains["n_bad_k"].max())
     if n_bad:
         text += (
-            f"; Pareto k above 0.7 for up to {n_bad} sequences of a chain: weights are not reliable"
+            f"; Pareto k too large for up to {n_bad} sequences of a chain: weights are not reliable"
         )
     OUT.print(text, "", sep="\n", soft_wrap=True)

@@ -22,6 +22,7 @@ from gptbayes.cli.terminal import (
     write_table,
 )
 from gptbayes.corpus import visible
+from gptbayes.fit.directory import checked_seed
 from gptbayes.predict import (
     PROBABILITY_LEVELS,
     WIDE_INTERVAL,
@@ -67,10 +68,10 @@ def add_arguments(parser) -> None:
 
 def _text(arguments):
     check_targets(arguments.html, arguments.out)
+    rng = np.random.default_rng(checked_seed(arguments.seed))
     analysis = Analysis.of_run(arguments.run)
     idata, problem = analysis.idata, analysis.problem
     group = "prior" if arguments.prior else "posterior"
-    rng = np.random.default_rng(arguments.seed)
     prompt = arguments.prompt
     if prompt is None:
         prompt = problem.vocabulary.decode(problem.held_out.x[0])

@@ -9,13 +9,14 @@ import xarray as xr
 
 from gptbayes.compare.refits import ExactLoo, FittedRun
 from gptbayes.compare.tempered import Wbic
-from gptbayes.diagnostics.sampler import pareto_k
+from gptbayes.diagnostics.sampler import log_lik_finding, pareto_k
 from gptbayes.findings import (
-    PARETO_K_LIMIT,
     R_HAT_LIMIT,
     Finding,
     convergence_finding,
     few_sequences_finding,
+    pareto_k_limit,
+    pareto_k_limit_words,
 )
 from gptbayes.inference import problem_of
 from gptbayes.predict import Comparison
@@ -48,6 +49,8 @@ def findings_of(
     """
     found = []
     for run in runs:
+        infinite = log_lik_finding(run.idata)
+        found += [] if infinite is None else [Finding(False, f"{run.name}: {infinite.text}")]
         if run.name in loos:
             found += [*_refits(run.name, loos[run.name]), *_mixing(run)]
         elif run.idata.attrs["method"] == "pathfinder":
@@ -64,11 +67,12 @@ def findings_of(
 def _refits(name, exact):
     n, n_refitted = len(exact.psis["pareto_k"]), exact.refits.sizes["sequence"]
     n_bad = exact.n_unreliable + n_refitted
+    limit = pareto_k_limit_words(int(exact.psis["n_draws"]))
     if not n_bad:
-        text = f"{name}: Pareto k is at most {PARETO_K_LIMIT} for all {n} sequences, no refits"
+        text = f"{name}: Pareto k is at most {limit}, for all {n} sequences; no refits"
         return [Finding(True, text)]
     change = exact.elpd["elpd_loo"] - exact.psis["elpd_loo"]
-    text = f"{name}: Pareto k is above {PARETO_K_LIMIT} for {n_bad} of {n} sequences"
+    text = f"{name}: Pareto k is above {limit}, for {n_bad} of {n} sequences"
     if n_refitted:
         error = float(np.sqrt((exact.refits["mcse"] ** 2).sum()))
         text += (
@@ -86,7 +90,7 @@ def _refit_warnings(name, exact):
     if not n:
         return []
     worst, divergences = float(warned["r_hat"].max()), int(warned["divergences"].sum())
-    n_heavy = int((warned["density_k"] > PARETO_K_LIMIT).sum())
+    n_heavy = int((warned["density_k"] > warned["density_k_limit"]).sum())
     reasons = []
     if worst > R_HAT_LIMIT:
         reasons.append(f"R-hat of the left-out log density up to {worst:.3f}")
@@ -95,7 +99,7 @@ def _refit_warnings(name, exact):
     if n_heavy:
         reasons.append(
             f"a few draws dominate the left-out density for {n_heavy} of them (Pareto k above "
-            f"{PARETO_K_LIMIT})"
+            f"{float(warned['density_k_limit'].max()):.2g})"
         )
     sequences = ", ".join(str(int(i)) for i in warned["sequence"])
     text = (
@@ -107,7 +111,7 @@ def _refit_warnings(name, exact):
 
 def _mixing(run):
     """Convergence of the log densities of sequences, from which LOO is computed."""
-    log_lik = run.idata.log_likelihood["log_lik"].sum("position")
+    log_lik = run.idata.log_likelihood["log_lik"].sum("position", skipna=False)
     if log_lik.sizes["chain"] < 2:
         return [Finding(False, f"{run.name}: only one chain, its convergence cannot be assessed")]
     finding = convergence_of(f"{run.name}: log densities of training sequences", log_lik)
@@ -116,11 +120,14 @@ def _mixing(run):
 
 def _approximation(run):
     k, _ = pareto_k(run.idata)
+    n_draws = run.idata.posterior.sizes["chain"] * run.idata.posterior.sizes["draw"]
     text = f"{run.name}: Pathfinder's Pareto k is {k:.2f}"
-    if k <= PARETO_K_LIMIT:
+    if k <= pareto_k_limit(n_draws):
         return Finding(True, text)
     return Finding(
-        False, f"{text}: its predictions are those of the approximation, not of the posterior"
+        False,
+        f"{text}, above {pareto_k_limit_words(n_draws)}: its predictions are those of the "
+        "approximation, not of the posterior",
     )
 
 

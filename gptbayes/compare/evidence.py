@@ -23,6 +23,7 @@ from scipy.stats import t as student_t
 from gptbayes.compare.refits import FittedRun
 from gptbayes.compare.same_text import open_same_text
 from gptbayes.corpus import Windows
+from gptbayes.diagnostics.sampler import log_lik_finding
 from gptbayes.diagnostics.tempering_health import last_level, path_findings, path_of
 from gptbayes.findings import Finding
 from gptbayes.fit.tempering import log_evidence
@@ -30,6 +31,8 @@ from gptbayes.inference import problem_of
 from gptbayes.predict import compare_held_out, loo, n_bad_pareto_k
 from gptbayes.validate import conjugate_bigram
 
+SETTLED = 0.05
+"""Level of the test of the two largest evidences."""
 ALPHA = 0.01
 """Of the test that the two estimates of an evidence agree."""
 TOLERANCE = 0.1
@@ -203,7 +206,7 @@ def model_evidence(idata: az.InferenceData) -> Evidence:
     value, se = log_evidence(smc)
     mean, mean_se = _mean_and_se(integrated.values)
     wbic, coefficient = _wbic(path, problem.n_targets)
-    of_sequence = idata.log_likelihood["log_lik"].sum("position")
+    of_sequence = idata.log_likelihood["log_lik"].sum("position", skipna=False)
     return Evidence(
         log_evidence=value,
         se=se,
@@ -216,7 +219,11 @@ def model_evidence(idata: az.InferenceData) -> Evidence:
         learning_coefficient_se=_mean_and_se(coefficient)[1],
         singular_fluctuation=float(of_sequence.var(("chain", "draw")).sum()) / 2,
         replicates=xr.Dataset({"smc": ("chain", smc), "thermodynamic": integrated}),
-        findings=[*path_findings(idata), _agreement(smc, integrated.values)],
+        findings=[
+            *filter(None, [log_lik_finding(idata)]),
+            *path_findings(idata),
+            _agreement(smc, integrated.values),
+        ],
     )
 
 
@@ -319,7 +326,7 @@ def evidence_findings(table: xr.Dataset, found: Mapping[str, Evidence]) -> list[
         for finding in found[name].findings
         if not finding.ok
     ]
-    return [*warnings, *_ranking(table)]
+    return [*warnings, *_ranking(table, found)]
 
 
 _OF_LOO = {
@@ -333,7 +340,8 @@ def _n_sequence(run):
     return run.idata.log_likelihood.sizes["sequence"]
 
 
-def _ranking(table):
+def _ranking(table, found):
+    """Whether the two best differ, by Student's t of the one with fewer replicates."""
     if table.sizes["fit"] < 2:
         return []
     first, second = (table.isel(fit=k) for k in (0, 1))
@@ -343,7 +351,8 @@ def _ranking(table):
     if not np.isfinite(se):
         return [Finding(False, f"{text}, of unknown error")]
     text = f"{text} ± {se:.1f} nats"
-    if factor < 2 * se:
+    n_replicate = min(found[name].replicates.sizes["chain"] for name in names)
+    if factor < student_t.isf(SETTLED / 2, n_replicate - 1) * se:
         return [Finding(False, f"{text}: which of them the text supports is not settled")]
     return [Finding(True, text)]
 

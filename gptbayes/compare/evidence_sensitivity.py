@@ -25,7 +25,7 @@ from scipy.special import digamma, gammaln, logsumexp
 
 from gptbayes import fit
 from gptbayes.compare.refits import FittedRun
-from gptbayes.findings import PARETO_K_LIMIT
+from gptbayes.findings import pareto_k_limit, pareto_k_limit_words
 from gptbayes.groups import pareto_smoothed
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.problem import Problem
@@ -48,8 +48,8 @@ def scale_sensitivity(idata: az.InferenceData, factors: Sequence[float] = FACTOR
     Dataset (family, factor)
         ``scale`` (family), of the fit; ``derivative`` (family), of log Z in the log of the scale,
         and ``derivative_se``, from the spread of the chains; ``change``, log Z(factor) - log Z, and
-        ``change_se``, and ``pareto_k`` of its importance ratios: above 0.7 the change is not known
-        from these draws, see `refit_with_scale`. Nats.
+        ``change_se``, and ``pareto_k`` of its importance ratios: above its limit for ``n_draws``
+        draws the change is not known from them, see `refit_with_scale`. Nats.
 
     Raises
     ------
@@ -78,12 +78,13 @@ def scale_sensitivity(idata: az.InferenceData, factors: Sequence[float] = FACTOR
             )
         )
     joined = xr.concat(rows, "family")
-    return joined.assign_coords(family=families, factor=list(factors))
+    n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
+    return joined.assign_coords(family=families, factor=list(factors)).assign(n_draws=n_draws)
 
 
 def scale_sentences(sensitivity: xr.Dataset) -> list[str]:
     """What `scale_sensitivity` says, one sentence for each family of parameters."""
-    said = []
+    said, n_draws = [], int(sensitivity["n_draws"])
     for family in sensitivity["family"].values:
         row = sensitivity.sel(family=family)
         tenth = math.log(1.1)
@@ -92,7 +93,7 @@ def scale_sentences(sensitivity: xr.Dataset) -> list[str]:
             f"evidence by {tenth * float(row['derivative']):+.2f} ± "
             f"{tenth * float(row['derivative_se']):.2f} nats, to first order"
         )
-        known = row.where(row["pareto_k"] <= PARETO_K_LIMIT, drop=True)
+        known = row.isel(factor=np.flatnonzero(row["pareto_k"] <= pareto_k_limit(n_draws)))
         parts = [
             f"{float(known['factor'][i]):g} times it by {float(known['change'][i]):+.2f} ± "
             f"{float(known['change_se'][i]):.2f}"
@@ -102,7 +103,8 @@ def scale_sentences(sensitivity: xr.Dataset) -> list[str]:
             text += f"; {', '.join(parts)}"
         if known.sizes["factor"] < row.sizes["factor"]:
             lost = [f"{f:g}" for f in row["factor"].values if f not in known["factor"].values]
-            text += f"; for {' and '.join(lost)} times it Pareto k is above {PARETO_K_LIMIT}: refit"
+            limit = pareto_k_limit_words(n_draws)
+            text += f"; for {' and '.join(lost)} times it Pareto k is above {limit}: refit"
         said.append(text)
     return said
 

@@ -1,10 +1,10 @@
 """Leave-one-sequence-out: PSIS where it is reliable, exact refits where it is not.
 
 If a bigram occurs in one sequence only, the importance ratios of that sequence have a heavy tail:
-Pareto k is above 0.7 and PSIS is unreliable. The posterior without the sequence is then fitted by
-NUTS, and its log predictive density of the sequence replaces the PSIS term (Vehtari, Gelman & Gabry
-2017, section 2.1). Each refit is a run directory under ``RUN/refits``, so that interrupted refits
-resume.
+Pareto k is above its limit and PSIS is unreliable. The posterior without the sequence is then
+fitted by NUTS, and its log predictive density of the sequence replaces the PSIS term (Vehtari,
+Gelman & Gabry 2017, section 2.1). Each refit is a run directory under ``RUN/refits``, so that
+interrupted refits resume.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import xarray as xr
 
 from gptbayes import fit
 from gptbayes.corpus import Windows, whole_number
-from gptbayes.findings import PARETO_K_LIMIT, R_HAT_LIMIT
+from gptbayes.findings import R_HAT_LIMIT, pareto_k_limit
 from gptbayes.groups import pareto_smoothed
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import token_log_prob
@@ -59,7 +59,7 @@ class RefitPlan(NamedTuple):
     name : str
         Name of the run.
     n_sequences, n_bad : int
-        Number of sequences, and number of those with a Pareto k above 0.7.
+        Number of sequences, and number of those with a Pareto k above its limit.
     sequences : tuple of int
         Sequences to leave out and refit, by decreasing k.
     n_finished : int
@@ -94,10 +94,10 @@ class ExactLoo(NamedTuple):
         One item for each refit: ``pareto_k`` of PSIS; the terms by ``psis`` and by the ``exact``
         refit, in nats; the Monte Carlo standard error ``mcse`` of the exact one; ``r_hat`` and
         ``ess_bulk`` of the log density of the sequence that is left out; ``density_k``, the tail
-        shape of its density over draws, above 0.7 if a few draws dominate the mean (Vehtari et
-        al. 2024, section 5); ``divergences``.
+        shape of its density over draws, and its limit ``density_k_limit``: a few draws dominate a
+        mean with a larger one (Vehtari et al. 2024, section 5); ``divergences``.
     n_unreliable : int
-        Number of sequences with a Pareto k above 0.7 that were not refitted.
+        Number of sequences with a Pareto k above its limit that were not refitted.
     """
 
     elpd: xr.Dataset
@@ -110,7 +110,7 @@ class ExactLoo(NamedTuple):
         """The refits with a diagnostic that is out of its limits."""
         refits = self.refits
         warned = (refits["r_hat"] > R_HAT_LIMIT) | (refits["divergences"] > 0)
-        warned |= refits["density_k"] > PARETO_K_LIMIT
+        warned |= refits["density_k"] > refits["density_k_limit"]
         return refits.isel(sequence=np.flatnonzero(warned))
 
 
@@ -130,7 +130,7 @@ def plan_refits(
     psis : Dataset
         `gptbayes.predict.loo` of the run.
     refits : {"all", "none"} or int
-        All sequences with a Pareto k above 0.7, none, or at most this many, by decreasing k.
+        All sequences with a Pareto k above its limit, none, or at most this many, by decreasing k.
     settings : mapping, optional
         Settings of `gptbayes.fit.nuts`, where they differ from those of the run.
 
@@ -149,7 +149,8 @@ def plan_refits(
         except ValueError:
             raise ValueError(f"refits must be all, none or a number, got {refits!r}") from None
     k = psis.pareto_k.values
-    worst_first = [int(i) for i in np.argsort(-k, kind="stable") if k[i] > PARETO_K_LIMIT]
+    too_large = k > float(psis.pareto_k_limit)
+    worst_first = [int(i) for i in np.argsort(-k, kind="stable") if too_large[i]]
     limit = refits if isinstance(refits, int) else {"all": len(worst_first), "none": 0}[refits]
     sequences = tuple(worst_first[:limit])
     wanted = _settings(run, settings)
@@ -270,7 +271,8 @@ def refit_density(
     Dataset ()
         ``exact``, the log predictive density of the sequence in nats, and its Monte Carlo
         standard error ``mcse`` by the delta method; ``r_hat`` and ``ess_bulk`` of the log density
-        over draws; ``density_k``, the tail shape of the density over draws; ``divergences``.
+        over draws; ``density_k``, the tail shape of the density over draws, and its limit
+        ``density_k_limit``; ``divergences``.
 
     Raises
     ------
@@ -293,6 +295,7 @@ def refit_density(
             "r_hat": summary["r_hat"],
             "ess_bulk": summary["ess_bulk"],
             "density_k": pareto_smoothed(values.ravel())[1],
+            "density_k_limit": pareto_k_limit(values.size),
             "divergences": idata.sample_stats["diverging"].sum(),
         }
     )
@@ -424,8 +427,8 @@ def _is_finished(folder, settings):
 
 
 def _no_refits():
-    names = ("exact", "mcse", "r_hat", "ess_bulk", "density_k", "divergences", "pareto_k", "psis")
-    empty = {name: ("sequence", np.zeros(0)) for name in names}
+    of_fit = ("exact", "mcse", "r_hat", "ess_bulk", "density_k", "density_k_limit", "divergences")
+    empty = {name: ("sequence", np.zeros(0)) for name in (*of_fit, "pareto_k", "psis")}
     return xr.Dataset(empty, {"sequence": np.zeros(0, dtype=np.int64)})
 
 

@@ -82,7 +82,7 @@ def compare_runs(
         on held-out text only.
     refits : {"all", "none"} or int
         Number of sequences of each run that are left out by an exact refit, among those with a
-        Pareto k above 0.7: all, none, or at most this many, in order of decreasing k.
+        Pareto k above its limit: all, none, or at most this many, in order of decreasing k.
     settings : mapping, optional
         Settings of `gptbayes.fit.nuts` for refits and tempered fits, where they differ from those
         of the run.

@@ -10,7 +10,6 @@ import xarray as xr
 
 from gptbayes.compare.refits import ExactLoo, FittedRun
 from gptbayes.compare.tempered import Wbic
-from gptbayes.findings import PARETO_K_LIMIT
 from gptbayes.inference import problem_of
 from gptbayes.predict import Comparison, compare_loo
 from gptbayes.predict.leave_one_out import psis_loo
@@ -87,13 +86,13 @@ def token_loo(idata: az.InferenceData) -> xr.Dataset:
     -------
     Dataset (position)
         ``elpd``, the mean over sequences in nats per character, and ``n_bad_k``, the number of
-        sequences with a Pareto k above 0.7.
+        sequences with a Pareto k above its limit.
     """
     result = psis_loo(idata.log_likelihood["log_lik"])
     return xr.Dataset(
         {
             "elpd": result.loo_i.mean("sequence"),
-            "n_bad_k": (result.pareto_k > PARETO_K_LIMIT).sum("sequence"),
+            "n_bad_k": (result.pareto_k > result.pareto_k_limit).sum("sequence"),
         }
     )
 
@@ -106,7 +105,7 @@ def _no_differences(names):
 
 def _basics(run):
     problem, attrs = problem_of(run.idata), run.idata.attrs
-    per_sequence = log_mean_exp(run.idata.log_likelihood["log_lik"].sum("position"))
+    per_sequence = log_mean_exp(run.idata.log_likelihood["log_lik"].sum("position", skipna=False))
     weight = problem.likelihood_weight
     return {
         "stage": attrs["stage"],

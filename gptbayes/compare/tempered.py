@@ -150,7 +150,7 @@ def wbic(
 
 
 def _log_lik(run):
-    return run.idata.log_likelihood["log_lik"].sum(("sequence", "position"))
+    return run.idata.log_likelihood["log_lik"].sum(("sequence", "position"), skipna=False)
 
 
 def _same_model(problem, other):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptbayes.corpus.numbers import whole_number
+from gptbayes.corpus.numbers import real_number, whole_number
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,7 @@ def split(
     held_out_size = whole_number("held_out_size", held_out_size)
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size)
+    held_out_fraction = real_number("held_out_fraction", held_out_fraction, "between 0 and 1")
     if not 0 < held_out_fraction < 1:
         raise ValueError(f"held_out_fraction must be between 0 and 1, got {held_out_fraction}")
     n_windows = (len(tokens) - 1) // block_size

@@ -12,7 +12,13 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.findings import E_BFMI_LIMIT, PARETO_K_LIMIT, Finding, convergence_finding
+from gptbayes.findings import (
+    E_BFMI_LIMIT,
+    Finding,
+    convergence_finding,
+    pareto_k_limit,
+    pareto_k_limit_words,
+)
 from gptbayes.predict import psis_weights
 from gptbayes.validate.exact_marginals import ALPHA, family_wise_p
 
@@ -158,13 +164,14 @@ def pareto_finding(idata: az.InferenceData) -> Finding:
     Finding
     """
     k, effective = pareto_k(idata)
-    text = f"Pareto k {k:.2f} over {idata.posterior.sizes['draw']} draws"
-    if k <= PARETO_K_LIMIT:
+    n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
+    text = f"Pareto k {k:.2f} over {n_draws} draws"
+    if k <= pareto_k_limit(n_draws):
         return Finding(True, f"{text}; {effective:.0f} effective draws after importance weighting")
     return Finding(
         False,
-        f"{text}, above {PARETO_K_LIMIT}: importance weights cannot correct this approximation, "
-        "and its spread may differ from that of the posterior",
+        f"{text}, above {pareto_k_limit_words(n_draws)}: importance weights cannot correct "
+        "this approximation, and its spread may differ from that of the posterior",
     )
 
 

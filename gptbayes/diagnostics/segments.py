@@ -10,6 +10,7 @@ Carlo error. If the halves are dependent, the chain is slow within a segment, wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -203,25 +204,40 @@ def differences(segments: xr.DataArray, label: xr.DataArray) -> xr.Dataset:
     used = label.values >= 0
     groups, x = label.values[used], segments.values[used]
     means = x.mean(axis=1)  # (segment, scalar)
-    names = np.unique(groups)
-    centre = np.stack([means[groups == g].mean(axis=0) for g in names])
-    size = np.array([(groups == g).sum() for g in names])
-    between = (size[:, None] * (centre - means.mean(axis=0)) ** 2).sum(axis=0)
-    within = ((means - centre[np.searchsorted(names, groups)]) ** 2).sum(axis=0)
-    between_df, within_df = len(names) - 1, len(groups) - len(names)
-    if within_df > 0:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(between > 0, (between / between_df) / (within / within_df), 0.0)
-        p = f_distribution.sf(ratio, between_df, within_df)
-    else:
-        p = np.full(means.shape[1], np.nan)
+    centre = np.stack([means[groups == g].mean(axis=0) for g in np.unique(groups)])
     return xr.Dataset(
         {
             "range": ("scalar", centre.max(axis=0) - centre.min(axis=0)),
             "sd": ("scalar", np.sqrt(x.var(axis=1, ddof=1).mean(axis=0))),
-            "p_value": ("scalar", p),
+            "p_value": ("scalar", analysis_of_variance(means, groups)),
         }
     )
+
+
+def analysis_of_variance(means: np.ndarray, groups: Sequence[int] | np.ndarray) -> np.ndarray:
+    """One-way analysis of variance of means that are independent under the null hypothesis.
+
+    Parameters
+    ----------
+    means : ndarray, (unit, scalar)
+    groups : sequence of int, one per unit
+
+    Returns
+    -------
+    ndarray, (scalar,)
+        p-values of Fisher's F test; nan if there are no more units than groups.
+    """
+    names, which = np.unique(groups, return_inverse=True)
+    between_df, within_df = len(names) - 1, len(which) - len(names)
+    if within_df < 1:
+        return np.full(means.shape[1], np.nan)
+    centre = np.stack([means[which == g].mean(axis=0) for g in range(len(names))])
+    size = np.bincount(which)
+    between = (size[:, None] * (centre - means.mean(axis=0)) ** 2).sum(axis=0)
+    within = ((means - centre[which]) ** 2).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(between > 0, (between / between_df) / (within / within_df), 0.0)
+    return f_distribution.sf(ratio, between_df, within_df)
 
 
 def _standardized(values):

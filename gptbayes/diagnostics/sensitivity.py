@@ -18,7 +18,7 @@ from gptbayes.groups import pareto_smoothed, power_scaling
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.simulate import log_prior
 from gptbayes.predict import held_out_log_prob
-from gptbayes.stats.summary import summarise
+from gptbayes.stats.summary import ess, summarise
 
 PSENS_LIMIT = 0.05
 """Value of psense above which a quantity is sensitive (Kallioinen et al. 2024, section 2.4)."""
@@ -46,10 +46,12 @@ def prior_sensitivity(
         For the components "prior" and "likelihood": ``shift``, the change of the posterior mean in
         posterior standard deviations if the power of the component doubles, to first order (ln 2
         times the covariance with the log density of the component), and its Monte Carlo standard
-        error ``mcse``; ``psense``, the diagnostic of ArviZ, from importance weights; ``pareto_k``
-        (component) of these weights. Also the ``mean`` and ``sd`` of each quantity. psense
-        compares whole distributions. It has no standard error, and with hundreds of parameters
-        its noise alone can exceed the limit of 0.05.
+        error ``mcse``; ``ess``, the smallest bulk ESS of what it is computed from, the quantity,
+        the log density and their product: if it is small the error is underestimated; ``psense``,
+        the diagnostic of ArviZ, from importance weights; ``pareto_k`` (component) of these weights,
+        and ``n_draws``. Also the ``mean`` and ``sd`` of each quantity. psense compares whole
+        distributions. It has no standard error, and with hundreds of parameters its noise alone can
+        exceed the limit of 0.05.
 
     Raises
     ------
@@ -77,13 +79,14 @@ def prior_sensitivity(
     values = xr.Dataset(dict(quantities or key_quantities(idata)))
     components = {
         "prior": _log_prior(idata),
-        "likelihood": idata.log_likelihood["log_lik"].sum(("sequence", "position")),
+        "likelihood": idata.log_likelihood["log_lik"].sum(("sequence", "position"), skipna=False),
     }
     names = xr.DataArray(list(components), dims="component", name="component")
     rows = [_scaled(values, name, log_density) for name, log_density in components.items()]
     stacked = values.to_dataarray("quantity")
     over = ("chain", "draw")
-    summary = xr.Dataset({"mean": stacked.mean(over), "sd": stacked.std(over)})
+    n_draws = stacked.sizes["chain"] * stacked.sizes["draw"]
+    summary = xr.Dataset({"mean": stacked.mean(over), "sd": stacked.std(over), "n_draws": n_draws})
     return xr.concat(rows, names).merge(summary)
 
 
@@ -107,7 +110,7 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
     n = held_out.sizes["held_out_sequence"]
     found = {
         "training log probability per character": idata.log_likelihood["log_lik"].mean(
-            ("sequence", "position")
+            ("sequence", "position"), skipna=False
         ),
         "held-out log probability per character": held_out.mean(("held_out_sequence", "position")),
     }
@@ -137,6 +140,7 @@ def _scaled(values, component, log_density):
     stacked = values.to_dataarray("quantity")
     z = (stacked - stacked.mean(over)) / stacked.std(over)
     moved = summarise(np.log(2) * z * (log_density - log_density.mean(over)))
+    sizes = [ess(each)["ess_bulk"] for each in (stacked, log_density)]
     psense = power_scaling(values, log_density, component, DELTA).to_dataarray("quantity")
     ratios = DELTA * log_density.stack(sample=over).values
     k = max(pareto_smoothed(sign * ratios)[1] for sign in (1, -1))
@@ -144,6 +148,7 @@ def _scaled(values, component, log_density):
         {
             "shift": moved["mean"],
             "mcse": moved["mcse_mean"],
+            "ess": np.fmin(np.fmin(sizes[0], sizes[1]), moved["ess_bulk"]),
             "psense": psense,
             "pareto_k": k,
         }

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from scipy.stats import chi2
+from scipy.stats import f as f_distribution
 
 from gptbayes.diagnostics import segments
 from gptbayes.diagnostics.convergence import (
@@ -48,6 +48,11 @@ SMALL_DIFFERENCE = 0.2
 1.005."""
 MAX_SCALARS = 50
 """Maximum number of scalars, those of largest R-hat, by which segments are grouped."""
+ESS_PER_HALF = 5
+"""Effective draws of a half chain below which an R-hat is not tested: with fewer, chance alone
+gives R-hats as large as those of chains that disagree."""
+TYPICAL_ESS_PER_HALF = 10
+"""The same, of the median scalar of a kind: the sizes of single ones are uncertain estimates."""
 PREDICTIONS = "log probabilities"
 RAW_WEIGHTS = "raw weights"
 WEIGHT_KINDS = ("aligned weights", "invariants", "log posterior")
@@ -67,7 +72,8 @@ class Verdict(NamedTuple):
     evidence : Dataset (quantity)
         The columns of `mixing_table`, and ``state``: "agree"; "modes"; "disagree", if chains
         disagree significantly but segments do not form groups; or "few draws", if they do not
-        disagree but the ESS is too small. ``n_disagreeing``, the number of scalars with an R-hat
+        disagree significantly but the ESS is too small for agreement or for a test.
+        ``n_disagreeing``, the number of scalars with an R-hat
         significantly above 1.01. For "modes", ``n_groups``, ``r_hat_within`` and ``separation`` as
         in `gptbayes.diagnostics.segments.Groups`.
     groups : gptbayes.diagnostics.segments.Groups, or None
@@ -92,9 +98,10 @@ def mixing_verdict(
 
     A kind of quantity *agrees* if no R-hat is significantly above 1.01 given the ESS and the number
     of scalars, R* is not significantly above 1, and the ESS is at least 400 for the median scalar
-    and 100 for the worst. If chains disagree, their segments are grouped by the scalars that
-    disagree; groups are *modes* (`gptbayes.diagnostics.segments.group_segments`). The segments of
-    a slow chain differ from each other as much as from those of other chains and form no groups.
+    and 100 for the worst. There is no test, and so no disagreement, where half chains are worth
+    fewer than ten effective draws. If chains disagree, their segments are grouped by the scalars
+    that disagree; groups are *modes* (`gptbayes.diagnostics.segments.group_segments`). The segments
+    of a slow chain differ from each other as much as from those of other chains and form no groups.
 
     - mixed: all kinds agree.
     - mixed up to symmetry: all kinds except the raw weights agree.
@@ -203,43 +210,60 @@ class _Assessment(NamedTuple):
 
 
 def _assess(draws, r_hats, row, superchains):
-    scalars = _disagreeing(draws, r_hats, superchains)
+    scalars, testable = _disagreeing(draws, r_hats, superchains)
     if scalars.size:
         groups = segments.group_segments(
             segments.cut_segments(draws.isel(scalar=scalars[:MAX_SCALARS]))
         )
         return _Assessment("modes" if groups else "disagree", scalars.size, groups)
-    if row["r_star_lower"] > 1:
-        return _Assessment("disagree", 0, None)
     if not np.isfinite(row["ess_bulk_min"]):  # constant
         return _Assessment("agree", 0, None)
+    if testable and row["r_star_lower"] > 1:
+        return _Assessment("disagree", 0, None)
     few = row["ess_bulk_median"] < ESS_LIMIT or row["ess_bulk_min"] < ESS_LIMIT / 4
-    return _Assessment("few draws" if few else "agree", 0, None)
+    return _Assessment("few draws" if few or not testable else "agree", 0, None)
 
 
 def _disagreeing(draws, r_hats, superchains):
-    """Indices of scalars with an R-hat significantly above 1.01, largest first.
+    """Indices of scalars with an R-hat significantly above 1.01, and whether there is a test.
 
-    If each of the m half chains is worth e independent draws, the ratio of the variance of their
-    means to the variance of a draw is distributed as e⁻¹ χ²(m - 1) / (m - 1). The estimate of e
-    uses the ESS of each chain separately, since the ESS of all chains is small if they disagree.
-    R-hat is the larger of that of the draws and that of their distances from the median; therefore
-    the smaller ESS is used, and at most the number of draws (NUTS draws are often antithetic for
-    the mean only).
+    The largest is first. If each of the m half chains is worth e independent draws, the variance
+    between their means relative to the variance of a draw is distributed as F / e, with
+    m - 1 and m (e - 1) degrees of freedom. The estimate of e uses the ESS of each chain separately,
+    since the ESS of all chains is small if they disagree. R-hat is the larger of that of the draws
+    and that of their distances from the median; therefore the smaller ESS is used, and at most the
+    number of draws (NUTS draws are often antithetic for the mean only).
+
+    Several chains in each superchain need no effective sample size: means of superchains are
+    compared with the means of the chains in them.
     """
     values = np.nan_to_num(r_hats.values, nan=1.0, posinf=1e300)
-    worst = np.argsort(-values)[: int((values > R_HAT_LIMIT).sum())]
-    if not worst.size:
-        return worst
-    examined = worst[: 4 * MAX_SCALARS]
-    n_chain, n_draw = draws.sizes["chain"], draws.sizes["draw"]
-    seen = draws.isel(scalar=examined)
-    both = xr.concat([seen, abs(seen - seen.median(("chain", "draw")))], "moment")
-    alone = [_ess_bulk(both.isel(chain=[c])).min("moment") for c in range(n_chain)]
-    total = sum(np.minimum(each.fillna(n_draw), n_draw) for each in alone).values
-    m = 2 * n_chain if superchains is None else len(set(superchains))
-    quantile = chi2.isf(ALPHA / draws.sizes["scalar"], m - 1) / (m - 1)
-    return examined[values[examined] > np.sqrt(1 + quantile * m / total)]
+    worst = np.argsort(-values)[: int((values > R_HAT_LIMIT).sum())][: 4 * MAX_SCALARS]
+    alpha, n_chain = ALPHA / draws.sizes["scalar"], draws.sizes["chain"]
+    n_super = n_chain if superchains is None else len(set(superchains))
+    if n_super < n_chain:
+        p = segments.analysis_of_variance(draws.isel(scalar=worst).mean("draw").values, superchains)
+        return worst[p < alpha], True
+    varying = np.flatnonzero(np.ptp(draws.transpose("chain", "draw", ...).values, axis=(0, 1)) > 0)
+    spread = np.linspace(0, len(varying) - 1, min(len(varying), MAX_SCALARS)).round().astype(int)
+    m = 2 * n_chain if superchains is None else n_chain
+    typical = _ess_alone(draws.isel(scalar=varying[spread])) / (2 * n_chain)
+    if not varying.size or np.median(typical) < TYPICAL_ESS_PER_HALF:
+        return worst[:0], not varying.size
+    total = _ess_alone(draws.isel(scalar=worst))
+    limit = np.sqrt(1 + f_distribution.isf(alpha, m - 1, np.maximum(total - m, 1)) * m / total)
+    return worst[(values[worst] > limit) & (total >= ESS_PER_HALF * 2 * n_chain)], True
+
+
+def _ess_alone(draws):
+    """Sum over chains of the ESS of each by itself, of the draws and of their distances, (scalar,).
+
+    Distances are those from the median, and the smaller of the two sizes counts.
+    """
+    both = xr.concat([draws, abs(draws - draws.median(("chain", "draw")))], "moment")
+    n_draw = draws.sizes["draw"]
+    alone = [_ess_bulk(both.isel(chain=[c])).min("moment") for c in range(draws.sizes["chain"])]
+    return np.sum([np.minimum(each.fillna(n_draw), n_draw) for each in alone], axis=0)
 
 
 def _ess_bulk(draws):
@@ -340,7 +364,7 @@ _STATE_WORDS = {
     "agree": "agree",
     "modes": "form groups that agree within and are separated",
     "disagree": "disagree without clear groups",
-    "few draws": "have too few effective draws to establish agreement",
+    "few draws": "have too few effective draws to tell agreement from disagreement",
 }
 
 

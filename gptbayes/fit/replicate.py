@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptbayes.corpus import whole_number
+from gptbayes.corpus import real_number, whole_number
 from gptbayes.fit import tempering
 from gptbayes.fit.levels import Level, LevelUnit, keep_prior, load_levels, log_lik_of
 from gptbayes.fit.units import Progress
@@ -56,13 +56,22 @@ class Settings:
                 "chains * moves must be at least 4 particles, "
                 f"got {self.chains} chains of {self.moves}"
             )
+        object.__setattr__(self, "ess", real_number("ess", self.ess, "between 0 and 1"))
         if not 0 < self.ess < 1:
             raise ValueError(f"ess must be between 0 and 1, got {self.ess}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
-        rising = (0.0, *(self.weights or (1.0,)))
-        if any(a >= b for a, b in pairwise(rising)):
-            raise ValueError(f"weights must rise from above 0, got {self.weights}")
+        if self.step_size is not None:
+            step_size = real_number("step_size", self.step_size, "positive")
+            object.__setattr__(self, "step_size", step_size)
+            if not step_size > 0:
+                raise ValueError(f"step_size must be positive, got {step_size}")
+        if self.weights is not None:
+            self._check_weights(self.weights)
+
+    def _check_weights(self, given):
+        weights = tuple(real_number("weights", weight, "rising") for weight in given)
+        object.__setattr__(self, "weights", weights)
+        if not weights or any(a >= b for a, b in pairwise((0.0, *weights))):
+            raise ValueError(f"weights must rise from above 0, got {weights}")
 
 
 class Replicate:

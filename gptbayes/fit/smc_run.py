@@ -81,11 +81,6 @@ def smc(
             f"likelihood_weight must be positive for smc, got {problem.likelihood_weight}: "
             "the prior method draws from the prior"
         )
-    if weights is not None and weights[-1] != problem.likelihood_weight:
-        raise ValueError(
-            "the last of weights must be the problem's likelihood_weight, got "
-            f"{weights[-1]} and {problem.likelihood_weight}"
-        )
     chosen = Settings(
         chains=chains,
         moves=moves,
@@ -95,6 +90,12 @@ def smc(
         max_treedepth=max_treedepth,
         max_levels=max_levels,
     )
+    weights = chosen.weights
+    if weights is not None and weights[-1] != problem.likelihood_weight:
+        raise ValueError(
+            "the last of weights must be the problem's likelihood_weight, got "
+            f"{weights[-1]} and {problem.likelihood_weight}"
+        )
     listed = {**asdict(chosen), "weights": list(weights) if weights is not None else None}
     settings = {"replicates": replicates, **listed, "draws": chosen.chains * chosen.moves}
     n_draws = (

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import digamma, polygamma
 
 from gptbayes.corpus import Vocabulary, Windows, real_number, split, whole_number
-from gptbayes.model.stages import Masks, Parameter, Stage, stage
+from gptbayes.model.stages import STAGES, Masks, Parameter, Stage, stage
 
 DEFAULT_BATCH_SIZE = 64
 """Largest number of training sequences that is used by default: NUTS fits them in minutes."""
@@ -311,14 +311,14 @@ def make_problem(
     batch_size: int | None = None,
     stride: int | None = None,
     held_out_fraction: float = 0.2,
-    n_embed: int = 8,
-    n_head: int = 2,
-    n_layer: int = 2,
+    n_embed: int | None = None,
+    n_head: int | None = None,
+    n_layer: int | None = None,
     scales: Mapping[str, float] | None = None,
     likelihood_weight: float = 1.0,
     n_new_tokens: int = 0,
-    dropout: float = 0.1,
-    mask_seed: int = 1,
+    dropout: float | None = None,
+    mask_seed: int | None = None,
 ) -> Problem:
     """Make the problem of fitting a stage to a text.
 
@@ -333,18 +333,19 @@ def make_problem(
         As in `gptbayes.corpus.split`.
     batch_size : int, optional
         Number of training sequences. By default all of them, but at most `DEFAULT_BATCH_SIZE`.
-    n_embed, n_head, n_layer : int
-        As in `Design`.
+    n_embed, n_head, n_layer : int, optional
+        As in `Design`; by default 8, 2 and 2. `gptbayes.model.stages.Stage.applicable` selects
+        those that a stage has, for sizes that several stages are to share.
     scales : mapping of str to float, optional
         Prior scales that replace those of `Priors.default`, by the names of `Priors`.
     likelihood_weight : float
         Power of the likelihood, as in `Problem`.
     n_new_tokens : int
         Number of characters that Stan generates for each draw after the first held-out context.
-    dropout : float
-        Dropout probability of stages 11 and 12, in [0, 1).
-    mask_seed : int
-        Seed of the dropout masks.
+    dropout : float, optional
+        Dropout probability of stages 11 and 12, in [0, 1); by default 0.1.
+    mask_seed : int, optional
+        Seed of the dropout masks; by default 1.
 
     Returns
     -------
@@ -353,7 +354,8 @@ def make_problem(
     Raises
     ------
     ValueError
-        If sizes, scales and text are inconsistent or out of range.
+        If sizes, scales and text are inconsistent or out of range, or if the stage does not have
+        what a setting or scale is for.
 
     See Also
     --------
@@ -370,6 +372,8 @@ def make_problem(
     >>> problem.vocabulary.decode(problem.training.x[0])
     'The Zen '
     """
+    sizes = {"n_embed": n_embed, "n_head": n_head, "n_layer": n_layer}
+    _check_effect(stage, {**sizes, "dropout": dropout, "mask_seed": mask_seed}, scales or {})
     vocabulary = Vocabulary.of(text)
     tokens = vocabulary.encode(text)
     training, held_out = split(
@@ -383,9 +387,13 @@ def make_problem(
         training = Windows(*(part[:DEFAULT_BATCH_SIZE] for part in training))
     if stride is not None and stride < block_size:
         source = f"{source}, overlapping windows: characters count several times"
-    design = Design(len(vocabulary), block_size, len(training.x), n_embed, n_head, n_layer)
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if "multi_head" not in stage.features and n_embed is not None and n_embed % Design.n_head:
+        given["n_head"] = 1  # of a stage without heads, whose width may be odd
+    design = Design(len(vocabulary), block_size, len(training.x), **given)
     if "dropout" in stage.features:
-        masks = draw_masks(stage, design, dropout, np.random.default_rng(mask_seed))
+        rng = np.random.default_rng(1 if mask_seed is None else mask_seed)
+        masks = draw_masks(stage, design, 0.1 if dropout is None else dropout, rng)
         stage = replace(stage, masks=masks)
     return Problem(
         stage=stage,
@@ -490,6 +498,24 @@ def from_stan_data(
         n_new_tokens=data["n_new_tokens"],
         source=source,
     )
+
+
+def _check_effect(stage, settings, scales):
+    """Refuse what was given for something that the stage does not have."""
+    for name in (name for name, value in settings.items() if value is not None):
+        if not stage.has(name):
+            having = [number for number, each in STAGES.items() if each.has(name)]
+            raise ValueError(
+                f"{name} has no effect at stage {stage.number}; stages {having[0]} to "
+                f"{having[-1]} have it"
+            )
+    families = list(dict.fromkeys(parameter.family for parameter in stage.parameters))
+    for name in scales:
+        if name not in families and name in Priors.__dataclass_fields__:
+            raise ValueError(
+                f"the prior scale {name} has no effect at stage {stage.number}, which has: "
+                f"{', '.join(families)}"
+            )
 
 
 def _set(frozen, name, value):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -119,6 +119,26 @@ class Stage:
         """
         parameters = (Argument(p.name, "parameter", p.stan_dims, p.item) for p in self.parameters)
         return (*(MASKS if "dropout" in self.features else ()), *parameters)
+
+    def has(self, setting: str) -> bool:
+        """Whether a setting of `gptbayes.model.problem.make_problem` has an effect at this stage.
+
+        Parameters
+        ----------
+        setting : str
+            One of `SETTINGS`.
+        """
+        return SETTINGS[setting] in self.features
+
+    def applicable(self, **settings: Any) -> dict[str, Any]:
+        """Of settings that several stages share, those that this stage has.
+
+        Examples
+        --------
+        >>> stage("05").applicable(n_embed=6, n_head=3, n_layer=2)
+        {'n_embed': 6, 'n_head': 3}
+        """
+        return {name: value for name, value in settings.items() if self.has(name)}
 
     def parameter(self, name: str) -> Parameter:
         for parameter in self.parameters:
@@ -238,6 +258,14 @@ FEATURES = (
     "dropout",
     "projection",
 )
+SETTINGS = {
+    "n_embed": "lm_head",
+    "n_head": "multi_head",
+    "n_layer": "blocks",
+    "dropout": "dropout",
+    "mask_seed": "dropout",
+}
+"""The feature of a stage that each of these settings of a problem is for."""
 
 
 def _reshaped(name, values, wanted, target):

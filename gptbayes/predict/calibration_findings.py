@@ -144,6 +144,6 @@ def draws_findings(idata: az.InferenceData, weights: xr.DataArray | None) -> lis
         return [Finding(False, f"{warning}: the forecasts rest on a few draws")]
     if idata.attrs["method"] not in ("nuts", "smc") or idata.posterior.sizes["draw"] < 4:
         return []
-    log_lik = idata.log_likelihood["log_lik"].sum("position")
+    log_lik = idata.log_likelihood["log_lik"].sum("position", skipna=False)
     found = convergence_of("log densities of training sequences", log_lik)
     return [] if found.ok else [found]

@@ -23,8 +23,8 @@ class ChainStacking(NamedTuple):
     ----------
     chains : Dataset (chain)
         ``weight``, the stacking weight; ``uniform``, equal weights; ``elpd_loo`` in nats; and
-        ``n_bad_k``, the number of sequences with a Pareto k above 0.7. If it is not 0, elpd and
-        weight are unreliable.
+        ``n_bad_k``, the number of sequences with a Pareto k above its limit. If it is not 0, elpd
+        and weight are unreliable.
     held_out : Dataset (mixture)
         For the mixtures "stacked" and "uniform": ``elpd`` and its standard error ``se`` in nats on
         held-out text, which the weights do not depend on; ``difference`` from uniform weights and

@@ -11,7 +11,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, PARETO_K_LIMIT
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, pareto_k_limit, pareto_k_limit_words
 from gptbayes.groups import pareto_smoothed
 from gptbayes.stats.summary import log_mean_exp
 
@@ -29,8 +29,8 @@ def psis_weights(idata: az.InferenceData) -> xr.DataArray:
     DataArray (chain, draw)
         Smoothed ratios of posterior to approximate density, normalized to sum to one. ``attrs``
         has ``pareto_k`` and ``ess_weights``, the effective number of draws after weighting,
-        1 / Σ w² (Kong 1992). If k is above 0.7, the weights do not correct the approximation, and
-        weighted means rest on a few draws.
+        1 / Σ w² (Kong 1992). If k is above its limit (`gptbayes.findings.pareto_k_limit`), the
+        weights do not correct the approximation, and weighted means rest on a few draws.
 
     Raises
     ------
@@ -157,10 +157,11 @@ def weights_warning(weights: xr.DataArray | None) -> str | None:
     if weights is None:
         return None
     k, effective = weights.attrs.get("pareto_k", np.nan), effective_draws(weights)
-    if k > PARETO_K_LIMIT:
+    if k > pareto_k_limit(weights.size):
+        limit = pareto_k_limit_words(weights.size)
         return (
-            f"Pareto k {k:.1f}, above {PARETO_K_LIMIT}: importance weights do not correct this "
-            f"approximation ({effective:.0f} effective draws of {weights.size})"
+            f"Pareto k {k:.1f}, above {limit}: importance weights do not "
+            f"correct this approximation ({effective:.0f} effective draws of {weights.size})"
         )
     if effective < EFFECTIVE_DRAWS_LIMIT:
         return f"only {effective:.0f} effective draws of {weights.size} after weighting"

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import softmax
 
-from gptbayes.findings import PARETO_K_LIMIT
+from gptbayes.findings import pareto_k_limit
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.forward import MAX_BYTES, forward, over_draws, token_log_prob
 from gptbayes.model.problem import Problem
@@ -29,8 +29,9 @@ class Comparison(NamedTuple):
         divided by the number of characters; ``difference`` from the first fit, with its paired
         standard error ``difference_se``; ``mcse``, the Monte Carlo standard error of ``elpd``. If
         draws are weighted, also ``ess_weights``, the effective number of draws after weighting,
-        and ``pareto_k`` of importance weights (nan for other weights). If k is above 0.7 the
-        weights are unreliable: ``elpd`` rests on a few draws and ``mcse`` is nan.
+        and ``pareto_k`` of importance weights (nan for other weights). If k is above its limit
+        (`gptbayes.findings.pareto_k_limit`) the weights are unreliable: ``elpd`` rests on a few
+        draws and ``mcse`` is nan.
     pointwise : DataArray (fit, held_out_sequence)
         Log predictive density of each sequence, in nats.
     """
@@ -310,7 +311,7 @@ def _mcse(log_density, weights):
     relative = np.exp(log_density - mean).sum("held_out_sequence")
     if weights is None:
         return summarise(relative)["mcse_mean"]
-    if weights.attrs.get("pareto_k", 0.0) > PARETO_K_LIMIT:
+    if weights.attrs.get("pareto_k", 0.0) > pareto_k_limit(weights.size):
         return xr.DataArray(np.nan)  # its variance may be infinite
     of_chain = weights.sum("draw")
     centre = (weights * relative).sum("draw") / of_chain.where(of_chain > 0, 1.0)

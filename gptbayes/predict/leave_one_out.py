@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from scipy.optimize import minimize
 
-from gptbayes.findings import PARETO_K_LIMIT, Finding
+from gptbayes.findings import Finding, pareto_k_limit, pareto_k_limit_words
 from gptbayes.groups import pareto_smoothed
 from gptbayes.stats.summary import ess
 
@@ -25,8 +25,9 @@ def loo(idata: az.InferenceData) -> xr.Dataset:
     Returns
     -------
     Dataset (sequence)
-        As of `psis_loo`. If ``pareto_k`` is above 0.7, the estimate for that sequence is not
-        reliable. This is common: a bigram that occurs in no other sequence is enough.
+        As of `psis_loo`. If ``pareto_k`` is above ``pareto_k_limit``, the estimate for that
+        sequence is not reliable. This is common: a bigram that occurs in no other sequence is
+        enough.
 
     See Also
     --------
@@ -44,7 +45,7 @@ def loo(idata: az.InferenceData) -> xr.Dataset:
     >>> loo(idata)["pareto_k"].sizes
     Frozen({'sequence': 11})
     """
-    return psis_loo(idata.log_likelihood["log_lik"].sum("position"))
+    return psis_loo(idata.log_likelihood["log_lik"].sum("position", skipna=False))
 
 
 def psis_loo(log_lik: xr.DataArray) -> xr.Dataset:
@@ -58,20 +59,25 @@ def psis_loo(log_lik: xr.DataArray) -> xr.Dataset:
     Returns
     -------
     Dataset
-        ``loo_i`` (...), the log predictive density of each unit given all others, in nats; its
-        sum ``elpd_loo`` and the standard error ``se``; ``p_loo``, the effective number of
-        parameters; ``pareto_k`` (...); and ``warning``, whether any k is above the limit for this
-        number of draws (Vehtari et al. 2024).
+        ``loo_i`` (...), the log predictive density of each unit given all others, in nats, nan
+        where the log likelihood of a draw is not finite; its sum ``elpd_loo`` and the standard
+        error ``se``; ``p_loo``, the effective number of
+        parameters; ``pareto_k`` (...); its limit for this number of draws, ``pareto_k_limit``, as
+        of `gptbayes.findings.pareto_k_limit`; ``n_draws``; and ``warning``, whether any k is above
+        the limit.
     """
     ordered = log_lik.transpose("chain", "draw", ...)
     n_draws = ordered.sizes["chain"] * ordered.sizes["draw"]
     values = ordered.values.reshape(n_draws, -1)  # (draw, unit)
     # The relative efficiency is that of log densities. That of weights, ArviZ's default, depends
     # on symmetries which do not change predictions.
-    effective = (
-        float(ess(log_lik, ("bulk",))["ess_bulk"].mean()) if log_lik.sizes["draw"] > 3 else 1
-    )
-    smoothed = [pareto_smoothed(-column, min(1.0, effective / n_draws)) for column in values.T]
+    effective = float(ess(log_lik, ("bulk",))["ess_bulk"].mean())
+    share = min(1.0, effective / n_draws) if np.isfinite(effective) else 1 / n_draws
+    undefined = np.full(n_draws, np.nan), np.inf
+    smoothed = [
+        pareto_smoothed(-column, share) if np.isfinite(column).all() else undefined
+        for column in values.T
+    ]
     log_weights = np.stack([weights for weights, _ in smoothed], axis=1)
     terms = np.logaddexp.reduce(log_weights + values)
     in_sample = np.logaddexp.reduce(values) - np.log(n_draws)
@@ -85,7 +91,9 @@ def psis_loo(log_lik: xr.DataArray) -> xr.Dataset:
             "p_loo": (in_sample - terms).sum(),
             "loo_i": loo_i,
             "pareto_k": k,
-            "warning": (k > min(1 - 1 / np.log10(n_draws), PARETO_K_LIMIT)).any(),
+            "pareto_k_limit": pareto_k_limit(n_draws),
+            "n_draws": n_draws,
+            "warning": (k > pareto_k_limit(n_draws)).any(),
         }
     )
 
@@ -121,8 +129,8 @@ def compare_loo(elpds: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def n_bad_pareto_k(result: xr.Dataset) -> int:
-    """Return the number of units with a Pareto k above 0.7."""
-    return int((result["pareto_k"] > PARETO_K_LIMIT).sum())
+    """Return the number of units with a Pareto k above the limit for the number of draws."""
+    return int((result["pareto_k"] > result["pareto_k_limit"]).sum())
 
 
 def loo_finding(result: xr.Dataset) -> Finding:
@@ -136,19 +144,27 @@ def loo_finding(result: xr.Dataset) -> Finding:
     Returns
     -------
     gptbayes.findings.Finding
-        A warning if Pareto k is above 0.7 for any sequence.
+        A warning if Pareto k is above its limit for any sequence.
     """
     bad, n = n_bad_pareto_k(result), len(result.pareto_k)
     elpd, se, p = (float(result[name]) for name in ("elpd_loo", "se", "p_loo"))
+    undefined = int(result["loo_i"].isnull().sum())
+    if undefined:
+        return Finding(
+            False,
+            f"leave-one-sequence-out is undefined for {undefined} of {n} sequences, whose log_lik "
+            "is nan or infinite in a draw",
+        )
+    limit = pareto_k_limit_words(int(result["n_draws"]))
     text = (
         f"leave-one-sequence-out by PSIS: elpd {elpd:.1f}, standard error {se:.1f} nats, effective "
         f"parameters {p:.1f}; Pareto k is "
     )
     if not bad:
-        return Finding(True, f"{text}at most {PARETO_K_LIMIT} for all {n} sequences")
+        return Finding(True, f"{text}at most {limit}, for all {n} sequences")
     return Finding(
         False,
-        f"{text}above {PARETO_K_LIMIT} for {bad} of {n} sequences: the elpd is not reliable. "
+        f"{text}above {limit}, for {bad} of {n} sequences: the elpd is not reliable. "
         "Use the held-out density, or gptbayes compare, which refits without these sequences",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gptbayes import plots
-from gptbayes.attention import role_sentences
+from gptbayes.attention import learned_sentences
 from gptbayes.corpus import visible
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Heading, Paragraph, Points, Section, Table, findings, picture
@@ -150,7 +150,6 @@ def _patterns(analysis):
         more = with_error(one["exceeds_prior"], one["exceeds_prior_mcse"])
         sides = [interval(one.sel(source=source)) for source in ("posterior", "prior")]
         rows.append([str(role), *sides, more])
-    learned = [each.text for each in role_sentences(roles) if each.learned]
     n = min(len(analysis.problem.held_out.x), analysis.n_contexts)
     caption = (
         "Attention to each detection pattern minus that of uniform attention, for the head with "
@@ -166,7 +165,7 @@ def _patterns(analysis):
         *findings(analysis.roles_finding),
         _pattern_picture(roles),
         Paragraph("Roles of matched heads that differ from the prior:"),
-        Points(learned or ["none: no head can be distinguished from those of the prior"]),
+        Points(learned_sentences(roles)),
     ]
 
 

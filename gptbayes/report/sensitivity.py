@@ -7,12 +7,14 @@ import re
 import numpy as np
 
 from gptbayes.corpus import visible
-from gptbayes.findings import PARETO_K_LIMIT, Finding
+from gptbayes.findings import ESS_LIMIT, Finding, pareto_k_limit, pareto_k_limit_words
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings
 
 CLEAR = 2.0
 """Monte Carlo standard errors beyond which a shift is starred."""
+ENOUGH = ESS_LIMIT / 4
+"""Smallest ESS of a shift with a star: from fewer draws its standard error is too small."""
 _NOTES = {
     "prior": "This is the prior.",
     "optimize": "A mode is a single point: its sensitivity takes another fit.",
@@ -44,19 +46,20 @@ def _blocks(table):
     caption = (
         "Power-scaling: the shift of the posterior mean, in posterior standard deviations, if the "
         "power of the prior or of the likelihood doubled, to first order, ± Monte Carlo standard "
-        f"error; a star marks shifts of more than {CLEAR:.0f} standard errors. psense is the "
+        f"error; a star marks shifts of more than {CLEAR:.0f} standard errors, where the ESS is at "
+        f"least {ENOUGH:.0f}. psense is the "
         "diagnostic of Kallioinen et al. (2024), from importance weights; values above 0.05 "
         "usually count as sensitive, but with this many weights noise alone can exceed that, so "
         "the column with the error is the one to read."
     )
     columns = ["quantity", "mean (sd)", "prior", "psense", "likelihood", "psense"]
-    worst = float(table["pareto_k"].max())
+    worst, n_draws = float(table["pareto_k"].max()), int(table["n_draws"])
     warning = None
-    if worst > PARETO_K_LIMIT:
+    if worst > pareto_k_limit(n_draws):
         warning = Finding(
             False,
-            f"Pareto k {worst:.2f} of the power-scaling weights, above {PARETO_K_LIMIT}: psense is "
-            "not reliable",
+            f"Pareto k {worst:.2f} of the power-scaling weights, above "
+            f"{pareto_k_limit_words(n_draws)}: psense is not reliable",
         )
     return [
         Paragraph(
@@ -77,4 +80,5 @@ def _shift(one):
     shift, error = round(float(one["shift"]), 1) + 0.0, float(one["mcse"])
     if not np.isfinite(shift):
         return ""
-    return f"{shift:+.1f} ± {error:.1f}{' *' if abs(shift) > CLEAR * error else ''}"
+    clear = abs(shift) > CLEAR * error and float(one["ess"]) >= ENOUGH
+    return f"{shift:+.1f} ± {error:.1f}{' *' if clear else ''}"

@@ -85,7 +85,7 @@ def main():
             STAGES[number],
             zen_of_python().lower(),
             batch_size=chosen.batch_size,
-            n_embed=chosen.n_embed,
+            **STAGES[number].applicable(n_embed=chosen.n_embed),
         )
         n = problem.stage.n_parameters(problem.design)
         print(f"\nStage {number}, {n:,} parameters, {problem.n_targets} characters\n", flush=True)

@@ -50,9 +50,8 @@ class Run(NamedTuple):
 def main():
     asked = _arguments()
     text = read_text(asked.text) if asked.text else zen_of_python().lower()
-    problem = make_problem(
-        stage(asked.stage), text, batch_size=asked.batch_size, n_embed=asked.n_embed, n_head=2
-    )
+    sizes = stage(asked.stage).applicable(n_embed=asked.n_embed, n_head=2)
+    problem = make_problem(stage(asked.stage), text, batch_size=asked.batch_size, **sizes)
     length = Length(asked.warmup, asked.draws)
     print(
         f"NUTS on stage {asked.stage}: {problem.stage.n_parameters(problem.design):,} parameters, "
