@@ -58,6 +58,7 @@ def _fit(arguments):
             "replicates": arguments.replicates,
             "chains": _given(arguments.chains, 32),
             "moves": arguments.moves,
+            "metric": arguments.metric,
             "max_treedepth": arguments.max_treedepth,
         },
     }[arguments.method]
@@ -158,9 +159,10 @@ def _add_method_options(group):
     add("--init", choices=fit.INITS, default="random", help="where NUTS starts (random)")
     add(
         "--metric",
-        choices=fit.METRICS,
+        choices=(*fit.METRICS, "particles"),
         default="prior",
-        help="of NUTS: the prior's variances, which need no adaptation, or one of Stan's (prior)",
+        help="of NUTS: the prior's variances, which need no adaptation, or one of Stan's; of smc: "
+        "these or those of the particles (prior)",
     )
     add("--adapt-delta", type=float, default=0.8, help="NUTS target acceptance (0.8)")
     add("--max-treedepth", type=int, default=10, help="NUTS (10)")
