@@ -247,8 +247,9 @@ def compare_evidence(found: Mapping[str, Evidence]) -> xr.Dataset:
     -------
     Dataset (fit)
         Largest evidence first: ``log_evidence`` with ``se``, ``thermodynamic`` with
-        ``thermodynamic_se`` and ``thermodynamic_discretisation``, ``per_character``; ``log_bayes_factor`` against the first with
-        ``log_bayes_factor_se``; ``probability`` of the fit among these under equal prior
+        ``thermodynamic_se`` and ``thermodynamic_discretisation``, ``per_character``;
+        ``log_bayes_factor`` against the first with ``log_bayes_factor_se``; ``probability`` of the
+        fit among these under equal prior
         probabilities, with ``probability_se`` by the delta method; ``wbic``, ``wbic_se``,
         ``learning_coefficient``, ``learning_coefficient_se``, ``singular_fluctuation``.
 
