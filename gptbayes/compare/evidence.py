@@ -2,8 +2,10 @@
 
 The evidence of a stage is the probability that it gave to the whole text before it saw any of it.
 The path from prior to posterior estimates it twice: by the mean weights of the levels, and by
-thermodynamic integration, log Z = ∫ E_β[l] dβ, over the same levels. The means along the path also
-give WBIC and the learning coefficient. All in nats.
+thermodynamic integration, log Z = ∫ E_β[l] dβ, over the same levels. The first is unbiased on the
+scale of Z, so that its log is too small by about half its variance; the second has nearly no bias
+and the smaller error where particles are few. The means along the path also give WBIC and the
+learning coefficient. All in nats.
 """
 
 from __future__ import annotations

@@ -177,10 +177,10 @@ def keep_prior(
     _save(folder / "level-0.npz", level._asdict())
 
 
-def load_levels(folder: Path) -> list[Level]:
-    """All complete levels of a replicate, in order."""
+def load_levels(folder: Path, first: int = 0) -> list[Level]:
+    """All complete levels of a replicate from one on, in order."""
     levels: list[Level] = []
-    while (path := folder / f"level-{len(levels)}.npz").exists():
+    while (path := folder / f"level-{first + len(levels)}.npz").exists():
         try:
             with np.load(path) as file:
                 stored = {name: file[name] for name in Level._fields}

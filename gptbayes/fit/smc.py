@@ -237,7 +237,7 @@ def _drive(replicates, executor, on_progress):
             for future in done:
                 replicate = running.pop(future)
                 future.result()
-                replicate.levels = load_levels(replicate.folder)
+                replicate.levels += load_levels(replicate.folder, len(replicate.levels))
             submit()
             if on_progress:
                 on_progress([replicate.progress() for replicate in replicates])
