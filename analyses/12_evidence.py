@@ -27,18 +27,20 @@
 runs = "runs/evidence"  # folder of the fits
 text = None  # a text of your own; the Zen of Python if none is given
 keep = 16  # so many of the most frequent characters of the text, one sign for the others
-stages = ["01", "03", "05", "08", "12"]  # "01" to "12", or "01-log-gamma"
-sizes = [64, 128, 256]  # training characters, multiples of 8
+stages = ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12"]  # or 01-log-gamma
+sizes = [64, 128, 256, 512, 1024, 2048]  # training characters, multiples of 8
 n_embed = 4
-replicates = 3  # independent runs; their spread is the standard error
+replicates = 2  # independent runs; their spread is the standard error
 chains = 16  # of each level
 moves = 6  # draws of each chain of a level
 
 # %%
+import time
 from dataclasses import replace
 
 import numpy as np
 import xarray as xr
+from scipy.special import softmax
 
 from gptbayes import fit, plots
 from gptbayes.cli.settings import output_folder, settings_from
@@ -64,6 +66,11 @@ folder = output_folder(runs)
 
 # %%
 whole = keep_frequent((read_text(text) if text else zen_of_python()).lower(), keep)
+asked = sizes
+sizes = [size for size in asked if size <= 0.8 * len(whole)] or [min(asked)]
+if sizes != asked:
+    left_out = ", ".join(str(size) for size in asked if size not in sizes)
+    print(f"The text has {len(whole)} characters, too few for sizes {left_out}.")
 whole = whole[: int(max(sizes) / 0.8) + 64]
 
 
@@ -79,7 +86,7 @@ def problem_of_size(number, size):
     )
 
 
-fits = {}
+fits, begun = {}, time.perf_counter()
 for size in sizes:
     for number in stages:
         with progress_bars() as on_progress:
@@ -92,9 +99,14 @@ for size in sizes:
                 on_progress=on_progress,
             )
         fits[size, number] = open_run(run)
+waited = time.perf_counter() - begun
 found = {key: model_evidence(idata) for key, idata in fits.items()}
 seconds = sum(float(idata["path"]["seconds"].sum()) for idata in fits.values())
-print(f"{len(fits)} fits of {replicates} replicates, {seconds / 60:.1f} minutes of one core in all")
+n_shaky = sum(bool(warnings_of(each.findings)) for each in found.values())
+print(
+    f"{len(fits)} fits of {replicates} replicates, {seconds / 60:.1f} minutes of their levels in "
+    f"all, {waited / 60:.1f} minutes of this run; {n_shaky} have warnings:"
+)
 for (size, number), each in found.items():
     for finding in warnings_of(each.findings):
         print(f"  stage {number}, {size} characters: {finding.text}")
@@ -102,25 +114,28 @@ for (size, number), each in found.items():
 # %% [markdown]
 # ## The evidence
 #
-# Log evidence in nats per character with its standard error, by size of the training text. The
-# second estimate, thermodynamic integration over the same levels, stands in brackets.
+# Log evidence in nats per character with its standard error, by size of the training text.
 
 # %%
 counting = {}
 for size in sizes:
     problem = problem_of_size(stages[0], size)
     counting[size] = counting_evidence(problem.training, problem.design.vocab_size)
-print(f"{'characters':<22}" + "".join(f"{size:>24}" for size in sizes))
+print(f"{'characters':<22}" + "".join(f"{size:>18}" for size in sizes))
 for name in ("order 0", "order 1"):
     row = [float(counting[size]["log_evidence"].sel(model=name)) / size for size in sizes]
-    print(f"{'counting, ' + name:<22}" + "".join(f"{value:>24.3f}" for value in row))
+    print(f"{'counting, ' + name:<22}" + "".join(f"{value:>18.3f}" for value in row))
 for number in stages:
-    cells = []
-    for size in sizes:
-        each = found[size, number]
-        both = each.log_evidence / size, each.se / size, each.thermodynamic / size
-        cells.append("{:.3f} ± {:.3f} ({:.3f})".format(*both))
-    print(f"{'stage ' + number:<22}" + "".join(f"{cell:>24}" for cell in cells))
+    each = [(found[size, number], size) for size in sizes]
+    cells = [f"{one.log_evidence / n:.3f} ± {one.se / n:.3f}" for one, n in each]
+    print(f"{'stage ' + number:<22}" + "".join(f"{cell:>18}" for cell in cells))
+apart = [each.thermodynamic - each.log_evidence for each in found.values()]
+error = [each.thermodynamic_discretisation for each in found.values()]
+print(
+    "Thermodynamic integration minus SMC, over all fits: "
+    f"{np.median(apart):+.2f} nats (median), {np.min(apart):+.2f} to {np.max(apart):+.2f}; its "
+    f"discretisation error is at most {np.nanmax(np.abs(error)):.2g} nats."
+)
 
 # %% [markdown]
 # What a stage gains over counting pairs of characters, in nats for the whole text. Above the line
@@ -128,53 +143,62 @@ for number in stages:
 
 # %%
 order_1 = np.array([float(counting[size]["log_evidence"].sel(model="order 1")) for size in sizes])
-names = [f"stage {number}" for number in stages]
+order_0 = np.array([float(counting[size]["log_evidence"].sel(model="order 0")) for size in sizes])
+names = [*(f"stage {number}" for number in stages), "order 0"]
 coords = {"model": names, "n_characters": sizes}
-gain = xr.DataArray(
-    [[found[size, number].log_evidence for size in sizes] for number in stages] - order_1,
-    coords,
-)
-error = xr.DataArray([[found[size, number].se for size in sizes] for number in stages], coords)
-fig, (ax,) = plots.figure(height=3.6)
+log_z = np.array([[found[size, number].log_evidence for size in sizes] for number in stages])
+se = np.array([[found[size, number].se for size in sizes] for number in stages])
+gain = xr.DataArray(np.vstack([log_z, order_0]) - order_1, coords)
+error = xr.DataArray(np.vstack([se, 0 * order_0]), coords)
+fig, (ax,) = plots.figure(width=7, height=4)
 plots.plot_evidence_by_size(gain, error, ax=ax)
 ax.set_ylabel("log evidence over order 1, nats")
 plots.show(fig, save=folder / "12-evidence.png")
 
 # %% [markdown]
-# ## Posterior probabilities of the stages
+# ## Posterior probabilities of the models
 #
-# With equal prior probabilities the posterior probability of a stage, among these stages, is in
-# proportion to its evidence.
+# With equal prior probabilities the posterior probability of a model, among these stages and both
+# ways of counting, is in proportion to its evidence. Errors of the evidence of several nats make
+# these probabilities meaningless; the standard error of each model is given behind it.
 
 # %%
-for size in sizes:
-    table = compare_evidence({number: found[size, number] for number in stages})
+for k, size in enumerate(sizes):
+    of_model = dict(zip(names, np.append(log_z[:, k], order_0[k]), strict=True))
+    of_model["order 1"] = order_1[k]
+    probability = dict(zip(of_model, softmax(list(of_model.values())), strict=True))
+    largest = sorted(probability, key=lambda name: -probability[name])[:4]
     shown = [
-        f"stage {name} {float(p):.2f} ± {float(se):.2f}"
-        for name, p, se in zip(
-            table["fit"].values, table["probability"], table["probability_se"], strict=True
-        )
-        if p > 0.005
+        f"{name} {probability[name]:.2f} "
+        f"(± {float(error.sel(model=name, n_characters=size)) if name in names else 0:.1f} nats)"
+        for name in largest
+        if probability[name] > 0.005
     ]
     print(f"{size:>5} characters: {', '.join(shown)}")
 with_attention = [number for number in stages if "attention" in stage(number).features]
 without = [number for number in stages if number not in with_attention]
-first = next(
-    (
-        size
-        for size in sizes
-        if with_attention
-        and without
-        and max(found[size, n].log_evidence for n in with_attention)
-        > max(found[size, n].log_evidence for n in without)
-    ),
-    None,
-)
-print(
-    f"Attention has the larger evidence from {first} characters on."
-    if first
-    else "At no size has a stage with attention the larger evidence."
-)
+
+
+def best_of(numbers, size):
+    """The largest log evidence of some stages, and its standard error."""
+    best = max(numbers, key=lambda n: found[size, n].log_evidence)
+    return found[size, best].log_evidence, found[size, best].se, best
+
+
+if with_attention and without:
+    print("Best stage with attention against best without, counting included, log Bayes factor:")
+    for k, size in enumerate(sizes):
+        a, a_se, a_name = best_of(with_attention, size)
+        b, b_se, b_name = best_of(without, size)
+        b, b_se, b_name = max(
+            (b, b_se, f"stage {b_name}"),
+            (order_0[k], 0.0, "counting, order 0"),
+            (order_1[k], 0.0, "counting, order 1"),
+        )
+        print(
+            f"{size:>5} characters: {a - b:+.1f} ± {np.hypot(a_se, b_se):.1f} nats "
+            f"(stage {a_name} against {b_name})"
+        )
 
 # %% [markdown]
 # ## Other criteria
@@ -182,22 +206,28 @@ print(
 # Leave-one-sequence-out and held-out text ask how well the posterior predicts another piece of
 # text; the evidence asks how well the prior, updated one character after the other, predicted all
 # of it. WBIC approximates minus the log evidence for a long text. The table has the stage that
-# each criterion prefers.
+# each criterion prefers, and by how much it is better than the best stage without attention.
 
 # %%
 for size in sizes:
     of_size = {number: fits[size, number] for number in stages}
     held_out = compare_held_out(of_size).table
-    preferred = {
-        "evidence": max(stages, key=lambda n: found[size, n].log_evidence),
-        "WBIC": min(stages, key=lambda n: found[size, n].wbic),
-        "held-out text": str(held_out["fit"].values[int(held_out["elpd"].values.argmax())]),
-    }
     elpd = {number: loo(idata) for number, idata in of_size.items()}
-    preferred["LOO"] = max(elpd, key=lambda n: elpd[n]["elpd_loo"])
+    criteria = {
+        "evidence": {n: found[size, n].log_evidence for n in stages},
+        "minus WBIC": {n: -found[size, n].wbic for n in stages},
+        "LOO": {n: float(elpd[n]["elpd_loo"]) for n in stages},
+        "held-out text": {n: float(held_out["elpd"].sel(fit=n)) for n in stages},
+    }
+    said = []
+    for name, values in criteria.items():
+        best = max(values, key=values.get)
+        than = max((values[n] for n in without), default=np.nan)
+        said.append(f"{name}: stage {best} ({values[best] - than:+.1f})")
     worst = max(float(each.pareto_k.max()) for each in elpd.values())
-    words = ", ".join(f"{name}: stage {number}" for name, number in preferred.items())
-    print(f"{size:>5} characters: {words} (largest Pareto k of LOO {worst:.1f})")
+    print(f"{size:>5} characters: {', '.join(said)}; largest Pareto k of LOO {worst:.1f}")
+off = [-each.wbic - each.log_evidence for each in found.values()]
+print(f"Minus WBIC less log evidence, over all fits: {np.min(off):+.1f} to {np.max(off):+.1f} nats")
 
 # %% [markdown]
 # ## Sensitivity to the prior
@@ -224,6 +254,29 @@ plots.plot_level_health(fits[sizes[-1], best]["path"], ax=axes[1])
 plots.show(fig, save=folder / "12-path.png")
 
 # %% [markdown]
+# ## What it costs
+#
+# The number of levels and the time of one replicate on one core, by size of the text. Levels grow
+# with the logarithm of the text and with the square root of the number of weights that it informs;
+# the time of a level grows with the text, the stage and the lengths of trajectories.
+
+# %%
+cost = {
+    "levels": lambda path: path["likelihood_weight"].notnull().sum("level").mean() - 1,
+    "seconds": lambda path: path["seconds"].sum("level").mean(),
+}
+fig, axes = plots.figure(2, width=9, height=3.6, columns=2)
+for ax, (label, of) in zip(axes, cost.items(), strict=True):
+    values = [[float(of(fits[size, number]["path"])) for size in sizes] for number in stages]
+    plots.plot_cost_by_size(xr.DataArray(values, {**coords, "model": names[:-1]}), ax=ax)
+    ax.set_ylabel(f"{label} of a replicate")
+    for number, row in zip(stages, values, strict=True):
+        n = stage(number).n_parameters(problem_of_size(number, sizes[0]).design)
+        print(f"stage {number}, {n:>4} weights, {label}: {', '.join(f'{v:.0f}' for v in row)}")
+axes[0].get_legend().remove()
+plots.show(fig, save=folder / "12-cost.png")
+
+# %% [markdown]
 # ## Summary
 #
 # The stage that the text supports most at the largest size, and how much better it predicted the
@@ -232,7 +285,7 @@ plots.show(fig, save=folder / "12-path.png")
 # %%
 size = sizes[-1]
 table = compare_evidence({number: found[size, number] for number in stages})
-winner, gained = str(table["fit"][0].item()), float(gain.sel(n_characters=size).max())
+winner, gained = str(table["fit"][0].item()), float(gain.sel(n_characters=size)[:-1].max())
 spread = float(error.sel(n_characters=size, model=f"stage {winner}"))
 print(f"{size} characters: stage {winner}, {gained:+.1f} ± {spread:.1f} nats over counting pairs")
 
@@ -241,8 +294,8 @@ print(f"{size} characters: stage {winner}, {gained:+.1f} ± {spread:.1f} nats ov
 #
 # The text supports a stage if its better predictions outweigh the probability that its prior gives
 # to other texts. On short texts this favors models with few effective parameters, and counting
-# pairs of characters is hard to beat. The size from which on attention has the larger evidence, if
-# any, is printed above. The criteria need not agree: held-out text measures predictions of the next
-# piece only, and a prior that is too wide reduces the evidence without necessarily making
-# predictions worse. The sensitivity to the prior scales shows how much of the ranking is due to
-# them.
+# characters is hard to beat. The size from which on attention has the larger evidence, if any, is
+# in the table of Bayes factors above. The criteria need not agree: held-out text measures
+# predictions of the next piece only, and a prior that is too wide reduces the evidence without
+# necessarily making predictions worse. The sensitivity to the prior scales shows how much of the
+# ranking is due to them.

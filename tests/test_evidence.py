@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from problems import small_problem
+from scipy.special import digamma, polygamma
 
 from gptbayes import fit
 from gptbayes.cli import main
@@ -17,7 +18,6 @@ from gptbayes.compare.evidence import (
     counting_evidence,
     evidence_findings,
     model_evidence,
-    thermodynamic_integration,
 )
 from gptbayes.compare.evidence_sensitivity import (
     refit_with_scale,
@@ -25,6 +25,7 @@ from gptbayes.compare.evidence_sensitivity import (
     scale_sentences,
 )
 from gptbayes.compare.refits import FittedRun
+from gptbayes.compare.thermodynamic import discretisation_error, thermodynamic_integration
 from gptbayes.findings import Finding
 from gptbayes.inference import open_run
 from gptbayes.model.forward import token_log_prob
@@ -71,8 +72,9 @@ def test_evidence_by_both_estimates(conjugate):
     exact = exact_log_z(bigram())
     assert abs(found.log_evidence - exact) < 4 * found.se
     assert found.se < 0.6
-    # The integral has the error of its trapezoids too; the variances take off most of it.
-    assert abs(found.thermodynamic - exact) < 4 * found.thermodynamic_se + 0.2
+    assert abs(found.thermodynamic - exact) < 4 * found.thermodynamic_se
+    assert abs(found.thermodynamic_discretisation) < 0.1 * found.thermodynamic_se
+    assert any("thermodynamic integration minus SMC" in f.text and f.ok for f in found.findings)
     assert found.n_characters == bigram().n_targets
     smc = found.replicates["smc"].values
     assert found.log_evidence == pytest.approx(np.log(np.exp(smc + 150).mean()) - 150)
@@ -91,6 +93,48 @@ def test_thermodynamic_integration_of_known_means():
     assert float(thermodynamic_integration(path)[0]) == pytest.approx(1 / 4 - 5 / 3)
     upto = thermodynamic_integration(path, upto=0.5)
     assert float(upto[0]) == pytest.approx(0.4**4 / 4 - 5 * 0.4**3 / 3)
+
+
+def exact_path(problem, weight):
+    """Mean and variance of the log likelihood of the conjugate bigram, with nothing estimated."""
+    counts = conjugate_bigram.transition_counts(problem.training, problem.design.vocab_size)
+    n, v = counts.sum(axis=1), problem.design.vocab_size
+    mean = [
+        (counts * digamma(1 + b * counts)).sum() - (n * digamma(v + b * n)).sum() for b in weight
+    ]
+    var = [
+        (counts**2 * polygamma(1, 1 + b * counts)).sum() - (n**2 * polygamma(1, v + b * n)).sum()
+        for b in weight
+    ]
+    columns = {"likelihood_weight": weight, "log_lik_mean": mean, "log_lik_var": var}
+    return xr.Dataset({name: (("chain", "level"), [list(v)]) for name, v in columns.items()})
+
+
+@pytest.mark.parametrize("n_level", [5, 8, 16])
+def test_discretisation_error_of_the_conjugate_bigram(n_level):
+    """The integral of exact means and variances: all of its error is that of the levels."""
+    weight = np.linspace(0, 1, n_level) ** 2
+    path = exact_path(bigram(), weight)
+    error = float(thermodynamic_integration(path)[0]) - exact_log_z(bigram())
+    assert float(discretisation_error(path)[0]) == pytest.approx(error, rel=0.6)
+    mean = path["log_lik_mean"].values[0]
+    trapezoids = (np.diff(weight) * (mean[:-1] + mean[1:]) / 2).sum() - exact_log_z(bigram())
+    assert abs(error) < 0.05 * abs(trapezoids)
+    assert np.isnan(discretisation_error(path.isel(level=[0, -1]))[0])
+
+
+def test_thermodynamic_integration_at_every_level(conjugate):
+    """Against the closed form, within the spread of the replicates and the error of the levels."""
+    problem, path = bigram(), open_run(conjugate)["path"]
+    weights = path["likelihood_weight"].values[0]
+    for weight in weights[2:]:
+        found = thermodynamic_integration(path, upto=weight).values
+        se = found.std(ddof=1) / np.sqrt(len(found))
+        levels = weights[weights <= weight]
+        exact = exact_log_z(problem, weight)
+        error = float(thermodynamic_integration(exact_path(problem, levels))[0]) - exact
+        assert abs(error) < 0.02
+        assert abs(found.mean() - exact - error) < 5 * se, weight
 
 
 def test_wbic_and_learning_coefficient(conjugate):

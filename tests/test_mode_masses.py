@@ -192,3 +192,14 @@ def test_figures_of_evidence_and_masses(bigram, rng):
     assert plots.plot_evidence_by_size(gain, abs(gain), ax=axes[2]) is axes[2]
     assert [each.get_text() for each in axes[2].get_xticklabels()] == ["64", "128"]
     plots.close(axes[0].figure)
+
+
+def test_lines_of_twelve_stages_differ():
+    names = [f"stage {k}" for k in range(1, 13)]
+    cost = xr.DataArray(np.ones((12, 2)), {"model": names, "n_characters": [64, 128]})
+    _, (ax,) = plots.figure()
+    assert plots.plot_cost_by_size(cost, ax=ax) is ax
+    looks = {(tuple(line.get_color()), line.get_marker()) for line in ax.lines}
+    assert len(looks) == 12
+    assert [each.get_text() for each in ax.get_legend().get_texts()] == names
+    plots.close(ax.figure)

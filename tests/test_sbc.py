@@ -186,6 +186,23 @@ def test_calibration_passes_and_resumes(tmp_path, programs, pool):
         calibrate(experiment, tmp_path, **run)
 
 
+@pytest.mark.slow
+def test_sequential_monte_carlo_is_calibrated_as_nuts_is(tmp_path, programs, pool):
+    """The same parameters and texts for both; and neither with a wrong scale."""
+    truth = toy_problem("05")
+    told = truth.priors.replace(lm_head=2 * truth.priors.lm_head)
+    run = {"replicates": 48, "seed": 8, "executor": pool}
+    for method in ("nuts", "smc"):
+        experiment = Experiment(truth, method=method, **SHORT)
+        collected = calibrate(experiment, tmp_path / method, **run)
+        tested = uniformity_test(collected["rank"], 15)
+        p_values = np.stack([tested["band_p"], tested["chi_square_p"]])
+        assert np.nanmin(holm(p_values)) > 0.01
+    wrong = Experiment(truth, replace(truth, priors=told), method="smc", **SHORT)
+    collected = calibrate(wrong, tmp_path / "wrong", **{**run, "replicates": 16})
+    assert holm(uniformity_test(collected["rank"], 15)["band_p"]).min() < 1e-4
+
+
 def test_a_wrong_prior_scale_is_detected(tmp_path, programs, pool):
     truth = toy_problem("02")
     told = truth.priors.replace(lm_head=2 * truth.priors.lm_head)
@@ -214,6 +231,8 @@ def test_unusable_settings(tmp_path):
     truth = toy_problem("02")
     with pytest.raises(ValueError, match="n_ranked must be at least 1"):
         Experiment(truth, n_ranked=0)
+    with pytest.raises(ValueError, match="method must be one of nuts, smc, got 'pathfinder'"):
+        Experiment(truth, method="pathfinder")
     with pytest.raises(ValueError, match="iter_sampling must be at least n_ranked = 31, got 30"):
         Experiment(truth, iter_sampling=30)
     with pytest.raises(ValueError, match="fitted must have the stage and the sizes of truth"):

@@ -23,14 +23,19 @@ from scipy.stats import t as student_t
 
 from gptbayes import fit, toolchain
 from gptbayes.corpus import Vocabulary, Windows
+from gptbayes.diagnostics.sampler import sampler_health
 from gptbayes.diagnostics.tempering_health import path_findings
 from gptbayes.findings import warnings_of
 from gptbayes.fit import tempering
-from gptbayes.fit.levels import LevelUnit
-from gptbayes.fit.smc import sequential_monte_carlo
+from gptbayes.fit.directory import write_json
+from gptbayes.fit.levels import Level, LevelUnit
+from gptbayes.fit.replicate import Replicate
+from gptbayes.fit.smc import Settings, sequential_monte_carlo
+from gptbayes.fit.transitions import Nuts, metric_of, write_starts
 from gptbayes.inference import open_run
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.problem import Design, Priors, Problem
+from gptbayes.model.problem import Design, Priors, Problem, stan_data
+from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES
 from gptbayes.report import Analysis
 from gptbayes.stats.summary import r_hat, summarise
@@ -161,6 +166,58 @@ def test_two_characters_agree_with_quadrature(tmp_path):
     assert se < 0.15
 
 
+def test_the_variances_of_particles_in_the_order_of_the_program(tmp_path):
+    """Arrays of matrices are not in the order of the CSV file; a bigram is an array of vectors."""
+    problem = small_problem("05", n_new_tokens=0)
+    drawn = prior_draws(problem, 40, np.random.default_rng(2))
+    particles = problem.stage.to_stan(drawn, problem.design)
+    scale = {
+        name: np.exp(np.random.default_rng(3).normal(size=v.shape[1:]))
+        for name, v in particles.items()
+    }
+    particles = {name: v * scale[name] for name, v in particles.items()}
+    write_json(tmp_path / "data.json", stan_data(problem))
+    write_starts(tmp_path, particles, [0])
+    executable = fit.executable_of(problem.stage).path
+    found = metric_of(Nuts(executable, tmp_path, "it", 1, None, 5, 1), particles)
+    expected = []
+    for p in problem.stage.parameters:
+        variance = particles[p.name].var(axis=0, ddof=1)
+        items = variance.reshape(-1, *variance.shape[-2:]) if p.item == "matrix" else [variance]
+        if p.item == "matrix":
+            expected += [item.ravel(order="F") for item in items]
+        else:
+            expected += [variance.ravel()]
+    expected = np.concatenate(expected)
+    np.testing.assert_allclose(found, (40 * expected + 5 * np.median(expected)) / 45)
+
+
+def test_the_metric_of_the_particles_has_the_same_answer(tmp_path):
+    problem = bigram()
+    settings = {"chains": 12, "moves": 6, "metric": "particles"}
+    folder = fit.smc(problem, tmp_path / "run", replicates=6, seed=4, **settings)
+    log_z = [fit.levels_of(folder / "csv", k + 1)[-1].log_evidence for k in range(6)]
+    value, se = tempering.log_evidence(log_z)
+    counts = conjugate_bigram.transition_counts(problem.training, 12)
+    assert abs(value - conjugate_bigram.log_evidence(counts, 1.0)) < 4 * se
+
+
+def test_a_metric_of_particles_needs_parameters_without_constraints(tmp_path):
+    executable = toolchain.compile_program(Path(__file__).parent / "programs" / "bounded.stan")
+
+    def draw_prior(n, rng):
+        return {"p": rng.random(n)}
+
+    data = {"n": 7, "k": 3, "likelihood_weight": 1.0}
+    run = {"replicates": 2, "chains": 6, "moves": 4, "weights": (0.3, 1.0)}
+    found = sequential_monte_carlo(executable, data, draw_prior, tmp_path / "a", **run)
+    assert abs(found.log_evidence + np.log(8)) < 5 * found.log_evidence_se + 0.3
+    with pytest.raises(ValueError, match="needs a program whose parameters have no constraints"):
+        sequential_monte_carlo(
+            executable, data, draw_prior, tmp_path / "b", metric="particles", **run
+        )
+
+
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_masses_of_two_modes(two_modes, tmp_path, share):
     """Modes that a reflection exchanges have equal masses; others those that were put in."""
@@ -189,6 +246,50 @@ def test_the_evidence_has_no_bias(two_modes, tmp_path):
     assert agrees(relative, 1.0)
     assert 0.1 < relative.std() < 3  # noisy enough for a bias of log Z to be seen
     assert np.log(relative).mean() < -0.02
+
+
+def ideal(replicate, sample, log_z):
+    """Run a replicate with a kernel that forgets everything; log of its Z over the exact one."""
+    while replicate.levels[-1].likelihood_weight < 1:
+        unit = replicate.next_unit()
+        log_lik = sample(unit.likelihood_weight)
+        replicate.levels.append(level(unit.likelihood_weight, log_lik, unit.log_evidence))
+    return replicate.levels[-1].log_evidence - log_z
+
+
+def level(likelihood_weight, log_lik, log_evidence=0.0):
+    ancestor = np.arange(log_lik.size).reshape(log_lik.shape)
+    start = np.empty(0, dtype=int)
+    return Level(
+        likelihood_weight, log_evidence, 1.0, 1.0, 0.8, 7, 0, 0, 0, start, ancestor, log_lik
+    )
+
+
+def test_levels_that_another_replicate_chooses_leave_the_evidence_unbiased(tmp_path, rng):
+    """Few independent particles of the conjugate bigram; the first replicate's Z is too small."""
+    counts = conjugate_bigram.transition_counts(bigram().training, 12)
+    data = tmp_path / "data.json"
+    data.write_text('{"likelihood_weight": 1.0}')
+
+    def sample(weight):
+        share = rng.gamma(1.0 + weight * counts, size=(24, *counts.shape))
+        log_prob = np.log(share / share.sum(axis=-1, keepdims=True))
+        return (counts * log_prob).sum(axis=(1, 2)).reshape(6, 4)
+
+    found = []
+    settings = Settings(chains=6, moves=4)
+    log_z = conjugate_bigram.log_evidence(counts, 1.0)
+    for seed in range(150):
+        first = Replicate(tmp_path, data, tmp_path, 1, settings, None, seed)
+        other = Replicate(tmp_path, data, tmp_path, 2, settings, None, seed, leader=first)
+        first.levels, other.levels = [level(0.0, sample(0.0))], [level(0.0, sample(0.0))]
+        found.append([ideal(each, sample, log_z) for each in (first, other)])
+        weights = [[each.likelihood_weight for each in r.levels] for r in (first, other)]
+        assert weights[0] == weights[1]
+    relative = np.exp(np.array(found))
+    assert agrees(relative[:, 1], 1.0)
+    assert relative[:, 0].mean() < 0.8  # what it is good for
+    assert not agrees(relative[:, 0], 1.0)
 
 
 def test_exact_marginals(attention):
@@ -250,13 +351,22 @@ def test_inference_data_has_a_chain_for_each_replicate_and_the_path(attention):
     assert idata.attrs["target"] == "posterior"
 
 
-def test_levels_are_as_far_as_the_effective_sample_size_allows(attention):
+def test_levels_are_as_far_as_the_effective_sample_size_of_the_first_replicate_allows(attention):
     path = open_run(attention[0])["path"]
-    ess = path["ess"].values
-    for row in ess:
-        known = row[~np.isnan(row)]
-        np.testing.assert_allclose(known[1:-1], 0.5, atol=1e-6)
-        assert known[-1] >= 0.5 - 1e-6
+    first = path["ess"].values[0]
+    np.testing.assert_allclose(first[1:-1], 0.5, atol=1e-6)
+    assert first[-1] >= 0.5 - 1e-6
+    weight = path["likelihood_weight"].values
+    assert (weight == weight[0]).all()
+
+
+def test_energies_of_different_segments_do_not_follow_from_each_other(attention):
+    """E-BFMI from the transitions of NUTS alone."""
+    idata = open_run(attention[0])
+    energy = idata.sample_stats["energy"].values.reshape(3, 12, 6)
+    squares = np.square(np.diff(energy, axis=2)).mean(axis=(1, 2))
+    expected = squares / energy.reshape(3, 72).var(axis=1, ddof=1)
+    np.testing.assert_allclose(sampler_health(idata)["e_bfmi"], expected)
 
 
 def test_progress_says_where_it_is(attention):
@@ -371,7 +481,7 @@ def test_any_executor_does(tmp_path):
 
 def test_units_can_be_pickled():
     values = ["level", "exe", "data", "folder", 1, False, 0.1, -3.0, 0.5, (1, 2), (0, 5), 4]
-    unit = LevelUnit(*values, 0.3, None, 10, 7)
+    unit = LevelUnit(*values, 0.3, None, False, 10, 7)
     assert pickle.loads(pickle.dumps(unit)) == unit
 
 
@@ -432,6 +542,7 @@ def test_a_program_without_log_lik_is_refused(tmp_path):
         ({"weights": (0.5, 0.2, 1.0)}, "weights must rise from above 0"),
         ({"weights": (0.5,)}, "the last of weights must be the problem's likelihood_weight"),
         ({"step_size": 0.0}, "step_size must be positive, got 0.0"),
+        ({"metric": "dense_e"}, "metric must be one of prior, particles, got 'dense_e'"),
     ],
 )
 def test_unusable_settings(tmp_path, settings, message):

@@ -119,6 +119,7 @@ _TABLES = {
     "Log evidence, nats ± standard error over replicates": {
         "by SMC": ("log_evidence", "se", 2),
         "by thermodynamic integration": ("thermodynamic", "thermodynamic_se", 2),
+        "its discretisation error": ("thermodynamic_discretisation", 3),
         "per character": ("per_character", 3),
         "log Bayes factor": ("log_bayes_factor", "log_bayes_factor_se", 2),
         "probability": ("probability", "probability_se", 2),

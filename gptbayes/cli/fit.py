@@ -31,6 +31,7 @@ OPTIONS = {
         "replicates": "replicates",
         "chains": "chains",
         "moves": "moves",
+        "metric": "metric",
         "max_treedepth": "max_treedepth",
         "kernels": "kernels",
     },
@@ -183,8 +184,9 @@ def _add_method_options(group):
     add("--init", choices=fit.INITS, help="where NUTS starts (random)")
     add(
         "--metric",
-        choices=fit.METRICS,
-        help="of NUTS: the prior's variances, which need no adaptation, or one of Stan's (prior)",
+        choices=(*fit.METRICS, "particles"),
+        help="of NUTS: the prior's variances, which need no adaptation, or one of Stan's; of smc: "
+        "these or those of the particles (prior)",
     )
     add("--adapt-delta", type=float, help="NUTS target acceptance (0.8)")
     add("--max-treedepth", type=int, help="of NUTS, in smc too (10)")

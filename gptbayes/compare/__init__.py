@@ -14,7 +14,6 @@ from gptbayes.compare.evidence import (
     compare_evidence_of_runs,
     counting_evidence,
     model_evidence,
-    thermodynamic_integration,
 )
 from gptbayes.compare.evidence_sensitivity import refit_with_scale, scale_sensitivity
 from gptbayes.compare.refits import (
@@ -30,6 +29,7 @@ from gptbayes.compare.refits import (
 from gptbayes.compare.runs import RunComparison, compare_runs, open_runs
 from gptbayes.compare.table import differences, token_loo
 from gptbayes.compare.tempered import Wbic, tempered_problem, wbic
+from gptbayes.compare.thermodynamic import discretisation_error, thermodynamic_integration
 
 __all__ = [
     "Evidence",
@@ -44,6 +44,7 @@ __all__ = [
     "compare_runs",
     "counting_evidence",
     "differences",
+    "discretisation_error",
     "estimated_seconds",
     "exact_loo",
     "model_evidence",

@@ -2,8 +2,10 @@
 
 The evidence of a stage is the probability that it gave to the whole text before it saw any of it.
 The path from prior to posterior estimates it twice: by the mean weights of the levels, and by
-thermodynamic integration, log Z = ∫ E_β[l] dβ, over the same levels. The means along the path also
-give WBIC and the learning coefficient. All in nats.
+thermodynamic integration, log Z = ∫ E_β[l] dβ, over the same levels. The first is unbiased on the
+scale of Z, so that its log is too small by about half its variance; the second has nearly no bias
+and the smaller error where particles are few. The means along the path also give WBIC and the
+learning coefficient. All in nats.
 """
 
 from __future__ import annotations
@@ -22,6 +24,11 @@ from scipy.stats import t as student_t
 
 from gptbayes.compare.refits import FittedRun
 from gptbayes.compare.same_text import open_same_text
+from gptbayes.compare.thermodynamic import (
+    discretisation_error,
+    thermodynamic_integration,
+    wbic_of_path,
+)
 from gptbayes.corpus import Windows
 from gptbayes.diagnostics.sampler import log_lik_finding
 from gptbayes.diagnostics.tempering_health import last_level, path_findings, path_of
@@ -57,6 +64,9 @@ class Evidence(NamedTuple):
         where there is one replicate.
     thermodynamic, thermodynamic_se : float
         By thermodynamic integration: mean over replicates.
+    thermodynamic_discretisation : float
+        Estimated error of the integral from the distances of the levels, nats, which is not in
+        ``thermodynamic_se``; nan with fewer than two steps.
     n_characters : int
         That the evidence is the probability of.
     wbic, wbic_se : float
@@ -78,6 +88,7 @@ class Evidence(NamedTuple):
     se: float
     thermodynamic: float
     thermodynamic_se: float
+    thermodynamic_discretisation: float
     n_characters: int
     wbic: float
     wbic_se: float
@@ -205,13 +216,15 @@ def model_evidence(idata: az.InferenceData) -> Evidence:
     integrated = thermodynamic_integration(path)
     value, se = log_evidence(smc)
     mean, mean_se = _mean_and_se(integrated.values)
-    wbic, coefficient = _wbic(path, problem.n_targets)
+    discretisation = float(discretisation_error(path).mean())
+    wbic, coefficient = wbic_of_path(path, problem.n_targets)
     of_sequence = idata.log_likelihood["log_lik"].sum("position", skipna=False)
     return Evidence(
         log_evidence=value,
         se=se,
         thermodynamic=mean,
         thermodynamic_se=mean_se,
+        thermodynamic_discretisation=discretisation,
         n_characters=problem.n_targets,
         wbic=_mean_and_se(wbic)[0],
         wbic_se=_mean_and_se(wbic)[1],
@@ -223,42 +236,9 @@ def model_evidence(idata: az.InferenceData) -> Evidence:
             *filter(None, [log_lik_finding(idata)]),
             *path_findings(idata),
             _agreement(smc, integrated.values),
+            _discretisation(discretisation),
         ],
     )
-
-
-def thermodynamic_integration(path: xr.Dataset, upto: float | None = None) -> xr.DataArray:
-    """Log evidence as the integral of the mean log likelihood over likelihood weights.
-
-    Trapezoids with the correction by variances, which are the derivatives of the means (Friel,
-    Hurn & Wyse 2014, equation 10):
-
-        log Z ≈ Σ (β' - β) (m + m') / 2 - (β' - β)² (v' - v) / 12
-
-    Parameters
-    ----------
-    path : Dataset (chain, level)
-        As `gptbayes.inference.tempering_path` returns it.
-    upto : float, optional
-        Integrate to the last level whose weight is not above this one.
-
-    Returns
-    -------
-    DataArray (chain)
-        Nats.
-    """
-    path = path.transpose("chain", "level", ...)
-    found = []
-    for chain in range(path.sizes["chain"]):
-        one = path.isel(chain=chain)
-        weight = one["likelihood_weight"].values
-        with np.errstate(invalid="ignore"):
-            used = np.isfinite(weight) & ((weight <= upto) if upto is not None else True)
-        step = np.diff(weight[used])
-        mean, var = (one[f"log_lik_{what}"].values[used] for what in ("mean", "var"))
-        trapezoids = step * (mean[:-1] + mean[1:]) / 2
-        found.append(float((trapezoids - step**2 * np.diff(var) / 12).sum()))
-    return xr.DataArray(found, dims="chain")
 
 
 def compare_evidence(found: Mapping[str, Evidence]) -> xr.Dataset:
@@ -273,8 +253,9 @@ def compare_evidence(found: Mapping[str, Evidence]) -> xr.Dataset:
     -------
     Dataset (fit)
         Largest evidence first: ``log_evidence`` with ``se``, ``thermodynamic`` with
-        ``thermodynamic_se``, ``per_character``; ``log_bayes_factor`` against the first with
-        ``log_bayes_factor_se``; ``probability`` of the fit among these under equal prior
+        ``thermodynamic_se`` and ``thermodynamic_discretisation``, ``per_character``;
+        ``log_bayes_factor`` against the first with ``log_bayes_factor_se``; ``probability`` of the
+        fit among these under equal prior
         probabilities, with ``probability_se`` by the delta method; ``wbic``, ``wbic_se``,
         ``learning_coefficient``, ``learning_coefficient_se``, ``singular_fluctuation``.
 
@@ -358,8 +339,14 @@ def _ranking(table, found):
 
 
 def _agreement(smc, integrated):
-    """Whether the two estimates from the same particles agree."""
-    difference = integrated - smc
+    """Whether the two estimates from the same particles agree.
+
+    Log Z of a replicate is too small on average, by half its variance, because Z has no bias. So
+    the integrals are compared with the log of the mean of Z, and with the first-order change of
+    that by each replicate, which has what the two estimates have in common.
+    """
+    value, _ = log_evidence(smc)
+    difference = integrated - value - np.expm1(smc - value)
     mean, se = _mean_and_se(difference)
     text = f"thermodynamic integration minus SMC {mean:+.2f}"
     if not np.isfinite(se):
@@ -371,26 +358,17 @@ def _agreement(smc, integrated):
     return Finding(
         False,
         f"{text}: the two estimates of the evidence disagree; one of them, or both, is wrong by "
-        "more than its error, as where the levels near the prior are too coarse for an integral",
+        "more than its error, as with too few particles, or with levels too far apart",
     )
 
 
-def _wbic(path, n):
-    """Minus the mean log likelihood at weight 1 / log n, and β² times its variance there."""
-    if n < 3:
-        return np.full((2, path.sizes["chain"]), np.nan)
-    beta = 1 / math.log(n)
-    values = []
-    for chain in range(path.sizes["chain"]):
-        one = path.isel(chain=chain)
-        weight = one["likelihood_weight"].values
-        level = int(np.flatnonzero(weight <= beta)[-1])  # from above, weights would be unbounded
-        log_lik = one["log_lik"].transpose("level", "draw").values[level]
-        log_w = (beta - weight[level]) * log_lik
-        w = np.exp(log_w - logsumexp(log_w))
-        mean = (w * log_lik).sum()
-        values.append((-mean, beta**2 * (w * (log_lik - mean) ** 2).sum()))
-    return np.array(values).T
+def _discretisation(error):
+    text = f"thermodynamic integration has a discretisation error of about {error:+.2g} nats"
+    if np.isfinite(error) and abs(error) <= TOLERANCE:
+        return Finding(True, text)
+    if not np.isfinite(error):
+        return Finding(False, "too few levels to estimate the error of thermodynamic integration")
+    return Finding(False, f"{text}: it needs more levels")
 
 
 def _mean_and_se(values):

@@ -54,7 +54,7 @@ def sampler_health(idata: az.InferenceData) -> xr.Dataset:
         {
             "divergences": stats["diverging"].sum("draw"),
             "max_treedepth_hits": (stats["tree_depth"] >= limit).sum("draw"),
-            "e_bfmi": _bfmi(stats["energy"]),
+            "e_bfmi": _bfmi(stats),
             "step_size": stats["step_size"].mean("draw"),
             "n_steps": stats["n_steps"].mean("draw"),
             "acceptance_rate": stats["acceptance_rate"].mean("draw"),
@@ -210,11 +210,19 @@ def _count(count, n_draws, what, why):
     return Finding(count == 0, text if count == 0 else f"{text}: {why}")
 
 
-def _bfmi(energy):
-    """Estimated Bayesian fraction of missing information of each chain (Betancourt 2016)."""
+def _bfmi(stats):
+    """Estimated Bayesian fraction of missing information of each chain (Betancourt 2016).
+
+    Where a chain is a sequence of segments, each of which started at a particle, the first draw of
+    a segment does not follow from the last draw of the one before.
+    """
+    energy = stats["energy"]
     if energy.sizes["draw"] < 2:
         return xr.full_like(energy.isel(draw=0, drop=True), np.nan, dtype=float)
-    return (energy.diff("draw") ** 2).mean("draw") / energy.var("draw", ddof=1)
+    squares = energy.diff("draw") ** 2
+    if "segment" in stats:
+        squares = squares.where(stats["segment"].diff("draw") == 0)
+    return squares.mean("draw") / energy.var("draw", ddof=1)
 
 
 def _energy_finding(smallest):

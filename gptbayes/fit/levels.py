@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,10 +20,14 @@ from typing import NamedTuple
 import numpy as np
 
 from gptbayes.fit.directory import write_json
-from gptbayes.fit.draws import read_csv, write_csv
-
-PILOT_ITERATIONS = 40
-"""Of adaptation, once, for the first step size; the draws are thrown away."""
+from gptbayes.fit.draws import read_csv
+from gptbayes.fit.transitions import (
+    Nuts,
+    draw_chains,
+    find_step_size,
+    metric_of,
+    write_starts,
+)
 
 
 class Level(NamedTuple):
@@ -95,6 +97,8 @@ class LevelUnit:
         None to find one by adaptation first.
     metric : str or None
         A JSON file with the inverse metric; None for unit scales.
+    adapt_metric : bool
+        Whether the variances of the particles of the level before are the inverse metric.
     max_treedepth, seed : int
     """
 
@@ -112,6 +116,7 @@ class LevelUnit:
     moves: int
     step_size: float | None
     metric: str | None
+    adapt_metric: bool
     max_treedepth: int
     seed: int
 
@@ -124,12 +129,22 @@ def run_level(unit: LevelUnit) -> None:
     try:
         data = json.loads(Path(unit.data).read_text(encoding="utf-8"))
         write_json(work / "data.json", {**data, "likelihood_weight": unit.likelihood_weight})
-        for chain, index in enumerate(unit.start, start=1):
-            start = {name: values[index].tolist() for name, values in before.items()}
-            (work / f"init_{chain}.json").write_text(json.dumps(start), encoding="utf-8")
-        step_size = unit.step_size or _first_step_size(unit, work)
-        files = _sample(unit, work, "draws", unit.moves, step_size)
-        joined = _join_csv(files, work / "joined.csv")
+        write_starts(work, before, unit.start)
+        nuts = Nuts(
+            executable=Path(unit.executable),
+            work=work,
+            label=unit.label,
+            chains=len(unit.start),
+            metric=Path(unit.metric) if unit.metric else None,
+            max_treedepth=unit.max_treedepth,
+            seed=unit.seed,
+        )
+        if unit.adapt_metric and unit.number > 1:
+            adapted = metric_of(nuts, before)
+            nuts = nuts._replace(metric=work / "metric.json")
+            write_json(work / "metric.json", {"inv_metric": adapted.tolist()})
+        step_size = unit.step_size or find_step_size(nuts)
+        joined = draw_chains(nuts, unit.moves, step_size)
         try:
             drawn = read_csv(joined, unit.moves * len(unit.start))
         except ValueError as error:
@@ -162,10 +177,10 @@ def keep_prior(
     _save(folder / "level-0.npz", level._asdict())
 
 
-def load_levels(folder: Path) -> list[Level]:
-    """All complete levels of a replicate, in order."""
+def load_levels(folder: Path, first: int = 0) -> list[Level]:
+    """All complete levels of a replicate from one on, in order."""
     levels: list[Level] = []
-    while (path := folder / f"level-{len(levels)}.npz").exists():
+    while (path := folder / f"level-{first + len(levels)}.npz").exists():
         try:
             with np.load(path) as file:
                 stored = {name: file[name] for name in Level._fields}
@@ -185,115 +200,6 @@ def load_particles(folder: Path, number: int) -> dict[str, np.ndarray]:
             return dict(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is missing, truncated or corrupted: {error}") from None
-
-
-def log_lik_of(
-    executable: Path, data: Path, particles: Mapping[str, np.ndarray], folder: Path
-) -> np.ndarray:
-    """What a program's ``log_lik`` is at given parameters.
-
-    Parameters
-    ----------
-    executable, data : pathlib.Path
-    particles : mapping of str to ndarray
-        Each ``(particle, stan_shape)``.
-    folder : pathlib.Path
-        For files that are deleted again.
-
-    Returns
-    -------
-    ndarray, (particle,)
-        Summed over all its elements, nats.
-
-    Raises
-    ------
-    ValueError
-        If the program has no ``log_lik``, or the particles are not its parameters.
-    """
-    work = Path(tempfile.mkdtemp(prefix=".prior-", dir=folder))
-    n = len(next(iter(particles.values())))
-    try:
-        write_csv(work / "prior.csv", {"lp__": np.zeros(n), **particles})
-        arguments = [f"fitted_params={work / 'prior.csv'}", "random", "seed=1"]
-        try:
-            _run(executable, "generate_quantities", arguments, data, work, "generated.csv")
-            found = read_csv(work / "generated.csv", n).variables
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"log_lik of draws from the prior cannot be had: {error}") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    if "log_lik" not in found:
-        raise ValueError(
-            f"the program must have log_lik in its generated quantities, got {', '.join(found)}"
-        )
-    return found["log_lik"].reshape(n, -1).sum(axis=1)
-
-
-def log_density_of(
-    executable: Path, data: Mapping, particles: Mapping[str, np.ndarray], folder: Path
-) -> np.ndarray:
-    """A program's log density at given parameters, up to constants, ``(particle,)`` in nats."""
-    work = Path(tempfile.mkdtemp(prefix=".density-", dir=folder))
-    values = []
-    try:
-        write_json(work / "data.json", dict(data))
-        for k in range(len(next(iter(particles.values())))):
-            write_json(work / "at.json", {name: v[k].tolist() for name, v in particles.items()})
-            arguments = [f"constrained_params={work / 'at.json'}"]
-            _run(executable, "log_prob", arguments, work / "data.json", work, "density.csv")
-            lines = (work / "density.csv").read_text(encoding="utf-8").splitlines()
-            names, numbers = (line.split(",") for line in lines if not line.startswith("#"))
-            values.append(float(numbers[names.index("lp__")]))
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return np.array(values)
-
-
-def _first_step_size(unit, work):
-    """The median of what Stan's adaptation finds from some of the particles."""
-    (work / "pilot").mkdir()
-    chains = min(len(unit.start), 8)
-    files = _sample(unit, work, "pilot", 1, 1.0, warmup=PILOT_ITERATIONS, chains=chains)
-    return float(np.median([read_csv(p, 1).method_variables["stepsize"][0] for p in files]))
-
-
-def _sample(unit, work, name, draws, step_size, warmup=0, chains=None):
-    chains = chains or len(unit.start)
-    adaptation = [f"delta={0.8}", "init_buffer=0", "window=0", f"term_buffer={warmup}"]
-    metric = ["metric=unit_e"]
-    if unit.metric:
-        metric = ["metric=diag_e", f"metric_file={unit.metric}"]
-    arguments = [
-        *("id=1", f"init={work / ('init.json' if chains > 1 else 'init_1.json')}"),
-        *("random", f"seed={unit.seed}", "sample", f"num_chains={chains}"),
-        *(f"num_samples={draws}", f"num_warmup={warmup}"),
-        *("adapt", f"engaged={int(warmup > 0)}", *(adaptation if warmup else ())),
-        *("algorithm=hmc", *metric, f"stepsize={step_size!r}"),
-        *("engine=nuts", f"max_depth={unit.max_treedepth}"),
-    ]
-    try:
-        _run(Path(unit.executable), None, arguments, work / "data.json", work, f"{name}.csv")
-    except RuntimeError as error:
-        raise RuntimeError(f"{unit.label} failed: {error}") from None
-    if chains == 1:
-        return [work / f"{name}.csv"]
-    return [work / f"{name}_{chain}.csv" for chain in range(1, chains + 1)]
-
-
-def _run(executable, method, arguments, data, work, output):
-    command = [
-        *(str(executable), *((method,) if method else ()), *arguments),
-        *("data", f"file={data}", "output", f"file={work / output}", "refresh=0", "sig_figs=17"),
-        f"profile_file={work / 'profile.csv'}",
-    ]
-    with open(work / "console.txt", "w", encoding="utf-8") as console:
-        status = subprocess.run(
-            command, cwd=work, stdout=console, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if status:
-        text = (work / "console.txt").read_text(encoding="utf-8", errors="replace")
-        said = [line.strip() for line in text.splitlines() if line.strip()]
-        raise RuntimeError(said[-1] if said else f"{executable.name} ended with status {status}")
 
 
 def _level(unit, step_size, drawn, begun):
@@ -324,20 +230,6 @@ def _keep(unit, level, joined, particles):
         _save(folder / f"particles-{unit.number}.npz", particles)
     _save(folder / f"level-{unit.number}.npz", level._asdict())
     (folder / f"particles-{unit.number - 1}.npz").unlink(missing_ok=True)
-
-
-def _join_csv(files, target):
-    """The rows of all chains, one chain after the other, as one file: it is read much faster."""
-    seconds = 0.0
-    with open(target, "wb") as joined:
-        for k, path in enumerate(files):
-            lines = path.read_bytes().splitlines(keepends=True)
-            rows = [line for line in lines if not line.startswith(b"#") and line.strip()]
-            joined.writelines(rows if k == 0 else rows[1:])
-            total = re.search(rb"([\d.e+-]+) seconds \(Total\)", b"".join(lines[-4:]))
-            seconds += float(total[1]) if total else 0.0
-        joined.write(f"#  Elapsed Time: {seconds:.6f} seconds (Total)\n".encode())
-    return target
 
 
 def _save(path, arrays):

@@ -1,4 +1,10 @@
-"""One replicate of sequential Monte Carlo: what is there of it, and what is to be done next."""
+"""One replicate of sequential Monte Carlo: what is there of it, and what is to be done next.
+
+The first replicate chooses the levels, from the spread of its own particles; the others follow it.
+An estimate of an evidence is unbiased for levels that do not depend on the particles that estimate
+it: levels that do are too far apart where the particles happen to be close together, which is where
+their mean weight is too small. With few particles that bias is larger than the standard error.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +20,13 @@ import numpy as np
 
 from gptbayes.corpus import real_number, whole_number
 from gptbayes.fit import tempering
-from gptbayes.fit.levels import Level, LevelUnit, keep_prior, load_levels, log_lik_of
+from gptbayes.fit.checks import check_one_of
+from gptbayes.fit.levels import Level, LevelUnit, keep_prior, load_levels
+from gptbayes.fit.transitions import log_lik_of
 from gptbayes.fit.units import Progress
+
+TEMPERING_METRICS = ("prior", "particles")
+"""Of NUTS between prior and posterior."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,9 @@ class Settings:
         fixed instead.
     step_size : float, optional
         Of NUTS at level 1; by default Stan's adaptation finds it.
+    metric : {"prior", "particles"}
+        Inverse metric of NUTS: the one that is given for all levels, or the variances of the
+        particles of the level before.
     max_treedepth : int
     max_levels : int
     """
@@ -45,6 +59,7 @@ class Settings:
     ess: float = 0.5
     weights: tuple[float, ...] | None = None
     step_size: float | None = None
+    metric: str = "prior"
     max_treedepth: int = 10
     max_levels: int = 200
 
@@ -57,6 +72,7 @@ class Settings:
                 f"got {self.chains} chains of {self.moves}"
             )
         object.__setattr__(self, "ess", real_number("ess", self.ess, "between 0 and 1"))
+        check_one_of("metric", self.metric, TEMPERING_METRICS)
         if not 0 < self.ess < 1:
             raise ValueError(f"ess must be between 0 and 1, got {self.ess}")
         if self.step_size is not None:
@@ -87,10 +103,13 @@ class Replicate:
     metric : pathlib.Path or None
         The inverse metric; None for unit scales.
     seed : int
+    leader : Replicate or None
+        The replicate whose levels this one has; None for one that chooses them itself.
     """
 
-    def __init__(self, executable, data, folder, number, settings, metric, seed):
+    def __init__(self, executable, data, folder, number, settings, metric, seed, leader=None):
         self.executable, self.data, self.number = executable, data, number
+        self.leader = leader
         self.folder = folder / f"replicate-{number}"
         self.csv = csv_of(folder, number)
         self.settings, self.metric, self.seed = settings, metric, seed
@@ -103,6 +122,11 @@ class Replicate:
     def finished(self) -> bool:
         """Whether the draws of its last level are there."""
         return self.csv.exists() and self.levels[-1].likelihood_weight == self.target
+
+    @property
+    def ready(self) -> bool:
+        """Whether the likelihood weight of its next level is known."""
+        return self.leader is None or len(self.leader.levels) >= len(self.levels)
 
     def begin(self, draw_prior) -> None:
         """Draw level 0 from the prior, unless it is there."""
@@ -134,7 +158,7 @@ class Replicate:
                 f"{settings.max_levels} levels; try more moves or chains, a smaller ess, or, if "
                 "log_lik varies by thousands of nats under the prior, a narrower prior"
             )
-        step = self._step(now, number)
+        step = self._step(number)
         seeds = np.random.SeedSequence([self.seed, self.number, number])
         start = tempering.resample(step.weights, settings.chains, np.random.default_rng(seeds))
         step_size = settings.step_size
@@ -155,17 +179,25 @@ class Replicate:
             moves=settings.moves,
             step_size=step_size,
             metric=str(self.metric) if self.metric else None,
+            adapt_metric=settings.metric == "particles",
             max_treedepth=settings.max_treedepth,
             seed=int(seeds.generate_state(1)[0] >> 1),
         )
 
-    def _step(self, now, number):
-        log_lik = now.log_lik.ravel()
+    def _step(self, number):
+        """From the level before to this one."""
+        before = self.levels[number - 1]
+        log_lik, now = before.log_lik.ravel(), before.likelihood_weight
         if self.settings.weights:
-            return tempering.step_to(
-                log_lik, now.likelihood_weight, self.settings.weights[number - 1]
-            )
-        return tempering.next_step(log_lik, now.likelihood_weight, self.target, self.settings.ess)
+            return tempering.step_to(log_lik, now, self.settings.weights[number - 1])
+        if self.leader is not None:
+            return tempering.step_to(log_lik, now, self.leader._weight_of(number))
+        return tempering.next_step(log_lik, now, self.target, self.settings.ess)
+
+    def _weight_of(self, number):
+        if number < len(self.levels):
+            return self.levels[number].likelihood_weight
+        return self._step(number).likelihood_weight
 
     def progress(self) -> Progress:
         """How far it is, in levels, and what is known so far."""

@@ -4,7 +4,8 @@ The program has ``likelihood_weight`` in its data, which multiplies the log like
 ``log_lik`` in its generated quantities, its terms. Particles go from the prior, weight 0, to the
 posterior, weight 1, through levels between them: each level weighs the particles of the one before,
 resamples a few of them, and runs NUTS from each; all the draws of these chains are its particles.
-The mean weights multiply to the evidence, the marginal likelihood of the data.
+The mean weights multiply to the evidence, the marginal likelihood of the data. The first replicate
+chooses the levels, and the others follow it, which leaves their estimates without bias.
 
 Nothing here knows what the model is.
 """
@@ -24,8 +25,9 @@ from gptbayes.corpus import whole_number
 from gptbayes.fit import tempering
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
-from gptbayes.fit.levels import Level, load_levels, log_density_of, log_lik_of, run_level
+from gptbayes.fit.levels import Level, load_levels, run_level
 from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
+from gptbayes.fit.transitions import log_density_of, log_lik_of
 from gptbayes.fit.units import Progress
 from gptbayes.toolchain.system import n_cores
 
@@ -44,7 +46,8 @@ class Smc(NamedTuple):
     levels : list of list of Level
         The path from prior to posterior of each replicate.
     log_evidence : float
-        Log of the mean over replicates of the estimated evidence, nats.
+        Log of the mean over replicates of the estimated evidence, nats. All but that of the first
+        replicate, which chooses the levels, are unbiased; that of the first is a little too small.
     log_evidence_se : float
         Its standard error from the spread of the replicates; nan if there is only one.
     """
@@ -84,14 +87,16 @@ def sequential_monte_carlo(
     replicates : int
         Independent runs. Their spread is the standard error: at least two, better four.
     inverse_metric : ndarray, (unconstrained parameter,), optional
-        Variances of the parameters for NUTS, in the order of the program; 1 by default.
+        Variances of the parameters for NUTS, in the order of the program; 1 by default. With
+        ``metric="particles"`` for the first level only.
     seed : int
     executor : concurrent.futures.Executor, optional
         Runs the levels; a pool of this machine's cores by default.
     on_progress : callable, optional
         Called now and then with the progress of all replicates.
     **settings
-        Fields of `Settings`: ``chains``, ``moves``, ``ess``, ``weights``, ...
+        Fields of `Settings`: ``chains``, ``moves``, ``ess``, ``weights``, ... The metric
+        "particles" is for programs without constrained parameters.
 
     Returns
     -------
@@ -199,9 +204,11 @@ def temper(
     if inverse_metric is not None:
         metric = folder / "metric.json"
         write_json(metric, {"inv_metric": np.asarray(inverse_metric, dtype=float).tolist()})
+    first = Replicate(executable, data, folder, 1, settings, metric, seed)
+    others = range(2, replicates + 1)
     running = [
-        Replicate(executable, data, folder, k, settings, metric, seed)
-        for k in range(1, replicates + 1)
+        first,
+        *(Replicate(executable, data, folder, k, settings, metric, seed, first) for k in others),
     ]
     for each in running:
         each.begin(draw_prior)
@@ -215,24 +222,23 @@ def temper(
 
 def _drive(replicates, executor, on_progress):
     """One level after the other of every replicate; after the first failure none that is new."""
-
-    def submit(replicate):
-        running[executor.submit(run_level, replicate.next_unit())] = replicate
-        replicate.begun = True
-
     running: dict[Future, Any] = {}
-    try:
+
+    def submit():
         for replicate in replicates:
-            if not replicate.finished:
-                submit(replicate)
+            if not replicate.finished and replicate.ready and replicate not in running.values():
+                running[executor.submit(run_level, replicate.next_unit())] = replicate
+                replicate.begun = True
+
+    try:
+        submit()
         while running:
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
                 replicate = running.pop(future)
                 future.result()
-                replicate.levels = load_levels(replicate.folder)
-                if not replicate.finished:
-                    submit(replicate)
+                replicate.levels += load_levels(replicate.folder, len(replicate.levels))
+            submit()
             if on_progress:
                 on_progress([replicate.progress() for replicate in replicates])
     finally:

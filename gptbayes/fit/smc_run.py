@@ -28,6 +28,7 @@ def smc(
     ess: float = 0.5,
     weights: Sequence[float] | None = None,
     step_size: float | None = None,
+    metric: str = "prior",
     max_treedepth: int = 10,
     max_levels: int = 200,
     kernels: str = "auto",
@@ -59,6 +60,9 @@ def smc(
         Likelihood weights of the levels instead, rising to that of the problem.
     step_size : float, optional
         Of NUTS at the first level; by default Stan's adaptation finds it.
+    metric : {"prior", "particles"}
+        Inverse metric of NUTS: the variances of the prior, or from level 2 on those of the
+        particles of the level before.
     max_treedepth : int
     max_levels : int
         After so many the run fails, and what there is is kept.
@@ -87,6 +91,7 @@ def smc(
         ess=ess,
         weights=tuple(weights) if weights is not None else None,
         step_size=step_size,
+        metric=metric,
         max_treedepth=max_treedepth,
         max_levels=max_levels,
     )

@@ -32,6 +32,7 @@ from gptbayes.plots.chains import (
 from gptbayes.plots.comparison import plot_gain, plot_ladder
 from gptbayes.plots.diagnostics import plot_r_hat, plot_trace
 from gptbayes.plots.evidence import (
+    plot_cost_by_size,
     plot_evidence,
     plot_evidence_by_size,
     plot_level_health,
@@ -57,6 +58,7 @@ __all__ = [
     "plot_attention_key",
     "plot_by_position",
     "plot_contraction",
+    "plot_cost_by_size",
     "plot_dendrogram",
     "plot_evidence",
     "plot_evidence_by_size",

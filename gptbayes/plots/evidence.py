@@ -128,15 +128,40 @@ def plot_evidence_by_size(
     ax.axhline(0, color="0.6", lw=0.8)
     size = gain["n_characters"].values
     for k, name in enumerate(gain["model"].values):
-        style = {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)]}
+        style = _style(k)
         error = 2 * np.nan_to_num(se.sel(model=name).values)
         line = {**style, "ms": 4, "lw": 1.2, "label": literal(name), **kwargs}
         ax.errorbar(size, gain.sel(model=name).values, yerr=error, **line)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(size, [f"{int(each)}" for each in size])
-    ax.minorticks_off()
-    ax.set(xlabel="characters", ylabel="difference of log evidence (nats)")
-    ax.legend(frameon=False)
+    _axis_of_sizes(ax, size)
+    ax.set_ylabel("difference of log evidence (nats)")
+    _legend(ax, len(gain["model"]))
+    return ax
+
+
+def plot_cost_by_size(cost: xr.DataArray, *, ax: Axes | None = None, **kwargs) -> Axes:
+    """Plot what a fit costs by number of characters, one line for each model.
+
+    Parameters
+    ----------
+    cost : DataArray (model, n_characters)
+        For example seconds, or numbers of levels.
+    ax : Axes, optional
+    **kwargs
+        Properties of the lines.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    size = cost["n_characters"].values
+    for k, name in enumerate(cost["model"].values):
+        style = _style(k)
+        line = {**style, "ms": 4, "lw": 1.2, "label": literal(name), **kwargs}
+        ax.plot(size, cost.sel(model=name).values, **line)
+    ax.set_yscale("log")
+    _axis_of_sizes(ax, size)
+    _legend(ax, len(cost["model"]))
     return ax
 
 
@@ -170,3 +195,21 @@ def plot_mode_masses(of_replicate: xr.DataArray, *, ax: Axes | None = None, **kw
     ax.set_xticklabels([str(k + 1) for k in range(of_replicate.sizes["mode"])])
     ax.set(xlabel="mode", ylabel="mass", ylim=(-0.02, 1.02))
     return ax
+
+
+def _style(k):
+    """Of the kth line: colors and markers that begin again do not meet again."""
+    marker = MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
+    return {"color": COLORS[k % len(COLORS)], "marker": marker}
+
+
+def _axis_of_sizes(ax, size):
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(size, [f"{int(each)}" for each in size])
+    ax.tick_params(axis="x", which="minor", bottom=False)
+    ax.set_xlabel("characters")
+
+
+def _legend(ax, n):
+    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "fontsize": "small"}
+    ax.legend(frameon=False, **(beside if n > 6 else {}))

@@ -56,7 +56,11 @@ def _replicates_table(replicates):
     ]
     columns = ["replicate", "levels", "log evidence", "first particles with descendants"]
     more = ["smallest acceptance", "largest share between segments", "seconds"]
-    return Table("The replicates, each an independent run from the prior.", [*columns, *more], rows)
+    return Table(
+        "The replicates, each with its own draws from the prior. The first chooses the levels.",
+        [*columns, *more],
+        rows,
+    )
 
 
 def _evidence_blocks(found):
@@ -64,6 +68,7 @@ def _evidence_blocks(found):
     rows = [
         ["log evidence, by SMC", _with_se(of.log_evidence, of.se)],
         ["by thermodynamic integration", _with_se(of.thermodynamic, of.thermodynamic_se)],
+        ["its discretisation error, estimated", f"{of.thermodynamic_discretisation:.3f}"],
         ["per character, by SMC", f"{of.log_evidence / of.n_characters:.3f}"],
         *(
             [f"counting characters, {name}", f"{float(value):.2f}"]

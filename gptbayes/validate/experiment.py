@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from gptbayes.corpus import Vocabulary, Windows
+from gptbayes.fit.checks import check_one_of
 from gptbayes.model.problem import Design, Priors, Problem, draw_masks
 from gptbayes.model.stages import Stage, stage, stan_folder
+
+METHODS = ("nuts", "smc")
+SMC_MOVES = 8
+"""Draws of a segment of sequential Monte Carlo."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +33,11 @@ class Experiment:
         or other priors the experiment is a test of calibration itself, which must find the error.
     n_ranked : int
         Number of posterior draws among which the true value is ranked, L.
+    method : {"nuts", "smc"}
+        How a text is fitted.
     iter_warmup, iter_sampling : int
-        Iterations of the chain of NUTS.
+        Iterations of the chain of NUTS. Sequential Monte Carlo has ``iter_sampling`` particles in
+        segments of `SMC_MOVES`, rounded up.
     max_doublings : int
         While the effective sample size of any ranked quantity is below ``n_ranked``, the chain is
         run again with twice the draws, at most this many times.
@@ -50,6 +58,7 @@ class Experiment:
     truth: Problem
     fitted: Problem = None  # type: ignore[assignment]  # until `__post_init__`
     n_ranked: int = 31
+    method: str = "nuts"
     iter_warmup: int = 200
     iter_sampling: int = 160
     max_doublings: int = 3
@@ -66,6 +75,7 @@ class Experiment:
             raise ValueError(
                 f"fitted must have the stage and the sizes of truth, {truth}, got {fitted}"
             )
+        check_one_of("method", self.method, METHODS)
         if self.n_ranked < 1 or self.max_doublings < 0:
             raise ValueError(
                 "n_ranked must be at least 1 and max_doublings at least 0, "
@@ -185,6 +195,7 @@ def description_of(experiment: Experiment, seed: int) -> dict:
     description = {
         "seed": seed,
         "stage": experiment.truth.stage.number,
+        **({} if experiment.method == "nuts" else {"method": experiment.method}),
         **asdict(experiment.truth.design),
         **{
             name: getattr(experiment, name)

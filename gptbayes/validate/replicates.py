@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from gptbayes.groups import group
 from gptbayes.inference import convert
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.summary import ess
-from gptbayes.validate.experiment import Experiment
+from gptbayes.validate.experiment import SMC_MOVES, Experiment
 from gptbayes.validate.ranked_quantities import ranked_quantities
 
 TIE_TOLERANCE = 1e-9
@@ -77,7 +78,7 @@ def run_replicate(unit: Replicate) -> None:
         "n_draws": draws.sizes["draw"],
         "divergences": int(stats["diverging"].sum()),
         "max_treedepth_hits": int((stats["tree_depth"] >= MAX_TREEDEPTH).sum()),
-        "init": json.loads(idata.attrs["settings"])["init"],
+        "init": json.loads(idata.attrs["settings"]).get("init", "prior"),
         "seconds": round(time.perf_counter() - start, 3),
     }
     write_json(Path(unit.result), result)
@@ -105,6 +106,17 @@ def _fit(experiment, problem, iter_sampling, seed):
 
 def _fit_from(init, experiment, problem, iter_sampling, seed):
     with tempfile.TemporaryDirectory(prefix="gptbayes-calibration-") as folder:
+        if experiment.method == "smc":
+            run = fit.smc(
+                problem,
+                Path(folder) / "run",
+                replicates=1,
+                chains=math.ceil(iter_sampling / SMC_MOVES),
+                moves=SMC_MOVES,
+                max_treedepth=MAX_TREEDEPTH,
+                seed=seed,
+            )
+            return convert(fit.read_config(run), problem, fit.read_draws(run))
         run = fit.nuts(
             problem,
             Path(folder) / "run",

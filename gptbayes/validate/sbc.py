@@ -1,11 +1,12 @@
 """Simulation-based calibration of programs, sampler and conversion together.
 
 Each replicate draws parameters from the prior, simulates a text from them, fits the text with
-`gptbayes.fit.nuts`, and ranks the true value of some quantities among their posterior draws. If
-programs, sampler and conversion are correct, ranks are uniform (Talts et al. 2018), also those of
-quantities that depend on the data, such as the likelihood (Modrák et al. 2023). Single parameters
-are not ranked, because a sampler need not visit all points that a symmetry connects. Predictions
-and marginals without data are ranked instead, see `gptbayes.validate.ranked_quantities`.
+`gptbayes.fit.nuts` or `gptbayes.fit.smc`, and ranks the true value of some quantities among their
+posterior draws. If programs, sampler and conversion are correct, ranks are uniform (Talts et al.
+2018), also those of quantities that depend on the data, such as the likelihood (Modrák et al.
+2023). Single parameters are not ranked, because a sampler need not visit all points that a symmetry
+connects. Predictions and marginals without data are ranked instead, see
+`gptbayes.validate.ranked_quantities`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def calibrate(
     Dataset (replicate, quantity)
         ``rank`` and ``ess`` (replicate, quantity); ``n_draws``, ``divergences``,
         ``max_treedepth_hits``, ``seconds`` and ``init`` (replicate). ``init`` is "random" for
-        replicates in which Pathfinder failed. Attribute ``n_ranked``.
+        replicates in which Pathfinder failed, and "prior" for sequential Monte Carlo. Attribute
+        ``n_ranked``.
 
     Raises
     ------
