@@ -61,6 +61,7 @@ def made_up(log_evidence, se=0.1, **changes):
     """Numbers with nothing behind them, for what follows from them."""
     nothing = dict.fromkeys(Evidence._fields, 0.0)
     numbers = {"log_evidence": log_evidence, "se": se, "n_characters": 10, "findings": []}
+    numbers["replicates"] = xr.Dataset(coords={"chain": range(4)})
     return Evidence(**{**nothing, **numbers, **changes})
 
 
@@ -176,7 +177,7 @@ def test_scale_sensitivity(conjugate):
     assert row["pareto_k"].sel(factor=5.0) > 0.7
     (sentence,) = scale_sentences(found)
     assert sentence.startswith("concentration: a scale 10 % larger than 1 changes")
-    assert "for 5 times it Pareto k is above 0.7: refit" in sentence
+    assert "for 5 times it Pareto k is above 0.64, the limit for 576 draws: refit" in sentence
 
 
 def test_refit_where_weights_do_not_reach(conjugate, capsys):
