@@ -133,7 +133,7 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
     -------
     arviz.InferenceData
     """
-    variables, stats, seconds = _stack_units(draws, n_units(config))
+    variables, stats, seconds, converged = _stack_units(draws, n_units(config))
     variables, sample_stats, attrs = _METHODS[config["method"]](variables, stats)
     stage, design = problem.stage, problem.design
     groups = {
@@ -158,6 +158,8 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
             {},
         )
     seconds = [] if config["method"] == "prior" else seconds
+    if config["method"] == "optimize":
+        attrs["converged_of_starts"] = json.dumps(converged)
     attrs = {**_attrs(config, problem), **attrs, "seconds": json.dumps(seconds)}
     return make_groups(groups, attrs)
 
@@ -212,13 +214,13 @@ def parameters_of(idata: az.InferenceData, group: str = "posterior") -> dict[str
 
 
 def _stack_units(draws, n_units):
-    """Stack all units in arrays ``(unit, draw, ...)`` in C order, and list the seconds of each.
+    """Stack all units in arrays ``(unit, draw, ...)`` in C order; seconds and how each ended.
 
     Each unit is copied as it is read, so that at most two units are in memory twice.
     """
     variables: dict[str, np.ndarray] = {}
     stats: dict[str, np.ndarray] = {}
-    seconds = []
+    seconds, converged = [], []
     for k, unit in enumerate(draws):
         for arrays, values in ((variables, unit.variables), (stats, unit.method_variables)):
             for name, value in values.items():
@@ -226,7 +228,8 @@ def _stack_units(draws, n_units):
                     arrays[name] = np.empty((n_units, *value.shape))
                 arrays[name][k] = value
         seconds.append(unit.seconds)
-    return variables, stats, seconds
+        converged.append(unit.converged)
+    return variables, stats, seconds, converged
 
 
 def superchains_of(idata: az.InferenceData) -> list[int] | None:

@@ -18,8 +18,9 @@ from scipy.integrate import dblquad
 from scipy.special import expit, log_expit
 from scipy.stats import norm
 
-from gptbayes import fit
+from gptbayes import fit, toolchain
 from gptbayes.corpus import Vocabulary, Windows
+from gptbayes.diagnostics.sampler import mode_findings
 from gptbayes.fit.draws import check_csv, write_csv
 from gptbayes.fit.units import make_unit
 from gptbayes.groups import select
@@ -355,6 +356,32 @@ def test_every_bit_of_a_number_survives(tmp_path, monkeypatch, rng):
         back = fit.read_csv(tmp_path / "some.csv", 7)
         np.testing.assert_array_equal(back.variables["x"], values)
         np.testing.assert_array_equal(back.method_variables["lp"], values[:, 0, 0])
+
+
+def test_an_optimizer_that_stops_early_says_so(tmp_path, runs):
+    """What it found is kept, as CmdStan writes it, with a warning."""
+    folder = fit.optimize(small_problem("05"), tmp_path / "run", starts=2, max_iterations=3)
+    assert [each.converged for each in fit.read_draws(folder)] == [False, False]
+    _, stopped = mode_findings(open_run(folder))
+    assert not stopped.ok
+    assert "from 2 of 2 starting points, also from the one that is shown" in stopped.text
+    assert len(mode_findings(open_run(runs["optimize"]))) == 1
+
+
+def test_a_failed_line_search_ends_an_optimizer_early(tmp_path):
+    """At the kink of a Laplace density the gradient never vanishes."""
+    program = tmp_path / "kink.stan"
+    program.write_text(
+        "parameters { vector[2] x; }\nmodel { target += -sum(abs(x - [1, 2]')) * 1e8; }\n"
+    )
+    exe = toolchain.compile_program(program, [])
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "data.json").write_text("{}")
+    unit = make_unit(fit.directory.Run(tmp_path, exe, 1), "start 1", "optimize", {"seed": 1})
+    fit.run_unit(unit)
+    mode = fit.read_csv(tmp_path / "csv" / "start-1.csv", 1)
+    assert not mode.converged
+    np.testing.assert_allclose(mode.variables["x"][0], [1, 2], atol=1e-3)
 
 
 def test_failed_chain_reports_the_message_of_stan(tmp_path):

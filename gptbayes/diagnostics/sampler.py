@@ -22,15 +22,41 @@ from gptbayes.findings import (
 from gptbayes.predict import psis_weights
 from gptbayes.validate.exact_marginals import ALPHA, family_wise_p
 
-METHOD_FINDINGS = {
-    "optimize": Finding(False, "a single point, the highest mode found, without uncertainty"),
-    "prior": Finding(True, "independent draws from the prior: convergence is not an issue"),
-}
-"""Findings for methods without diagnostics."""
+PRIOR = Finding(True, "independent draws from the prior: convergence is not an issue")
 ONE_CHAIN = Finding(False, "one chain: agreement between chains is unknown")
 _DIVERGENT = "parts of the posterior may be unexplored, increase adapt_delta"
 _DEPTH = "trajectories were truncated, which slows mixing; increase max_treedepth"
 _ENERGY = "the sampler explores energy levels slowly, and the tails may be unexplored"
+
+
+def mode_findings(idata: az.InferenceData) -> list[Finding]:
+    """State that a mode is one point, and whether the optimizer converged to it.
+
+    Parameters
+    ----------
+    idata : InferenceData
+        A fit by optimization.
+
+    Returns
+    -------
+    list of Finding
+    """
+    point = "a single point, the highest mode found, without uncertainty"
+    found = [Finding(False, point)]
+    converged = np.array(json.loads(idata.attrs.get("converged_of_starts", "[true]")))
+    if not converged.all():
+        shown = bool(converged[int(np.argmax(json.loads(idata.attrs["lp_of_starts"])))])
+        text = (
+            f"the optimizer stopped before it converged from {(~converged).sum()} of "
+            f"{len(converged)} starting points, "
+        )
+        text += (
+            "not from the one that is shown"
+            if shown
+            else "also from the one that is shown, which need not be a mode"
+        )
+        found.append(Finding(shown, text))
+    return found
 
 
 def sampler_health(idata: az.InferenceData) -> xr.Dataset:

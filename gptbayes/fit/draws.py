@@ -15,6 +15,8 @@ import stanio
 
 from gptbayes.fit.directory import read_config
 
+NOT_CONVERGED = "not converged"
+"""Begins the comment in the CSV file of an optimizer that stopped before it converged."""
 CHUNK_BYTES = 4_000_000
 """Size of the text that is parsed at a time: large enough for speed, small beside the draws."""
 
@@ -46,11 +48,14 @@ class Draws(NamedTuple):
         Columns of the algorithm, such as ``lp``, without the trailing ``__``, each ``(draw,)``.
     seconds : float
         Elapsed time by CmdStan's account, in seconds; nan where the file has none.
+    converged : bool
+        False if an optimizer stopped before it converged.
     """
 
     variables: dict[str, np.ndarray]
     method_variables: dict[str, np.ndarray]
     seconds: float
+    converged: bool = True
 
 
 def read_draws(folder: str | Path) -> list[Draws]:
@@ -136,9 +141,9 @@ def read_csv(path: Path, n_draws: int) -> Draws:
     with _open(path) as file:
         header = _header(path, file)
         n_columns, filled = header.count(",") + 1, 0
-        timing: list[bytes] = []
+        comments: list[bytes] = []
         table = np.empty((n_draws, n_columns))
-        for rows in _chunks(path, file, n_columns, n_draws, timing):
+        for rows in _chunks(path, file, n_columns, n_draws, comments):
             table[filled : filled + len(rows)] = _numbers(path, rows, n_columns)
             filled += len(rows)
     variables, method_variables = {}, {}
@@ -151,8 +156,10 @@ def read_csv(path: Path, n_draws: int) -> Draws:
             method_variables[name.removesuffix("__")] = values
         else:
             variables[name] = values
-    time = re.search(rb"([\d.]+) seconds \((?:Total|Pathfinder)\)", b"".join(timing))
-    return Draws(variables, method_variables, float(time[1]) if time else float("nan"))
+    said = b"".join(comments)
+    time = re.search(rb"([\d.]+) seconds \((?:Total|Pathfinder)\)", said)
+    seconds = float(time[1]) if time else float("nan")
+    return Draws(variables, method_variables, seconds, NOT_CONVERGED.encode() not in said)
 
 
 def check_csv(path: Path, n_draws: int) -> None:
@@ -216,13 +223,13 @@ def _header(path, file):
     raise ValueError(f"{path} is truncated: it has no line with column names")
 
 
-def _chunks(path, file, n_columns, n_draws, timing):
-    """Yield lists of lines with numbers; comments with elapsed times are appended to ``timing``."""
+def _chunks(path, file, n_columns, n_draws, comments):
+    """Yield lists of lines with numbers; comments on how the program ended go to ``comments``."""
     rows, n_bytes, n_rows = [], 0, 0
     for line in file:
         if line.startswith(b"#"):
-            if b" seconds " in line:
-                timing.append(line)
+            if b" seconds " in line or NOT_CONVERGED.encode() in line:
+                comments.append(line)
             continue
         n_rows += 1
         if n_rows > n_draws:

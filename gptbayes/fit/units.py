@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gptbayes.fit.directory import Run
-from gptbayes.fit.draws import check_csv
+from gptbayes.fit.draws import NOT_CONVERGED, check_csv
 from gptbayes.toolchain import interface
 from gptbayes.toolchain.system import n_cores
 
@@ -130,7 +130,9 @@ def run_unit(unit: Unit) -> None:
                 unit.executable, unit.method, **files, sig_figs=SIG_FIGS, **unit.arguments
             )
         except RuntimeError as error:
-            raise RuntimeError(f"{unit.label} failed: {_reason(unit, work, error)}") from None
+            reason = _reason(unit, work, error)
+            if _early_stop(unit, work) is None:
+                raise RuntimeError(f"{unit.label} failed: {reason}") from None
         (result,) = (path for path in work.glob("*.csv") if "profile" not in path.name)
         try:
             check_csv(result, unit.n_draws)
@@ -139,6 +141,9 @@ def run_unit(unit: Unit) -> None:
             raise RuntimeError(
                 f"{unit.label} failed: {error}; {free / 1e6:,.0f} MB of disk are free"
             ) from None
+        if early_stop := _early_stop(unit, work):
+            with open(result, "a", encoding="utf-8") as file:
+                file.write(f"# {NOT_CONVERGED}: {early_stop}\n")
         os.replace(result, csv)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -196,6 +201,16 @@ def _progress(unit):
     return Progress(unit.label, done, unit.total, work is not None)
 
 
+def _early_stop(unit, work):
+    """Why the optimizer stopped before it converged, in its words; its best point is kept.
+
+    Where the density has kinks, as that of ReLU units has, line searches fail at times.
+    """
+    console = interface.console(work) if unit.method == "optimize" else None
+    said = console.read_text(errors="replace") if console else ""
+    return next((line.strip() for line in said.splitlines() if _EARLY_STOP.search(line)), None)
+
+
 def _reason(unit, work, error):
     """The last line of CmdStan's output, or how the program ended without any."""
     console = interface.console(work)
@@ -219,5 +234,6 @@ def _reason(unit, work, error):
     return f"{unit.executable} ended with status {status} and no message"
 
 
+_EARLY_STOP = re.compile("Line search failed|Maximum number of iterations hit")
 _NOT_STARTED = -1
 """What cmdstanpy calls the status of a program that the system refused to start."""

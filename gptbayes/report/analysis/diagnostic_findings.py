@@ -28,8 +28,10 @@ def findings(analysis: Analysis) -> list[Finding]:
     found = [] if analysis.target_finding is None else [analysis.target_finding]
     infinite = sampler.log_lik_finding(analysis.idata)
     found += [] if infinite is None else [infinite]
-    if analysis.method in sampler.METHOD_FINDINGS:
-        found.append(sampler.METHOD_FINDINGS[analysis.method])
+    if analysis.method == "prior":
+        found.append(sampler.PRIOR)
+    elif analysis.method == "optimize":
+        found += sampler.mode_findings(analysis.idata)
     elif analysis.sampler_health is None:
         found.append(sampler.pareto_finding(analysis.idata))
     else:
