@@ -74,10 +74,10 @@ def _refits(name, exact):
     change = exact.elpd["elpd_loo"] - exact.psis["elpd_loo"]
     text = f"{name}: Pareto k is above {limit}, for {n_bad} of {n} sequences"
     if n_refitted:
-        error = float(np.sqrt((exact.refits["mcse"] ** 2).sum()))
+        error = float(np.sqrt((exact.refits["mcse"] ** 2).sum(skipna=False)))
         text += (
             f"; {n_refitted} refitted without that sequence, which changes elpd by {change:+.1f} "
-            f"nats (Monte Carlo error of the refits {error:.1f})"
+            f"nats (Monte Carlo error of the refits {_error(error)})"
         )
     if exact.n_unreliable:
         text += f"; {exact.n_unreliable} not refitted: their terms and the elpd are not reliable"
@@ -199,11 +199,16 @@ def _wbic(name, result):
     if result.divergences:
         warnings.append(f"{result.divergences} divergent transitions")
     text = (
-        f"{name}: WBIC {result.wbic:.1f} nats, Monte Carlo error {result.mcse:.1f}; learning "
-        f"coefficient {result.learning_coefficient:.1f} ± {result.learning_coefficient_mcse:.1f}, "
+        f"{name}: WBIC {result.wbic:.1f} nats, Monte Carlo error {_error(result.mcse)}; learning "
+        f"coefficient {result.learning_coefficient:.1f}, Monte Carlo error "
+        f"{_error(result.learning_coefficient_mcse)}, "
         f"relative to the largest known likelihood, that of {result.best_log_lik_source}"
     )
     return [Finding(not warnings, "; ".join([text, *warnings])), _bound(name, result)]
+
+
+def _error(value):
+    return f"{value:.1f}" if np.isfinite(value) else "unknown"
 
 
 def _bound(name, result):
