@@ -9,7 +9,7 @@ import xarray as xr
 
 from gptbayes.compare.refits import ExactLoo, FittedRun
 from gptbayes.compare.tempered import Wbic
-from gptbayes.diagnostics.sampler import log_lik_finding, pareto_k
+from gptbayes.diagnostics.sampler import log_lik_finding, pareto_finding, pareto_k
 from gptbayes.findings import (
     R_HAT_LIMIT,
     Finding,
@@ -121,6 +121,8 @@ def _mixing(run):
 def _approximation(run):
     k, _ = pareto_k(run.idata)
     n_draws = run.idata.posterior.sizes["chain"] * run.idata.posterior.sizes["draw"]
+    if not np.isfinite(k):
+        return Finding(False, f"{run.name}: {pareto_finding(run.idata).text}")
     text = f"{run.name}: Pathfinder's Pareto k is {k:.2f}"
     if k <= pareto_k_limit(n_draws):
         return Finding(True, text)
