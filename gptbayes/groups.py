@@ -18,6 +18,8 @@ import xarray as xr
 
 IS_TREE = int(az.__version__.split(".")[0]) >= 1
 """Whether ArviZ is version 1 or later."""
+MIN_RATIOS = 5
+"""Importance ratios of which the largest may be a tail."""
 
 
 def make_groups(
@@ -125,7 +127,10 @@ def pareto_smoothed(log_ratios: np.ndarray, reff: float = 1.0) -> tuple[np.ndarr
     log_weights : ndarray (sample,)
         Normalised: their exponentials sum to one.
     pareto_k : float
+        Infinite for fewer than `MIN_RATIOS`, which have no tail to fit.
     """
+    if len(log_ratios) < MIN_RATIOS:
+        return log_ratios - np.logaddexp.reduce(log_ratios), float("inf")
     if not IS_TREE:
         log_weights, k = az.psislw(log_ratios, reff=reff)
         return np.asarray(log_weights), float(k)

@@ -57,11 +57,12 @@ def bigram_of_normals(tmp_path_factory):
     return fit.smc(small_problem("01", n_new_tokens=0), folder, replicates=3, **SETTINGS)
 
 
-def made_up(log_evidence, se=0.1, **changes):
+def made_up(log_evidence, se=0.1, n_replicate=8, **changes):
     """Numbers with nothing behind them, for what follows from them."""
     nothing = dict.fromkeys(Evidence._fields, 0.0)
+    replicates = xr.Dataset({"smc": ("chain", np.full(n_replicate, log_evidence))})
     numbers = {"log_evidence": log_evidence, "se": se, "n_characters": 10, "findings": []}
-    numbers["replicates"] = xr.Dataset(coords={"chain": range(4)})
+    numbers["replicates"] = replicates
     return Evidence(**{**nothing, **numbers, **changes})
 
 
@@ -219,6 +220,9 @@ def test_compare_evidence():
     assert float(table["per_character"][1]) == -1.0
     (said,) = evidence_findings(table, found)
     assert said == Finding(True, "log Bayes factor of b against a: 2.0 ± 0.5 nats")
+    few = {name: made_up(each.log_evidence, each.se, 2) for name, each in found.items()}
+    (said,) = evidence_findings(compare_evidence(few), few)  # of two replicates an error is rough
+    assert not said.ok
     with pytest.raises(ValueError, match="at least one evidence, got none"):
         compare_evidence({})
 

@@ -215,10 +215,16 @@ def test_one_point_is_joined_to_nothing(mode, rng):
 
 
 @pytest.mark.parametrize(
-    ("shift", "words"),
-    [(0.0, "no higher between"), (15.0, "within chance"), (300.0, "in different modes")],
+    ("shift", "ess", "words"),
+    [
+        (0.0, 50.0, "no higher between"),
+        (15.0, 50.0, "within chance"),
+        (300.0, 50.0, "in different modes"),
+        (300.0, 5.0, "too few effective draws to tell"),
+        (300.0, np.nan, "too few effective draws to tell"),
+    ],
 )
-def test_arcs_are_judged_against_chance(shift, words, rng):
+def test_arcs_are_judged_against_chance(shift, ess, words, rng):
     """Ten pairs of each kind, with the spread that barriers have."""
     within = rng.gamma(4, 20, size=10)
     barrier = np.concatenate([within + shift, within])
@@ -233,7 +239,7 @@ def test_arcs_are_judged_against_chance(shift, words, rng):
             "path": ["straight", "arc"],
             "same_chain": ("pair", np.repeat([False, True], 10)),
         },
-        {"sd": 20.0, "note": "", "ends": "draws"},
+        {"sd": 20.0, "ess": ess, "note": "", "ends": "draws"},
     )
     (sentence,) = (
         each for each in connection_sentences(found) if each.startswith("after alignment")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -13,13 +14,17 @@ from hypothesis import strategies as st
 from problems import TEXT, small_problem
 
 from gptbayes import fit
+from gptbayes.cli import main
 from gptbayes.corpus import Vocabulary, source_name
 from gptbayes.diagnostics.sampler import log_lik_finding
 from gptbayes.fit.directory import check_writable, run_directory
 from gptbayes.fit.units import Unit, run_unit
+from gptbayes.groups import save_groups
 from gptbayes.inference import netcdf_error, open_run, problem_of
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
+from gptbayes.predict import compare_loo, loo, loo_finding, n_bad_pareto_k
+from gptbayes.report import Analysis
 
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
@@ -167,6 +172,7 @@ def test_a_run_that_may_only_be_read_is_read(saved, monkeypatch, caplog):
 
 def test_draws_without_a_finite_log_likelihood_are_told_of(saved):
     idata = open_run(saved.parent)
+    n = idata.log_likelihood.sizes["sequence"]
     assert log_lik_finding(idata) is None
     for value in (np.nan, -np.inf):
         log_lik = idata.log_likelihood["log_lik"].copy()
@@ -175,3 +181,36 @@ def test_draws_without_a_finite_log_likelihood_are_told_of(saved):
         finding = log_lik_finding(idata)
         assert not finding.ok
         assert finding.text.startswith("log_lik is nan or infinite in 1 of 4 draws")
+        result = loo(idata)
+        assert result["loo_i"].isnull().values.tolist() == [True] + [False] * (n - 1)
+        assert np.isnan(result["elpd_loo"])
+        assert n_bad_pareto_k(result) == n  # of four draws none is reliable
+        assert f"undefined for 1 of {n} sequences" in loo_finding(result).text
+        both = compare_loo({"it": result, "other": loo(open_run(saved.parent))})
+        assert both["fit"].values.tolist() == ["other", "it"]
+        assert np.isnan(both["weight"]).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("method", ["nuts", "pathfinder", "prior"])
+def test_commands_tell_of_log_lik_that_is_not_finite(runs, method, value, capsys):
+    """What reads log_lik says so, or refuses it in one line; nothing passes it over."""
+    idata = open_run(runs[method])
+    log_lik = idata.log_likelihood["log_lik"].copy()
+    log_lik[0, 3, 2, 1] = value
+    idata.log_likelihood["log_lik"] = log_lik
+    bad = runs["nuts"].parent / "bad"
+    shutil.copytree(runs[method], bad)
+    (bad / "posterior.nc").unlink(missing_ok=True)
+    save_groups(idata, bad / "posterior.nc")
+    said = "log_lik is nan or infinite in 1 of"
+    few = ["--length", "2", "--texts", "1"]
+    for command in (["text", *few], ["attention", "--contexts", "1", "--no-ablation"]):
+        assert main([command[0], str(bad), *command[1:]]) == 0
+        assert said in capsys.readouterr().out
+    assert main(["compare", str(bad), str(runs["nuts"]), "--refits", "none"]) == 0
+    assert f"warning bad: {said}" in capsys.readouterr().out
+    assert any(said in each.text for each in Analysis.of_run(bad).findings)
+    if method == "nuts":
+        assert main(["symmetry", str(bad)]) == 2
+        assert "got 1 nonfinite draws of 'log probabilities'" in capsys.readouterr().err

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
 from gptbayes import compare, fit
 from gptbayes.cli.terminal import (
     ERR,
-    OUT,
     check_targets,
+    columns,
     describe,
     print_findings,
     print_path,
+    print_table,
     write_table,
 )
 from gptbayes.progress import progress_bars
@@ -67,8 +65,8 @@ def _compare(arguments):
         )
     if arguments.out:
         write_table(compared.table.to_dataframe(), arguments.out)
-    for title, columns in _COMPARISONS:
-        _print_comparison(compared.table, title, columns)
+    for title, shown in _COMPARISONS:
+        _print_comparison(compared.table, title, shown)
     print_findings(compared.findings)
     if arguments.out:
         print_path(arguments.out)
@@ -152,19 +150,16 @@ _COMPARISONS = (
 )
 
 
-def _print_comparison(dataset, title, columns):
+def _print_comparison(dataset, title, shown):
     """One table; rows that have none of its numbers are left out."""
-    first = next(spec[0] for spec in columns.values() if not isinstance(spec, str))
+    first = next(spec[0] for spec in shown.values() if not isinstance(spec, str))
     if first not in dataset:
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("fit", overflow="fold")  # a name that is cut short names nothing
-    for column in columns:
-        table.add_column(column, no_wrap=True)
+    table = columns("fit", *shown)
     for name in dataset["fit"].values[dataset[first].notnull().values]:
         row = dataset.sel(fit=name)
-        table.add_row(str(name), *(_cell(row, spec) for spec in columns.values()))
-    OUT.print(Text(title, "bold"), table, "", sep="\n")
+        table.add_row(str(name), *(_cell(row, spec) for spec in shown.values()))
+    print_table(title, table)
 
 
 def _cell(row, spec):

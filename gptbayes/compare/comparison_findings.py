@@ -9,7 +9,7 @@ import xarray as xr
 
 from gptbayes.compare.refits import ExactLoo, FittedRun
 from gptbayes.compare.tempered import Wbic
-from gptbayes.diagnostics.sampler import log_lik_finding, pareto_k
+from gptbayes.diagnostics.sampler import log_lik_finding, pareto_finding, pareto_k
 from gptbayes.findings import (
     R_HAT_LIMIT,
     Finding,
@@ -74,10 +74,10 @@ def _refits(name, exact):
     change = exact.elpd["elpd_loo"] - exact.psis["elpd_loo"]
     text = f"{name}: Pareto k is above {limit}, for {n_bad} of {n} sequences"
     if n_refitted:
-        error = float(np.sqrt((exact.refits["mcse"] ** 2).sum()))
+        error = float(np.sqrt((exact.refits["mcse"] ** 2).sum(skipna=False)))
         text += (
             f"; {n_refitted} refitted without that sequence, which changes elpd by {change:+.1f} "
-            f"nats (Monte Carlo error of the refits {error:.1f})"
+            f"nats (Monte Carlo error of the refits {_error(error)})"
         )
     if exact.n_unreliable:
         text += f"; {exact.n_unreliable} not refitted: their terms and the elpd are not reliable"
@@ -121,6 +121,8 @@ def _mixing(run):
 def _approximation(run):
     k, _ = pareto_k(run.idata)
     n_draws = run.idata.posterior.sizes["chain"] * run.idata.posterior.sizes["draw"]
+    if not np.isfinite(k):
+        return Finding(False, f"{run.name}: {pareto_finding(run.idata).text}")
     text = f"{run.name}: Pathfinder's Pareto k is {k:.2f}"
     if k <= pareto_k_limit(n_draws):
         return Finding(True, text)
@@ -199,11 +201,16 @@ def _wbic(name, result):
     if result.divergences:
         warnings.append(f"{result.divergences} divergent transitions")
     text = (
-        f"{name}: WBIC {result.wbic:.1f} nats, Monte Carlo error {result.mcse:.1f}; learning "
-        f"coefficient {result.learning_coefficient:.1f} ± {result.learning_coefficient_mcse:.1f}, "
+        f"{name}: WBIC {result.wbic:.1f} nats, Monte Carlo error {_error(result.mcse)}; learning "
+        f"coefficient {result.learning_coefficient:.1f}, Monte Carlo error "
+        f"{_error(result.learning_coefficient_mcse)}, "
         f"relative to the largest known likelihood, that of {result.best_log_lik_source}"
     )
     return [Finding(not warnings, "; ".join([text, *warnings])), _bound(name, result)]
+
+
+def _error(value):
+    return f"{value:.1f}" if np.isfinite(value) else "unknown"
 
 
 def _bound(name, result):

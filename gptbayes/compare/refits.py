@@ -436,10 +436,11 @@ def _with_exact_terms(psis, refits, n_unreliable):
     """LOO in which exact terms replace those of PSIS."""
     terms = psis["loo_i"].copy(deep=True)
     terms[refits["sequence"].values] = refits["exact"].values
+    total = terms.sum(skipna=False)
     return psis.assign(
         loo_i=terms,
-        elpd_loo=terms.sum(),
-        se=np.sqrt(terms.size * terms.var()),
-        p_loo=psis["p_loo"] + psis["elpd_loo"] - terms.sum(),
+        elpd_loo=total,
+        se=np.sqrt(terms.size * terms.var(skipna=False)),
+        p_loo=psis["p_loo"] + psis["elpd_loo"] - total,
         warning=n_unreliable > 0,
     )

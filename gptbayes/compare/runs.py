@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
 
 from gptbayes.compare.comparison_findings import findings_of
@@ -126,7 +127,9 @@ def compare_runs(
         run.name: exact_loo(run, refits=refits, psis=psis[run.name], **options) for run in nuts_runs
     }
     wbics = {run.name: wbic(run, runs, **options) for run in nuts_runs} if with_wbic else {}
-    best_first = sorted(loos, key=lambda name: -loos[name].elpd["elpd_loo"])
+    best_first = sorted(
+        loos, key=lambda name: -np.nan_to_num(loos[name].elpd["elpd_loo"], nan=-np.inf)
+    )
     rank = {name: i for i, name in enumerate(best_first)}
     runs = sorted(runs, key=lambda run: rank.get(run.name, len(runs)))
     held_out = compare_held_out({run.name: run.idata for run in runs})

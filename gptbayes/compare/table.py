@@ -91,7 +91,7 @@ def token_loo(idata: az.InferenceData) -> xr.Dataset:
     result = psis_loo(idata.log_likelihood["log_lik"])
     return xr.Dataset(
         {
-            "elpd": result.loo_i.mean("sequence"),
+            "elpd": result.loo_i.mean("sequence", skipna=False),
             "n_bad_k": (result.pareto_k > result.pareto_k_limit).sum("sequence"),
         }
     )
@@ -111,7 +111,7 @@ def _basics(run):
         "stage": attrs["stage"],
         "method": attrs["method"] if weight == 1 else f"{attrs['method']}, {attrs['target']}",
         "n_parameters": problem.stage.n_parameters(problem.design),
-        "training_per_character": float(per_sequence.sum()) / problem.n_targets,
+        "training_per_character": float(per_sequence.sum(skipna=False)) / problem.n_targets,
     }
 
 
@@ -131,7 +131,7 @@ def _token_row(run, loos):
     terms = token_loo(run.idata)
     n_sequence = run.idata.log_likelihood.sizes["sequence"]
     values = (
-        terms["elpd"].sum() * n_sequence,
+        terms["elpd"].sum(skipna=False) * n_sequence,
         terms["elpd"][0],
         terms["elpd"][-1],
         terms["n_bad_k"].sum(),

@@ -191,6 +191,13 @@ def pareto_finding(idata: az.InferenceData) -> Finding:
     """
     k, effective = pareto_k(idata)
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
+    if not np.isfinite(k):
+        return Finding(
+            False,
+            f"Pareto k of {n_draws} draw{'s' if n_draws > 1 else ''} is unknown, for they are too "
+            "few or have importance ratios that are not finite: importance weights cannot correct "
+            "this approximation",
+        )
     text = f"Pareto k {k:.2f} over {n_draws} draws"
     if k <= pareto_k_limit(n_draws):
         return Finding(True, f"{text}; {effective:.0f} effective draws after importance weighting")

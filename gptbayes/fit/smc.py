@@ -155,13 +155,13 @@ def sequential_monte_carlo(
     """
     chosen = Settings(**settings)
     _check_data(data, chosen)
-    folder = Path(folder)
+    executable, folder = Path(executable).absolute(), Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_other(folder, data, chosen, replicates, seed)
     write_json(folder / "data.json", dict(data))
-    _check_program(Path(executable), folder, data, draw_prior)
+    _check_program(executable, folder, data, draw_prior)
     levels = temper(
-        executable=Path(executable),
+        executable=executable,
         data=folder / "data.json",
         folder=folder,
         draw_prior=draw_prior,
@@ -200,6 +200,8 @@ def temper(
         Of each replicate.
     """
     replicates = whole_number("replicates", replicates)
+    # Programs run in folders of their own, from where a relative path leads nowhere.
+    executable, data, folder = (Path(each).absolute() for each in (executable, data, folder))
     metric = None
     if inverse_metric is not None:
         metric = folder / "metric.json"

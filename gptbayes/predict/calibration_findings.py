@@ -6,7 +6,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.findings import FEW_CHARACTERS, Finding, few_sequences_finding
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, FEW_CHARACTERS, Finding, few_sequences_finding
 from gptbayes.predict.draw_weights import weights_warning
 from gptbayes.stats.summary import convergence_of
 
@@ -142,8 +142,12 @@ def draws_findings(idata: az.InferenceData, weights: xr.DataArray | None) -> lis
     warning = weights_warning(weights)
     if warning:
         return [Finding(False, f"{warning}: the forecasts rest on a few draws")]
-    if idata.attrs["method"] not in ("nuts", "smc") or idata.posterior.sizes["draw"] < 4:
-        return []
+    if idata.attrs["method"] not in ("nuts", "smc"):
+        n = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
+        if idata.attrs["method"] == "optimize" or n >= EFFECTIVE_DRAWS_LIMIT:
+            return []
+        text = f"the forecasts are means over {n} draw{'s' if n > 1 else ''}: with more they change"
+        return [Finding(False, text)]
     log_lik = idata.log_likelihood["log_lik"].sum("position", skipna=False)
     found = convergence_of("log densities of training sequences", log_lik)
     return [] if found.ok else [found]

@@ -158,10 +158,10 @@ def weights_warning(weights: xr.DataArray | None) -> str | None:
         return None
     k, effective = weights.attrs.get("pareto_k", np.nan), effective_draws(weights)
     if k > pareto_k_limit(weights.size):
-        limit = pareto_k_limit_words(weights.size)
+        size = f"{k:.1f}, above {pareto_k_limit_words(weights.size)}"
         return (
-            f"Pareto k {k:.1f}, above {limit}: importance weights do not "
-            f"correct this approximation ({effective:.0f} effective draws of {weights.size})"
+            f"Pareto k {size if np.isfinite(k) else 'unknown'}: importance weights do not correct "
+            f"this approximation ({effective:.0f} effective draws of {weights.size})"
         )
     if effective < EFFECTIVE_DRAWS_LIMIT:
         return f"only {effective:.0f} effective draws of {weights.size} after weighting"

@@ -79,8 +79,9 @@ def psis_loo(log_lik: xr.DataArray) -> xr.Dataset:
         for column in values.T
     ]
     log_weights = np.stack([weights for weights, _ in smoothed], axis=1)
-    terms = np.logaddexp.reduce(log_weights + values)
-    in_sample = np.logaddexp.reduce(values) - np.log(n_draws)
+    with np.errstate(invalid="ignore"):  # of draws that are nan or infinite
+        terms = np.logaddexp.reduce(log_weights + values)
+        in_sample = np.logaddexp.reduce(values) - np.log(n_draws)
     like = ordered.isel(chain=0, draw=0, drop=True)
     k = like.copy(data=np.reshape([k for _, k in smoothed], like.shape))
     loo_i = like.copy(data=terms.reshape(like.shape))
@@ -111,13 +112,15 @@ def compare_loo(elpds: Mapping[str, xr.Dataset]) -> xr.Dataset:
     Dataset (fit)
         By decreasing elpd: ``difference`` from the best fit in nats (0 or less), its standard
         error ``difference_se``, and the stacking ``weight`` (Yao et al. 2018). Stacking weights
-        are those of a mixture of predictive distributions. They are not model probabilities.
+        are those of a mixture of predictive distributions. They are not model probabilities. All
+        are nan if a term of one fit is undefined, and so are its differences.
 
     See Also
     --------
     gptbayes.compare : Comparison with refits, held-out text and evidence.
     """
-    names = sorted(elpds, key=lambda name: -float(elpds[name]["loo_i"].sum()))
+    totals = {name: float(each["loo_i"].sum(skipna=False)) for name, each in elpds.items()}
+    names = sorted(elpds, key=lambda name: -np.nan_to_num(totals[name], nan=-np.inf))
     terms = np.stack([elpds[name]["loo_i"].values.ravel() for name in names])  # (fit, unit)
     differences = terms - terms[0]
     columns = {
@@ -171,6 +174,8 @@ def loo_finding(result: xr.Dataset) -> Finding:
 
 def _stacking_weights(terms):
     """Weights of the mixture with the largest log score, (fit,), from terms (fit, unit)."""
+    if not np.isfinite(terms).all():
+        return np.full(len(terms), np.nan)
     density = np.exp(terms - terms.max(axis=0))  # relative to the best fit for each unit
 
     def negative_score(weights):

@@ -18,6 +18,7 @@ from gptbayes.diagnostics.mode_connectivity.paths import (
 from gptbayes.model.forward import Parameters
 from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel, unravel
 from gptbayes.model.problem import Problem
+from gptbayes.stats.mcmc import ess
 from gptbayes.symmetry import align
 from gptbayes.toolchain import ToolchainError
 
@@ -66,8 +67,9 @@ def connect_chains(
         ("as drawn", "aligned"), ``path`` ("straight", "arc", "curve"), ``t`` (point), ``chain`` and
         ``draw`` (pair, end), ``same_chain`` (pair). Attrs: ``ends``; ``level`` and ``sd``, mean and
         standard deviation of the log posterior over the draws of a chain, averaged over chains;
-        ``n_parameters``; and ``note``, which gives the reason if there are no curves. Between means
-        of chains there are no arcs.
+        ``ess``, the smallest effective sample size of the log posterior of a chain by itself (nan
+        for fewer than four draws); ``n_parameters``; and ``note``, which gives the reason if there
+        are no curves. Between means of chains there are no arcs.
 
     Raises
     ------
@@ -111,6 +113,7 @@ def connect_chains(
             "ends": ends,
             "level": float(levels.mean()),
             "sd": float(levels.std(axis=1, ddof=1).mean()) if levels.shape[1] > 1 else np.nan,
+            "ess": float(np.min([ess(each[None], "bulk") for each in levels])),
             "n_parameters": drawn.shape[-1],
             "note": note,
         },

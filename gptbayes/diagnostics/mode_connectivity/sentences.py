@@ -6,6 +6,8 @@ import numpy as np
 import xarray as xr
 from scipy.stats import mannwhitneyu
 
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT
+
 MIN_PAIRS = 5
 """Medians over fewer pairs of chains are imprecise."""
 ALPHA = 0.01
@@ -37,7 +39,8 @@ def connection_sentences(found: xr.Dataset) -> list[str]:
         sentences += [_barrier_sentence(found, path, between) for path in paths]
         if "arc" in paths and not between.all():
             barriers = found["barrier"].sel(path="arc", alignment="aligned")
-            sentences.append(_excess_sentence(barriers, between, sd))
+            effective = float(found.attrs.get("ess", np.inf))
+            sentences.append(_excess_sentence(barriers, between, sd, effective))
     if np.isfinite(sd):
         sentences.append(
             f"the standard deviation of the log posterior over draws of one chain is {sd:.1f} nats"
@@ -72,16 +75,22 @@ def _barrier_sentence(found, path, between):
     return f"{text}; between draws of one chain it is {_median(same)} after alignment"
 
 
-def _excess_sentence(barriers, between, sd):
+def _excess_sentence(barriers, between, sd, ess):
     """The excess barrier of arcs between chains over arcs within chains, with a test.
 
     Ranks of the pairs are compared (Mann & Whitney 1947): barriers are skewed and pairs are few.
+    Draws half a chain apart are independent only if the chain has many effective draws.
     """
     apart, together = (barriers.values[which] for which in (between, ~between))
     excess = float(np.median(apart) - np.median(together))
     start = "after alignment the median barrier of arcs is"
     if excess <= 0:
         return f"{start} no higher between chains than within chains"
+    if not ess >= EFFECTIVE_DRAWS_LIMIT:
+        return (
+            f"{start} {excess:.1f} nats higher between chains than within chains, but chains have "
+            "too few effective draws to tell modes from slow mixing"
+        )
     p = float(mannwhitneyu(apart, together, alternative="greater").pvalue)
     text = f"{start} {excess:.1f} nats higher between chains than within chains"
     if p > ALPHA:
