@@ -8,6 +8,7 @@ Analyses take a group as an xarray Dataset with `group`, and single variables wi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,10 @@ def pareto_smoothed(log_ratios: np.ndarray, reff: float = 1.0) -> tuple[np.ndarr
     Returns
     -------
     log_weights : ndarray (sample,)
-        Normalised: their exponentials sum to one.
+        Normalised: their exponentials sum to one. Not smoothed if ``pareto_k`` is infinite.
     pareto_k : float
-        Infinite for fewer than `MIN_RATIOS`, which have no tail to fit.
+        Infinite if the largest ratios are all the same, or fewer than `MIN_RATIOS`, which have no
+        tail to fit.
     """
     if len(log_ratios) < MIN_RATIOS:
         return log_ratios - np.logaddexp.reduce(log_ratios), float("inf")
@@ -136,8 +138,11 @@ def pareto_smoothed(log_ratios: np.ndarray, reff: float = 1.0) -> tuple[np.ndarr
         return np.asarray(log_weights), float(k)
     from arviz_stats.base import array_stats
 
-    log_weights, k = array_stats.psislw(-np.asarray(log_ratios), r_eff=reff)
-    return log_weights - np.logaddexp.reduce(log_weights), float(k)
+    log_weights, k = np.asarray(log_ratios), np.inf
+    with contextlib.suppress(ValueError):  # of a tail that cannot be fitted
+        log_weights, k = array_stats.psislw(-log_weights, r_eff=reff)
+    # Where many ratios are the same, ArviZ fits no distribution and its k is nan.
+    return log_weights - np.logaddexp.reduce(log_weights), np.inf if np.isnan(k) else float(k)
 
 
 def power_scaling(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -71,11 +72,13 @@ def test_setup_says_what_there_is_and_checks_it():
 
 
 def test_fit_and_report(text, tmp_path):
-    out = tmp_path / "run"
+    out = tmp_path / "a run of Müller's"
     more = ["--method", "pathfinder", "--paths", 2, "--draws", 30]
     done = run(*fit_arguments(text, out, *more))
     assert done.returncode == 0, done.stderr
     assert "Pareto k" in done.stdout
+    following = done.stdout.strip().rpartition("next: ")[2]
+    assert shlex.split(following) == ["gptbayes", "report", str(out)]
     done = run("report", out)
     assert done.returncode == 0, done.stderr
     assert (out / "report.html").is_file()

@@ -6,6 +6,7 @@ import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.special import softmax
 from scipy.stats import binom
 
 from gptbayes.groups import (
@@ -103,6 +104,21 @@ def test_smoothed_weights_keep_the_order_of_ratios(rng):
     np.testing.assert_array_equal(np.argsort(log_weights), np.argsort(ratios))
     assert pareto_smoothed(ratios + 700)[1] == pytest.approx(k)
     assert pareto_smoothed(0.01 * ratios)[1] < k
+
+
+@pytest.mark.parametrize("n_largest", [500, 200])
+def test_ratios_without_a_tail_have_no_finite_k(n_largest, rng):
+    """All of them, or all of the largest, are the same: nothing to fit, and no k to trust."""
+    ratios = np.where(np.arange(500) < n_largest, 1.0, -rng.random(500))
+    log_weights, k = pareto_smoothed(ratios)
+    assert k == np.inf
+    np.testing.assert_allclose(np.exp(log_weights), softmax(ratios))
+
+
+def test_k_of_repeated_draws_is_a_number(rng):
+    """A chain that stands still repeats its ratios; a comparison with nan would warn of nothing."""
+    ratios = np.repeat(2 * rng.standard_t(3, size=25), 40)
+    assert not np.isnan(pareto_smoothed(ratios)[1])
 
 
 @pytest.mark.parametrize("component", ["prior", "likelihood"])

@@ -12,18 +12,15 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.special import softmax
+from scipy.stats import binom
 
 from gptbayes import plots
+from gptbayes.groups import IS_TREE
 from gptbayes.model.forward import forward
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
 from gptbayes.validate.experiment import Experiment, change_program, toy_problem
 from gptbayes.validate.sbc import calibrate
-
-try:
-    from arviz_stats.ecdf_utils import ecdf_confidence_band
-except ModuleNotFoundError:  # ArviZ 0.2x
-    from arviz.stats.ecdf_utils import ecdf_confidence_band
 
 
 def as_ranks(values):
@@ -246,8 +243,11 @@ def test_unusable_settings(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(IS_TREE, reason="ArviZ 1 has simulated bands only: see the next test")
 def test_the_band_is_that_of_arviz():
     """Where ArviZ's counts survive being divided and multiplied by their number, and truncated."""
+    from arviz.stats.ecdf_utils import ecdf_confidence_band
+
     compared = 0
     for n in [*range(2, 60, 3), 100, 128]:
         counts = np.arange(n + 1)
@@ -261,3 +261,19 @@ def test_the_band_is_that_of_arviz():
             np.testing.assert_allclose(found["lower"] + cdf, expected[0], atol=1e-12)
             np.testing.assert_allclose(found["upper"] + cdf, expected[1], atol=1e-12)
     assert compared > 10
+
+
+@pytest.mark.skipif(not IS_TREE, reason="ArviZ 0.2x has exact bands: see the test before")
+@pytest.mark.parametrize(("n", "prob"), [(17, 0.5), (32, 0.95), (64, 0.9)])
+def test_the_band_is_that_of_arvizs_simulations(n, prob, rng):
+    """ArviZ 1 evaluates the ECDF of n values at the multiples of 1/n, and simulates its band."""
+    from arviz_stats.ecdf_utils import ecdf_pit
+
+    cdf, _, *expected = ecdf_pit(rng.uniform(size=n), prob, n_simulations=10_000, rng=rng)
+    found = rank_ecdf(as_ranks(np.zeros((n, 1), dtype=int)), n - 1, prob=prob)
+    pointwise = binom.interval(prob, n, cdf[1:-1]) / np.array(n)
+    for side, limit, narrow in zip(("lower", "upper"), expected, pointwise, strict=True):
+        ours = (found[side] + cdf[1:-1]).values
+        assert n * np.abs(ours - limit[1:-1]).max() < 1.5  # one replicate: theirs is simulated
+        assert n * np.abs(ours - limit[1:-1]).mean() < 0.4
+        assert n * np.abs(ours - narrow).mean() > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from gptbayes import corpus, fit
@@ -74,7 +75,8 @@ def _fit(arguments):
         with progress_bars() as on_progress:
             folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
     print_findings(Analysis.of_run(folder).findings)
-    OUT.print(f"{folder}: done; next: gptbayes report {folder}", soft_wrap=True)
+    following = f"gptbayes report {shlex.quote(str(folder))}"
+    OUT.print(f"{folder}: done; next: {following}", soft_wrap=True)
 
 
 def _options(arguments):
