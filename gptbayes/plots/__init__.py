@@ -39,16 +39,33 @@ from gptbayes.plots.evidence import (
     plot_tempering,
 )
 from gptbayes.plots.predictions import plot_held_out, plot_next_character
-from gptbayes.plots.style import COLORS, close, drawable, figure, figure_formats, literal, show
+from gptbayes.plots.style import (
+    COLORS,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    Figure,
+    close,
+    drawable,
+    figure,
+    figure_formats,
+    image,
+    literal,
+    show,
+    wrapped,
+)
 from gptbayes.plots.text_checks import plot_frequencies, plot_text_checks
 from gptbayes.plots.validation import plot_pareto_k, plot_rank_ecdf
 
 __all__ = [
     "COLORS",
+    "ONE_COLUMN",
+    "TWO_COLUMNS",
+    "Figure",
     "close",
     "drawable",
     "figure",
     "figure_formats",
+    "image",
     "literal",
     "plot_ablation",
     "plot_agreement",
@@ -83,4 +100,5 @@ __all__ = [
     "plot_trace",
     "plot_weights",
     "show",
+    "wrapped",
 ]
