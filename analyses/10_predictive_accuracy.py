@@ -172,7 +172,7 @@ OTHERS = {
     **{f"order {k}": f"counts of order {k}" for k in ORDERS},
 }
 rows = []
-for size, table in tables.items():
+for table in tables.values():
     nuts = table.sel(fit="NUTS")
     row = {"NUTS": f"{float(nuts['per_character']):.3f} ± {float(nuts['per_character_se']):.3f}"}
     for short, label in OTHERS.items():
@@ -213,7 +213,7 @@ for table in tables.values():
         }
     )
 print(pd.DataFrame(rows, index=sizes).to_string())
-for size, table in tables.items():
+for table in tables.values():
     if table.attrs["r_hat"] > R_HAT_LIMIT or table.attrs["ess"] < ESS_LIMIT:
         print(f"  {size} sequences: chains have not mixed, NUTS itself is a rough reference")
     if float(table["pareto_k"].sel(fit="weighted")) > PARETO_K_LIMIT:

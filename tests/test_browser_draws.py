@@ -177,12 +177,12 @@ def test_means_over_heads_are_those_of_the_netcdf(page, netcdf):
 def test_heads_contexts_and_prior_are_chosen(page):
     block = view(page, "attention")
     assert block.locator("table.map").count() == 6  # three heads, posterior and prior
-    block.get_by_label("Head").select_option(label="head 2")
+    block.get_by_role("combobox", name="Head").select_option(label="head 2")
     assert block.locator("table.map").count() == 2
-    block.get_by_label("Show").select_option(label="prior")
+    block.get_by_role("combobox", name="Show").select_option(label="prior")
     assert block.locator("table.map").count() == 1
     before = block.locator("table.map thead").inner_text()
-    block.get_by_label("Context").select_option(index=1)
+    block.get_by_role("combobox", name="Context").select_option(index=1)
     assert block.locator("table.map thead").inner_text() != before
 
 

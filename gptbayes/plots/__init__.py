@@ -50,6 +50,7 @@ from gptbayes.plots.style import (
     figure_formats,
     image,
     literal,
+    share_legend,
     show,
     wrapped,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "plot_text_checks",
     "plot_trace",
     "plot_weights",
+    "share_legend",
     "show",
     "wrapped",
 ]

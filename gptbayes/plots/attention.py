@@ -203,7 +203,7 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     for row in range(1, len(ours)):
         ax.axhline(row, color="0.92", lw=0.8, zorder=0)
     for start in starts:
-        ax.axvline(start, color="0.75", lw=0.8, zorder=0)
+        ax.axvline(float(start), color="0.75", lw=0.8, zorder=0)
     style: dict[str, Any] = {"marker": "s", "ls": "", "ms": 8, "markeredgewidth": 0.8}
     handles = [
         Line2D([], [], color=MEAN, markeredgecolor=MEAN, label="posterior", **style),
@@ -271,7 +271,7 @@ def plot_ablation(average: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     _posterior_and_prior(ax, y, rows.sel(source="posterior"), rows.sel(source="prior"), rows)
     ax.axvline(0, color="0.3", ls=":", lw=1)
     ax.set_yticks(y, names)
-    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="cost of ablation (nats per character)")
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="cost (nats per character)")
     sns.despine(ax=ax)
     return ax
 

@@ -8,6 +8,7 @@ import os
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -16,10 +17,13 @@ if not os.environ.get("MPLBACKEND") and "matplotlib.pyplot" not in sys.modules:
     matplotlib.use("Agg", force=False)
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Figure
+from PIL import Image
 
 from gptbayes.corpus import printable, visible
 
@@ -93,6 +97,25 @@ def show(fig: Figure, *, save: str | Path | None = None, dpi: int = 150) -> None
     plt.close(fig)
 
 
+def share_legend(fig: Figure, *, columns: int = 3) -> None:
+    """Put one legend above the axes of a figure, in place of a legend of each of them.
+
+    Parameters
+    ----------
+    fig : Figure
+    columns : int
+        Maximum number of entries in a row.
+    """
+    entries: dict[str, Any] = {}
+    for ax in fig.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+            entries.update(zip(labels, handles, strict=True))
+    place: dict[str, Any] = {"loc": "outside upper center", "ncols": min(columns, len(entries))}
+    fig.legend(list(entries.values()), list(entries), frameon=False, fontsize="small", **place)
+
+
 def image(fig: Figure, file_format: str, *, dpi: int = 150) -> bytes:
     """Draw a figure as the content of a file.
 
@@ -110,6 +133,12 @@ def image(fig: Figure, file_format: str, *, dpi: int = 150) -> bytes:
         The same for the same figure: an SVG file has no date, and its identifiers are not random.
     """
     buffer = io.BytesIO()
+    if file_format == "png":  # `savefig` would lay the figure out and draw it twice
+        fig.set_dpi(dpi)
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "png")
+        return buffer.getvalue()
     metadata = {"Date": None} if file_format == "svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "gptbayes"}):
         fig.savefig(buffer, format=file_format, dpi=dpi, metadata=metadata)

@@ -189,16 +189,33 @@ def _prediction(analysis):
         gain, error = -float(one["difference"]), float(one["difference_se"])
         side = better if gain > 2 * error else worse if gain < -2 * error else equal
         side.append(name)
-    for words, names in (
-        ("It is better by more than two standard errors of the difference than that of", better),
-        ("It is worse by more than two standard errors of the difference than that of", worse),
-        ("It is within two standard errors of the difference of that of", equal),
-    ):
-        if names:
-            found.append(f"{words} {_joined(names)}.")
+    found += _sides(better, worse, equal)
     calibration = analysis.calibration.findings[analysis.name][0].text
     found.append(f"Calibration: {calibration}.")
     return " ".join(found)
+
+
+def _sides(better, worse, equal):
+    """Which predictors a fit is better or worse than, in a sentence or two."""
+    clear = [
+        *([f"better than {_joined(better)}"] if better else []),
+        *([f"worse than {_joined(worse)}"] if worse else []),
+    ]
+    found = []
+    if clear:
+        found.append(
+            "By more than two standard errors of the paired difference, the fit is "
+            f"{' and '.join(clear)}."
+        )
+    if equal:
+        difference = "difference" if len(equal) == 1 else "differences"
+        verb = "is" if len(equal) == 1 else "are"
+        found.append(f"The {difference} to {_joined(equal)} {verb} within two standard errors.")
+    return found
+
+
+def _sentence(text):
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _compared(analysis):
@@ -276,7 +293,7 @@ def _modes(analysis):
     n = table.sizes["mode"]
     if n == 1:
         return (
-            "The chains describe one mode. Modes that no chain has visited would not be noticed; "
+            "The chains show one mode. A mode that no chain has visited would not be noticed; "
             "sequential Monte Carlo is a check."
         )
     whole = ", ".join(str(int(each)) for each in table["whole_chains"].values)
@@ -334,8 +351,7 @@ def _undetermined(analysis):
         )
     if not found:
         return "Nothing that this report asks."
-    text = "; ".join(found)
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{_sentence('; '.join(found))}."
 
 
 def _joined(names):

@@ -238,6 +238,7 @@ def _ablations(analysis):
     fig, (left, right) = plots.figure(2, height=0.28 * len(rows) + 1.6)
     plots.plot_ablation(heads.average, ax=left)
     plots.plot_ablation(positions.average, ax=right)
+    plots.share_legend(fig)
     return [
         *blocks,
         Table(caption, columns, rows, "ablated-positions"),

@@ -50,7 +50,7 @@ const player = (view, data, label, choices, show) => {
     button, element("label", {}, "Draw ", slider), which);
   for (const [name, options] of Object.entries(choices)) {
     if (options.length < 2) continue;
-    const select = element("select", {}, ...options.map((text, k) => element("option", { value: k, textContent: text })));
+    const select = element("select", { "aria-label": name }, ...options.map((text, k) => element("option", { value: k, textContent: text })));
     state[name] = 0;
     select.addEventListener("change", () => { state[name] = Number(select.value); render(); });
     controls.append(element("label", {}, `${name} `, select));

@@ -74,9 +74,11 @@ def calibration_blocks(
     for ax, name in zip(axes, drawn, strict=True):
         plots.plot_reliability(found.curve.sel(fit=name), ax=ax)
         ax.set_title(plots.wrapped(name), fontsize="small")
-    fig2, (left, right) = plots.figure(2, height=3.2)
+    plots.share_legend(fig)
+    fig2, (left, right) = plots.figure(2, height=3.8)
     plots.plot_pit(found.pit.sel(fit=list(drawn)), ax=left)
     plots.plot_by_position(found.by_position.sel(fit=list(drawn)), ax=right)
+    plots.share_legend(fig2, columns=2)
     last = found.by_position.isel(fit=0, position=-1)
     gain = (
         f"{names[0]} gains {float(last['gain']):+.2f} ± {float(last['gain_se']):.2f} nats from "

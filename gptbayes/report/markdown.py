@@ -38,7 +38,9 @@ def markdown(report: Report, folder: str) -> str:
     parts = [f"# {_plain(report.title)}", _plain(report.subtitle)]
     if report.abstract is not None:
         parts.append("## Abstract")
-        parts += [f"**{each.label}.** {_plain(each.text)}" for each in report.abstract.paragraphs]
+        parts += [
+            f"**{_plain(each.label)}.** {_plain(each.text)}" for each in report.abstract.paragraphs
+        ]
         parts.append(_table(report.abstract.table))
     for number, section in enumerate(report.sections, start=1):
         parts += [f"## {number}. {_plain(section.title)}", f"*{_plain(section.question)}*"]

@@ -50,7 +50,8 @@ def _next_character_picture(next_characters):
         context, character, posterior, prior = one
         plots.plot_next_character(posterior, prior=prior, ax=ax)
         title = f"after “{plots.drawable(context)}”\nthe text has “{plots.drawable(character)}”"
-        ax.set_title(title if len(title) < 60 else f"context {k}", fontsize="medium")
+        ax.set_title(title if len(title) < 60 else f"context {k}", fontsize="small")
+    plots.share_legend(fig)
     places = "; ".join(
         f"after “{visible(context)}” the text has “{visible(character)}”"
         for context, character, *_ in next_characters

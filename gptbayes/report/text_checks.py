@@ -15,6 +15,7 @@ def text_check_blocks(found: TextChecks) -> list:
     fig2, axes = plots.figure(2, height=2.8)
     plots.plot_frequencies(found.frequencies["characters"], ax=axes[0])
     plots.plot_frequencies(found.frequencies["word lengths"], ax=axes[1])
+    plots.share_legend(fig2)
     n = len(found.generated.texts)
     return [
         Heading("Does held-out text look like text simulated from the model?"),
