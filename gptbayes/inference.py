@@ -30,7 +30,7 @@ from gptbayes.fit import (
     start_of_chain,
 )
 from gptbayes.fit.tempering import between_share
-from gptbayes.groups import add_group, group_names, load_groups, make_groups, save_groups
+from gptbayes.groups import add_group, group, group_names, load_groups, make_groups, save_groups
 from gptbayes.model.problem import Problem, data_name, from_stan_data, stan_data
 from gptbayes.model.simulate import next_tokens, prior_draws
 
@@ -77,7 +77,8 @@ def open_run(folder: str | Path) -> az.InferenceData:
         Pathfinder paths are one chain, with ``lp``, ``lp_approx`` and ``path`` in
         ``sample_stats``. A mode is one chain with one draw. Sequential Monte Carlo has one chain
         per replicate, the ``segment`` and the ``ancestor`` of each draw in ``sample_stats``, and a
-        group ``path``, as of `tempering_path`.
+        group ``path``, as of `tempering_path`. A fit by an optimizer also has the group ``modes``,
+        the modes of all starts as the draws of one chain.
 
     Raises
     ------
@@ -133,8 +134,8 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
     -------
     arviz.InferenceData
     """
-    variables, stats, seconds, converged = _stack_units(draws, n_units(config))
-    variables, sample_stats, attrs = _METHODS[config["method"]](variables, stats)
+    units, stats, seconds, converged = _stack_units(draws, n_units(config))
+    variables, sample_stats, attrs = _METHODS[config["method"]](units, stats)
     stage, design = problem.stage, problem.design
     groups = {
         "posterior": _dataset(
@@ -161,7 +162,10 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
     if config["method"] == "optimize":
         attrs["converged_of_starts"] = json.dumps(converged)
     attrs = {**_attrs(config, problem), **attrs, "seconds": json.dumps(seconds)}
-    return make_groups(groups, attrs)
+    idata = make_groups(groups, attrs)
+    if config["method"] == "optimize":
+        add_group(idata, "modes", _modes(problem, units))
+    return idata
 
 
 def problem_of(idata: az.InferenceData) -> Problem:
@@ -211,6 +215,27 @@ def parameters_of(idata: az.InferenceData, group: str = "posterior") -> dict[str
         name: variable.transpose("chain", "draw", ...).values
         for name, variable in idata[group].data_vars.items()
     }
+
+
+def ensemble_of(idata: az.InferenceData) -> az.InferenceData | None:
+    """Get the modes of all starts of an optimizer as a fit of their own, a deep ensemble.
+
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    InferenceData or None
+        ``posterior`` has one chain, whose draws are the modes with equal weights (Lakshminarayanan
+        et al. 2017). None for a single mode and for other methods.
+    """
+    if idata.attrs["method"] != "optimize" or "modes" not in group_names(idata):
+        return None
+    modes = group(idata, "modes")
+    if modes.sizes["draw"] < 2:
+        return None
+    return make_groups({"posterior": modes}, {**idata.attrs, "method": "ensemble"})
 
 
 def _stack_units(draws, n_units):
@@ -273,6 +298,16 @@ def _optimize(variables, stats):
     best = int(np.argmax(lps))
     mode = {name: value[best : best + 1] for name, value in variables.items()}
     return mode, {"lp": stats["lp"][best : best + 1]}, {"lp_of_starts": json.dumps(lps.tolist())}
+
+
+def _modes(problem, units):
+    """The modes of all starts, as the draws of one chain."""
+    stage = problem.stage
+    values = {
+        name: np.swapaxes(value, 0, 1)  # (start, 1, ...) -> (1, start, ...)
+        for name, value in stage.from_stan(units, problem.design).items()
+    }
+    return _dataset(values, {p.name: p.dims for p in stage.parameters}, _coords(problem))
 
 
 def _prior(variables, stats):

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
 
+import axe
 import browser as chromium
 import numpy as np
 import pytest
@@ -110,9 +111,10 @@ def browser():
 
 def pytest_terminal_summary(terminalreporter):
     skipped = terminalreporter.stats.get("skipped", [])
-    if any(chromium.HOW_TO_GET in str(report.longrepr) for report in skipped):
-        terminalreporter.section("no browser")
-        terminalreporter.line(chromium.HOW_TO_GET)
+    for name, how in (("no browser", chromium.HOW_TO_GET), ("no axe", axe.HOW_TO_GET)):
+        if any(how in str(report.longrepr) for report in skipped):
+            terminalreporter.section(name)
+            terminalreporter.line(how)
 
 
 def _compiled(number_and_kernels):

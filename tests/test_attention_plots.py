@@ -100,7 +100,10 @@ def test_role_probabilities_are_lengths(ax):
     expected = heads["probability"].isel(layer=0).transpose("role", "head", "source")
     np.testing.assert_allclose(widths, expected / 2)
     assert ax.texts[0].get_text() == "0.20 ±0.02"
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["head 1", "head 2", "head 3"]
+    (top,) = ax.child_axes
+    assert [label.get_text() for label in top.get_xticklabels()] == ["head 1", "head 2", "head 3"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == [*"000111"]
+    np.testing.assert_allclose(ax.get_xticks()[3:] - ax.get_xticks()[:3], 0.5)
 
 
 def test_what_is_like_the_prior_is_an_open_circle(ax):

@@ -11,7 +11,7 @@ from gptbayes import fit
 from gptbayes.findings import Finding
 from gptbayes.inference import open_run
 from gptbayes.report import Analysis, render, write_report
-from gptbayes.report.blocks import Findings, Section
+from gptbayes.report.blocks import Findings, Report, Section
 from gptbayes.report.model import starting_points
 from gptbayes.report.page import page as page_of
 
@@ -23,14 +23,18 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.words = [], []
+        self.tags, self.words, self.code = [], [], ""
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data):
-        self.words.append(data)
+        kind = dict(self.tags[-1][1]).get("type") if self.tags else None
+        if self.tags and self.tags[-1][0] == "script" and kind is None:
+            self.code += data
+        elif not (self.tags and self.tags[-1][0] in ("script", "style")):
+            self.words.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +44,23 @@ def page(runs):
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_six_sections(page):
+def test_sections(page):
     assert [a["id"] for tag, a in page.tags if tag == "section"] == [
+        "abstract",
         "model",
         "diagnostics",
         "predictions",
         "attention",
         "chains",
         "sensitivity",
+        "methods",
     ]
 
 
 def test_one_file_and_no_network(page):
-    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
+    assert not [tag for tag, _ in page.tags if tag in ("link", "iframe", "object")]
+    assert not [a for tag, a in page.tags if tag == "script" and "src" in a]
+    assert not [a for _, a in page.tags if "style" in a or any(n.startswith("on") for n in a)]
     sources = [a["src"] for tag, a in page.tags if tag == "img"]
     assert len(sources) >= 5
     assert all(source.startswith("data:image/png;base64,") for source in sources)
@@ -96,7 +104,9 @@ def test_the_text_is_escaped(tmp_path):
     problem = small_problem("01", text=text, source="<b>bold</b>")
     folder = fit.nuts(problem, tmp_path / "run", chains=2, iter_warmup=50, iter_sampling=50)
     page = Page(write_report(folder).read_text(encoding="utf-8"))
-    assert "script" not in [tag for tag, _ in page.tags]
+    scripts = [a for tag, a in page.tags if tag == "script"]
+    assert [a.get("type") for a in scripts] == [*["application/json"] * (len(scripts) - 1), None]
+    assert "alert(" not in page.code
     assert "<b>bold</b>" in " ".join(page.words)
     assert "Stage 01 has no attention" in " ".join(page.words)
 
@@ -120,14 +130,18 @@ def test_the_headline_links_every_warning(page):
     links = [a["href"].removeprefix("#") for tag, a in page.tags if tag == "a"]
     assert len(warnings) > 5
     assert [link for link in links if "-warning-" in link] == warnings
+    anchors = {a["id"] for _, a in page.tags if "id" in a}
+    assert anchors.issuperset(links)
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(anchors)
     assert f"{len(warnings)} warnings in this report" in page.words
 
 
 def test_a_report_without_warnings_says_so():
     sections = [Section("one", "One", "?", [Findings([Finding(True, "fine")])])]
-    assert "No warnings" in page_of("", "", sections, "")
+    assert "No warnings" in page_of(Report("", "", sections, ""))
     sections.append(Section("two", "Two", "?", [Findings([Finding(False, "bad")])]))
-    html = page_of("", "", sections, "")
+    html = page_of(Report("", "", sections, ""))
     assert 'href="#two-warning-1">Bad.' in html
     assert 'id="two-warning-1"' in html
 

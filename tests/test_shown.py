@@ -23,7 +23,18 @@ from gptbayes.corpus import printable, visible
 from gptbayes.findings import Finding
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import stage
-from gptbayes.report.blocks import Findings, Paragraph, Section, Table, Text
+from gptbayes.report.blocks import (
+    Abstract,
+    Findings,
+    Link,
+    Paragraph,
+    Report,
+    Section,
+    Summary,
+    Table,
+    Text,
+)
+from gptbayes.report.markdown import markdown
 from gptbayes.report.page import page
 
 ESCAPES = "\x1b[31mred \x1b]0;t\x07"
@@ -67,16 +78,20 @@ def test_a_terminal_shows_text_literally(text):
 def test_a_page_shows_text_literally(text):
     blocks = [
         Paragraph(text),
-        Table(text, [text], [[text]]),
+        Table(text, [text], [[text, Link(text, "#x")]], "x"),
         Findings([Finding(False, text)]),
         Text(text, text, [], text),
     ]
-    html = page(text, text, [Section("x", text, text, blocks)], text)
+    abstract = Abstract([Summary(text, text, "x")], Table(text, [text], [[text]], "y"))
+    report = Report(text, text, [Section("x", text, text, blocks)], text, abstract)
+    html = page(report)
     html.encode("utf-8")
     assert not any(unicodedata.category(c) in HARMFUL and c not in "\n\t" for c in html)
     assert "<b>x" not in html
     if text == "{{ 1 }}":
         assert text in html
+    shown = markdown(report, "files")
+    assert not any(unicodedata.category(c) in HARMFUL and c not in "\n\t" for c in shown)
 
 
 @pytest.mark.parametrize("name", [*MARKUP, ESCAPES, "\u202eabc", "caf\udce9", r"\$", "$"])

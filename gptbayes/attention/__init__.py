@@ -5,6 +5,7 @@ order. Heads are matched once, by their attention patterns on a fixed set of con
 
 - `head_order`: match heads across draws
 - `summarise_attention`: attention weights of matched heads
+- `attention_views`: the same in the form that BertViz and CircuitsVis read
 - `head_roles`, `role_sentences`: detection patterns, such as previous-token and induction heads
 - `ablate_heads`: cost of zero ablation of a head
 
@@ -28,6 +29,7 @@ from gptbayes.attention.ablation import (
 )
 from gptbayes.attention.assignment import AMBIGUOUS
 from gptbayes.attention.detection_patterns import DETECTION_PATTERNS
+from gptbayes.attention.exchange import attention_views
 from gptbayes.attention.matching import (
     Matched,
     Matching,
@@ -62,6 +64,7 @@ __all__ = [
     "attention_at_distance",
     "attention_draws",
     "attention_rollout",
+    "attention_views",
     "head_order",
     "head_roles",
     "learned_sentences",

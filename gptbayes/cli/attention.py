@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from gptbayes import attention, plots, predict
@@ -42,6 +43,7 @@ def add_arguments(parser) -> None:
             gptbayes attention runs/05-nuts
             gptbayes attention runs/05-nuts --context "better t" --figure attention.png
             gptbayes attention runs/05-nuts --no-ablation --out weights.csv
+            gptbayes attention runs/05-nuts --no-ablation --views bertviz.json
         """,
     )
     add("run", type=Path, metavar="RUN", help="a fit of stage 04 to 12")
@@ -53,13 +55,15 @@ def add_arguments(parser) -> None:
     add("--no-ablation", action="store_true", help="do not ablate heads and positions")
     add("--figure", type=Path, metavar="FILE.png", help="draw the weights at the context")
     add("--out", type=Path, metavar="FILE.csv", help="write the weights at the context")
+    help_text = "write them as BertViz and CircuitsVis read them: mean, interval, single draws"
+    add("--views", type=Path, metavar="FILE.json", help=help_text)
 
 
 def _attention(arguments):
     n_contexts = arguments.contexts
     if n_contexts is not None and n_contexts < 1:
         raise ValueError(f"--contexts must be at least 1, got {n_contexts}")
-    check_targets(arguments.figure, arguments.out)
+    check_targets(arguments.figure, arguments.out, arguments.views)
     if arguments.figure and arguments.figure.suffix[1:].lower() not in plots.figure_formats():
         raise ValueError(
             f"--figure must end in one of {', '.join(plots.figure_formats())}, "
@@ -80,6 +84,10 @@ def _attention(arguments):
             )
         context = _context(analysis.problem, arguments.context)
         summary = analysis.attention_weights(context)
+        if arguments.views:
+            views = attention.attention_views(
+                analysis.idata, context, matching=analysis.matching, summary=summary
+            )
         findings = [*analysis.matching_findings, analysis.attention_finding(context)]
         rollout = analysis.rollout(context)
         findings.append(analysis.roles_finding)
@@ -90,6 +98,8 @@ def _attention(arguments):
         _draw(summary, arguments.figure)
     if arguments.out:
         write_table(summary.to_dataframe(), arguments.out)
+    if arguments.views:
+        arguments.views.write_text(json.dumps(views), encoding="utf-8")
     print_findings(finding for finding in findings if finding is not None)
     _print_weights(summary, None if rollout is None else rollout.isel(sequence=0))
     if analysis.roles is not None:
@@ -97,7 +107,7 @@ def _attention(arguments):
     if not arguments.no_ablation:
         _print_ablations(*ablations)
     print_warnings(analysis.findings)
-    for path in (arguments.figure, arguments.out):
+    for path in (arguments.figure, arguments.out, arguments.views):
         if path:
             print_path(path)
 

@@ -13,9 +13,11 @@ from gptbayes.cli.terminal import (
     print_findings,
     print_path,
     print_table,
+    status,
     write_table,
 )
 from gptbayes.progress import progress_bars
+from gptbayes.report import write_comparison
 
 
 def add_arguments(parser) -> None:
@@ -30,12 +32,15 @@ def add_arguments(parser) -> None:
             gptbayes compare runs/01-nuts runs/05-nuts
             gptbayes compare runs/05-nuts runs/05-pathfinder runs/05-optimize --refits none
             gptbayes compare runs/04-nuts runs/05-nuts --refits 5 --wbic --out stages.csv
+            gptbayes compare runs/*-nuts runs/05-smc --refits none --html ladder.html
         """,
     )
     add("runs", type=Path, nargs="*", metavar="RUN", help="run directories, at least one of NUTS")
     add("--refits", default="all", metavar="all|none|N", help="of each run, worst first (all)")
     add("--wbic", action="store_true", help="fit the tempered posterior of each NUTS run too")
     add("--out", type=Path, metavar="FILE.csv", help="write the numbers, one row per run")
+    help_text = "write one page with a row per run: density, evidence, calibration, cost, verdict"
+    add("--html", type=Path, metavar="FILE.html", help=help_text)
     group = parser.add_argument_group("refits and tempered fits", "(default: as the run)")
     group.add_argument("--chains", type=int)
     group.add_argument("--warmup", type=int)
@@ -45,7 +50,7 @@ def add_arguments(parser) -> None:
 
 def _compare(arguments):
     names = {"chains": "chains", "warmup": "iter_warmup", "draws": "iter_sampling", "init": "init"}
-    check_targets(arguments.out)
+    check_targets(arguments.out, arguments.html)
     refits = _refits(arguments.refits)
     given = {name: getattr(arguments, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
@@ -68,8 +73,11 @@ def _compare(arguments):
     for title, shown in _COMPARISONS:
         _print_comparison(compared.table, title, shown)
     print_findings(compared.findings)
-    if arguments.out:
-        print_path(arguments.out)
+    if arguments.html:
+        with status("reading") as show:
+            write_comparison(arguments.runs, arguments.html, compared=compared, on_step=show)
+    for path in filter(None, (arguments.out, arguments.html)):
+        print_path(path)
 
 
 def _refits(text):

@@ -40,16 +40,34 @@ from gptbayes.plots.evidence import (
     plot_tempering,
 )
 from gptbayes.plots.predictions import plot_held_out, plot_next_character
-from gptbayes.plots.style import COLORS, close, drawable, figure, figure_formats, literal, show
+from gptbayes.plots.style import (
+    COLORS,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    Figure,
+    close,
+    drawable,
+    figure,
+    figure_formats,
+    image,
+    literal,
+    share_legend,
+    show,
+    wrapped,
+)
 from gptbayes.plots.text_checks import plot_frequencies, plot_text_checks
 from gptbayes.plots.validation import plot_pareto_k, plot_rank_ecdf
 
 __all__ = [
     "COLORS",
+    "ONE_COLUMN",
+    "TWO_COLUMNS",
+    "Figure",
     "close",
     "drawable",
     "figure",
     "figure_formats",
+    "image",
     "literal",
     "plot_ablation",
     "plot_agreement",
@@ -84,5 +102,7 @@ __all__ = [
     "plot_text_checks",
     "plot_trace",
     "plot_weights",
+    "share_legend",
     "show",
+    "wrapped",
 ]

@@ -190,20 +190,28 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         for layer in range(n_layer)
         for head in range(n_head)
     ]
-    ax.set_xticks(np.arange(len(names)) + BAR, names)
+    starts = np.arange(len(names))
+    ax.set_xticks(np.append(starts, starts + BAR), [*["0"] * len(names), *["1"] * len(names)])
+    top = ax.secondary_xaxis("top")
+    top.set_xticks(starts + BAR / 2, names)
+    top.tick_params(length=0)
+    top.spines["top"].set_visible(False)
     ax.set_yticks(np.arange(len(ours)) + 0.5, [literal(role) for role in table["role"].values])
     ax.set(xlim=(-0.05, len(names)), ylim=(len(ours), 0))
-    ax.tick_params(length=0)
+    ax.set_xlabel("probability")
+    ax.tick_params(axis="y", length=0)
     for row in range(1, len(ours)):
         ax.axhline(row, color="0.92", lw=0.8, zorder=0)
+    for start in starts:
+        ax.axvline(float(start), color="0.75", lw=0.8, zorder=0)
     style: dict[str, Any] = {"marker": "s", "ls": "", "ms": 8, "markeredgewidth": 0.8}
     handles = [
         Line2D([], [], color=MEAN, markeredgecolor=MEAN, label="posterior", **style),
         Line2D([], [], color="none", markeredgecolor="black", label="prior", **style),
     ]
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 2}
-    ax.legend(handles=handles, frameon=False, **place)
-    sns.despine(ax=ax, left=True, bottom=True)
+    place: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.0, 0.0), "ncols": 1}
+    ax.legend(handles=handles, frameon=False, fontsize="small", **place)
+    sns.despine(ax=ax, left=True)
     return ax
 
 
@@ -263,7 +271,7 @@ def plot_ablation(average: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     _posterior_and_prior(ax, y, rows.sel(source="posterior"), rows.sel(source="prior"), rows)
     ax.axvline(0, color="0.3", ls=":", lw=1)
     ax.set_yticks(y, names)
-    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="cost of ablation (nats per character)")
+    ax.set(ylim=(len(y) - 0.4, -0.6), xlabel="cost (nats per character)")
     sns.despine(ax=ax)
     return ax
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,13 +17,18 @@ if not os.environ.get("MPLBACKEND") and "matplotlib.pyplot" not in sys.modules:
     matplotlib.use("Agg", force=False)
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Figure
+from PIL import Image
 
 from gptbayes.corpus import printable, visible
 
+ONE_COLUMN, TWO_COLUMNS = 3.5, 7.2
+"""Widths of figures for one and for two columns of a printed page, in inches."""
 COLORS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*Xph"
 
@@ -43,7 +51,9 @@ def literal(name: str) -> str:
     return _no_markup("".join(drawn))
 
 
-def figure(n_axes: int = 1, *, width: float = 7.0, height: float = 3.2, columns: int | None = None):
+def figure(
+    n_axes: int = 1, *, width: float = TWO_COLUMNS, height: float = 3.2, columns: int | None = None
+):
     """Create a figure with one or several axes.
 
     Parameters
@@ -85,6 +95,60 @@ def show(fig: Figure, *, save: str | Path | None = None, dpi: int = 150) -> None
     if matplotlib.get_backend().lower() != "agg":
         plt.show()
     plt.close(fig)
+
+
+def share_legend(fig: Figure, *, columns: int = 3) -> None:
+    """Put one legend above the axes of a figure, in place of a legend of each of them.
+
+    Parameters
+    ----------
+    fig : Figure
+    columns : int
+        Maximum number of entries in a row.
+    """
+    entries: dict[str, Any] = {}
+    for ax in fig.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.remove()
+            entries.update(zip(labels, handles, strict=True))
+    place: dict[str, Any] = {"loc": "outside upper center", "ncols": min(columns, len(entries))}
+    fig.legend(list(entries.values()), list(entries), frameon=False, fontsize="small", **place)
+
+
+def image(fig: Figure, file_format: str, *, dpi: int = 150) -> bytes:
+    """Draw a figure as the content of a file.
+
+    Parameters
+    ----------
+    fig : Figure
+    file_format : str
+        One of `figure_formats`.
+    dpi : int
+        Resolution of formats that have one, in dots per inch.
+
+    Returns
+    -------
+    bytes
+        The same for the same figure: an SVG file has no date, and its identifiers are not random.
+    """
+    buffer = io.BytesIO()
+    if file_format == "png":  # `savefig` would lay the figure out and draw it twice
+        fig.set_dpi(dpi)
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "png")
+        return buffer.getvalue()
+    metadata = {"Date": None} if file_format == "svg" else None
+    with matplotlib.rc_context({"svg.hashsalt": "gptbayes"}):
+        fig.savefig(buffer, format=file_format, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
+
+
+def wrapped(name: str, width: int = 24) -> str:
+    """Break a name that is too long for one line of a title."""
+    return "\n".join(literal(line) for line in textwrap.wrap(name, width)) or " "
 
 
 def figure_formats() -> list[str]:

@@ -92,7 +92,8 @@ def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None 
     ax.vlines(x, 100 * shown["lower"], 100 * shown["upper"], color="0.6", lw=4, label=label)
     ax.plot(x, 100 * shown["mean"], "_", color="black", ms=7)
     ax.plot(x, 100 * shown["observed"], "o", color=COLORS[0], ms=4, label="held-out text")
-    ax.set_xticks(x, [drawable(str(name)) for name in shown[dim].values])
+    step = 1 if len(x) <= 12 or dim == "token" else 2  # labels of numbers are wide
+    ax.set_xticks(x[::step], [drawable(str(name)) for name in shown[dim].values[::step]])
     ax.set(xlabel=_LABELS[str(dim)], ylabel="relative frequency (%)")
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize="small")

@@ -3,7 +3,8 @@
 - `next_character`, `entropy_split`: probabilities of the next character, and their uncertainty
 - `generate`, `score_text`, `generate_coherent`, `generate_marginal`: generated text
 - `compare_held_out`, `loo`, `compare_loo`: expected log predictive density (elpd)
-- `psis_weights`, `stack_chains`, `chain_weights`: weights of draws
+- `dirichlet_multinomial`: baselines in closed form
+- `psis_weights`, `path_weights`, `stack_chains`, `chain_weights`: weights of draws
 - `held_out_reliability`, `proper_scores`: calibration and scores
 - `check_text`: posterior predictive checks with text statistics
 
@@ -11,6 +12,7 @@ Imports `gptbayes.corpus`, `gptbayes.findings`, `gptbayes.groups`, `gptbayes.sta
 `gptbayes.model` and `gptbayes.inference`.
 """
 
+from gptbayes.predict.baselines import Forecast, dirichlet_multinomial
 from gptbayes.predict.calibration import (
     BIN_EDGES,
     Reliability,
@@ -43,6 +45,7 @@ from gptbayes.predict.held_out import (
 )
 from gptbayes.predict.leave_one_out import compare_loo, loo, loo_finding, n_bad_pareto_k
 from gptbayes.predict.next_token import encode_prompt, entropy_split, next_character
+from gptbayes.predict.path_stacking import path_weights
 from gptbayes.predict.scored_text import (
     PROBABILITY_LEVELS,
     WIDE_INTERVAL,
@@ -67,6 +70,7 @@ __all__ = [
     "WIDE_INTERVAL",
     "ChainStacking",
     "Comparison",
+    "Forecast",
     "GeneratedTexts",
     "Reliability",
     "TextChecks",
@@ -75,6 +79,7 @@ __all__ = [
     "check_text",
     "compare_held_out",
     "compare_loo",
+    "dirichlet_multinomial",
     "effective_draws",
     "encode_prompt",
     "entropy_sentence",
@@ -93,6 +98,7 @@ __all__ = [
     "n_bad_pareto_k",
     "next_character",
     "ordered_pit",
+    "path_weights",
     "probability_level",
     "proper_scores",
     "psis_weights",

@@ -86,6 +86,7 @@ def held_out_reliability(
     rng: np.random.Generator,
     weights: Mapping[str, xr.DataArray] | None = None,
     *,
+    forecasts: Mapping[str, xr.DataArray] | None = None,
     prob: float = 0.9,
     n_simulations: int = N_SIMULATIONS,
 ) -> Reliability:
@@ -101,6 +102,8 @@ def held_out_reliability(
     rng : numpy.random.Generator
     weights : mapping of str to DataArray (chain, draw), optional
         As in `compare_held_out`.
+    forecasts : mapping of str to DataArray (held_out_sequence, position, token), optional
+        Probabilities of other forecasts, as of `dirichlet_multinomial`.
     prob, n_simulations
         As in `forecast_reliability`.
 
@@ -140,8 +143,9 @@ def held_out_reliability(
     tokens = [problem_of(idata).held_out.y for idata in fits.values()]
     if not all(np.array_equal(tokens[0], each) for each in tokens):
         raise ValueError(f"fits must have the same held-out text: {', '.join(fits)}")
-    forecasts = {n: held_out_predictive(idata, weights.get(n)) for n, idata in fits.items()}
-    found = forecast_reliability(forecasts, tokens[0], rng, prob=prob, n_simulations=n_simulations)
+    of_fits = {n: held_out_predictive(idata, weights.get(n)) for n, idata in fits.items()}
+    of_all = {**of_fits, **(forecasts or {})}
+    found = forecast_reliability(of_all, tokens[0], rng, prob=prob, n_simulations=n_simulations)
     for name, idata in fits.items():
         found.findings[name] += draws_findings(idata, weights.get(name))
     return found

@@ -140,6 +140,7 @@ def compare_held_out(
     weights: Mapping[str, xr.DataArray] | None = None,
     *,
     log_density: Mapping[str, xr.DataArray] | None = None,
+    forecasts: Mapping[str, xr.DataArray] | None = None,
 ) -> Comparison:
     """Compare fits by the log predictive density of the same held-out sequences.
 
@@ -155,6 +156,9 @@ def compare_held_out(
         `chain_weights`. The same fit may appear under two names, with and without weights.
     log_density : mapping of str to DataArray (chain, draw, held_out_sequence), optional
         `held_out_log_prob` of each fit, summed over positions, if it has been computed already.
+    forecasts : mapping of str to DataArray (held_out_sequence), optional
+        Log densities of forecasts without draws, as of `dirichlet_multinomial`. Their rows come
+        last, and have no Monte Carlo error.
 
     Returns
     -------
@@ -170,6 +174,7 @@ def compare_held_out(
     --------
     loo : Leave-one-out on the training text.
     held_out_reliability : Calibration.
+    dirichlet_multinomial : Baselines in closed form.
     gptbayes.plots.plot_held_out : The figure.
 
     Notes
@@ -202,11 +207,11 @@ def compare_held_out(
     windows = [problem_of(idata).held_out for idata in fits.values()]
     if not all(np.array_equal(windows[0].y, each.y) for each in windows):
         raise ValueError(f"fits must have the same held-out text: {', '.join(fits)}")
-    weights = _checked_weights(fits, weights)
+    weights, forecasts = _checked_weights(fits, weights), dict(forecasts or {})
     densities = dict(log_density or _log_densities(fits))
-    names = xr.DataArray(list(fits), dims="fit", name="fit")
+    names = xr.DataArray([*fits, *forecasts], dims="fit", name="fit")
     terms = [weighted_log_mean_exp(each, weights.get(name)) for name, each in densities.items()]
-    pointwise = xr.concat(terms, names)
+    pointwise = xr.concat([*terms, *forecasts.values()], names)
     n_sequence, n_position = windows[0].y.shape
     difference = pointwise - pointwise.isel(fit=0)
     n_characters = n_sequence * n_position
@@ -219,12 +224,16 @@ def compare_held_out(
             "difference": difference.sum("held_out_sequence"),
             "difference_se": _sum_se(difference),
             "mcse": xr.concat(
-                [_mcse(each, weights.get(name)) for name, each in densities.items()], names
+                [
+                    *(_mcse(each, weights.get(name)) for name, each in densities.items()),
+                    *(xr.DataArray(np.nan) for _ in forecasts),
+                ],
+                names,
             ),
         },
         attrs={"n_sequence": n_sequence, "n_character": n_characters},
     )
-    return Comparison(table.assign(_weight_columns(fits, weights)), pointwise)
+    return Comparison(table.assign(_weight_columns(fits, weights, len(forecasts))), pointwise)
 
 
 def _log_densities(fits):
@@ -283,10 +292,11 @@ def _flat_weights(idata, weights):
     return weights.transpose("chain", "draw").values.ravel()
 
 
-def _weight_columns(fits, weights):
+def _weight_columns(fits, weights, n_forecast):
     """Columns of the table about weights, if there are any."""
     if not weights:
         return {}
+    none = [np.nan] * n_forecast
     k = [
         weights[name].attrs.get("pareto_k", np.nan) if name in weights else np.nan for name in fits
     ]
@@ -296,7 +306,10 @@ def _weight_columns(fits, weights):
         else idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
         for name, idata in fits.items()
     ]
-    return {"pareto_k": ("fit", k), "ess_weights": ("fit", np.array(effective, float))}
+    return {
+        "pareto_k": ("fit", [*k, *none]),
+        "ess_weights": ("fit", np.array([*effective, *none], float)),
+    }
 
 
 def _mcse(log_density, weights):

@@ -126,7 +126,7 @@ def compare_loo(elpds: Mapping[str, xr.Dataset]) -> xr.Dataset:
     columns = {
         "difference": differences.sum(axis=1),
         "difference_se": np.sqrt(terms.shape[1] * differences.var(axis=1)),
-        "weight": _stacking_weights(terms),
+        "weight": stacking_weights(terms),
     }
     return xr.Dataset({name: ("fit", each) for name, each in columns.items()}, {"fit": names})
 
@@ -172,8 +172,19 @@ def loo_finding(result: xr.Dataset) -> Finding:
     )
 
 
-def _stacking_weights(terms):
-    """Weights of the mixture with the largest log score, (fit,), from terms (fit, unit)."""
+def stacking_weights(terms: np.ndarray) -> np.ndarray:
+    """Compute the weights of the mixture with the largest log score (Yao et al. 2018).
+
+    Parameters
+    ----------
+    terms : ndarray (fit, unit)
+        Log predictive densities, in nats.
+
+    Returns
+    -------
+    ndarray (fit,)
+        They sum to one; nan if a term is not finite.
+    """
     if not np.isfinite(terms).all():
         return np.full(len(terms), np.nan)
     density = np.exp(terms - terms.max(axis=0))  # relative to the best fit for each unit

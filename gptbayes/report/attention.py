@@ -7,6 +7,7 @@ from gptbayes.attention import learned_sentences
 from gptbayes.corpus import visible
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Heading, Paragraph, Points, Section, Table, findings, picture
+from gptbayes.report.draws import attention_draws
 from gptbayes.report.format import (
     ablation_cells,
     effective_positions,
@@ -56,22 +57,24 @@ def _maps(analysis):
     heads = list(named_heads(summary.sizes))
     panels = [(b, *each) for b in range(summary.sizes["sequence"]) for each in heads]
     columns = min(len(heads), 2)
-    fig, axes = plots.figure(len(panels), width=4.4 * columns, height=4.2, columns=columns)
+    width = plots.TWO_COLUMNS if columns > 1 else 0.6 * plots.TWO_COLUMNS
+    fig, axes = plots.figure(len(panels), width=width, height=3.8, columns=columns)
     plots.plot_attention_key(ax=axes[0])
     for ax, (b, layer, head, name) in zip(axes, panels, strict=True):
         one = summary.isel(sequence=b, layer=layer, head=head)
         plots.plot_attention(one, text=str(summary["text"][b].values), ax=ax)
         ax.set_title(name, fontsize="medium")
+    still = picture(
+        fig,
+        name="attention-weights",
+        alt=f"mean attention weights of each head at {summary.sizes['sequence']} contexts",
+        caption="Attention weights at held-out contexts. Rows are query positions, columns key "
+        f"positions. The nested squares are the upper end of the {percent(analysis.prob)} "
+        "interval, the mean and the lower end, as shares of the cell; for up to eight positions "
+        "the interval is also written in per cent. The first position can attend to itself only.",
+    )
     return [
-        picture(
-            fig,
-            alt=f"mean attention weights of each head at {summary.sizes['sequence']} contexts",
-            caption="Attention weights at held-out contexts. Rows are query positions, columns "
-            f"key positions. The nested squares are the upper end of the {percent(analysis.prob)} "
-            "interval, the mean and the lower end, as shares of the cell; for up to eight "
-            "positions the interval is also written in per cent. The first position can attend "
-            "to itself only.",
-        ),
+        attention_draws(analysis, still),
         *findings(analysis.attention_finding()),
         _last_row(analysis, summary.isel(sequence=0)),
         _effective_positions_table(summary),
@@ -83,13 +86,14 @@ def _rollout(found):
     if found is None:
         return []
     found = found.isel(sequence=0)
-    fig, axes = plots.figure(2, width=8.8, height=4.2)
+    fig, axes = plots.figure(2, height=3.8)
     for ax, source in zip(axes, ("posterior", "prior"), strict=True):
         plots.plot_attention(found.sel(source=source), text=str(found["text"].values), ax=ax)
         ax.set_title(source, fontsize="medium")
     return [
         picture(
             fig,
+            name="rollout",
             alt="attention rollout through all layers, posterior and prior",
             caption="Attention rollout through all layers (Abnar and Zuidema, 2020), posterior "
             "and prior: the mean over heads, averaged with the residual connection and multiplied "
@@ -104,7 +108,8 @@ def _last_row(analysis, summary):
     prior = analysis.attention_weights(first, group="prior").isel(sequence=0)
     heads = list(named_heads(summary.sizes))
     columns = min(len(heads), 4)
-    size = {"width": 2.6 * columns + 0.6, "height": 0.28 * summary.sizes["key_position"] + 1.2}
+    width = plots.TWO_COLUMNS if columns > 1 else plots.ONE_COLUMN
+    size = {"width": width, "height": 0.25 * summary.sizes["key_position"] + 1.2}
     fig, axes = plots.figure(len(heads), columns=columns, **size)
     for ax, (layer, head, name) in zip(axes, heads, strict=True):
         at = {"layer": layer, "head": head, "query_position": -1}
@@ -113,6 +118,7 @@ def _last_row(analysis, summary):
         ax.get_legend().remove()
     return picture(
         fig,
+        name="last-position",
         alt="attention weights of the last position with intervals, posterior and prior",
         caption="Attention weights of the last position of the first context, mean and interval: "
         "posterior (circles), prior (squares) and uniform attention (dotted).",
@@ -137,7 +143,7 @@ def _effective_positions_table(summary):
         f"entropy of its weights: mean and {percent(summary.attrs['prob'])} interval, of "
         f"{summary.sizes['query_position']} positions."
     )
-    return Table(caption, ["", *texts], rows)
+    return Table(caption, ["", *texts], rows, "effective-positions")
 
 
 def _patterns(analysis):
@@ -161,7 +167,9 @@ def _patterns(analysis):
     )
     return [
         Heading("Detection patterns"),
-        Table(caption, ["attends to", "posterior", "prior", "P(posterior > prior)"], rows),
+        Table(
+            caption, ["attends to", "posterior", "prior", "P(posterior > prior)"], rows, "patterns"
+        ),
         *findings(analysis.roles_finding),
         _pattern_picture(roles),
         Paragraph("Roles of matched heads that differ from the prior:"),
@@ -176,6 +184,7 @@ def _pattern_picture(roles):
     plots.plot_roles(roles.heads, ax=ax)
     return picture(
         fig,
+        name="patterns",
         alt="for each pattern, the probability of each head to have the largest value",
         caption="Probability that a matched head is the one with the largest value: filled bars "
         "and figures (± Monte Carlo error) for the posterior, outlined bars for the prior, whose "
@@ -203,6 +212,7 @@ def _ablations(analysis):
             f"{percent(analysis.prob)} interval over draws. Below 0 the ablation is a gain.",
             columns,
             rows,
+            "ablated-heads",
         ),
     ]
     if positions is None:
@@ -224,14 +234,16 @@ def _ablations(analysis):
         f"(prior {interval(positions.agreement.sel(measure=measure, source='prior'))})"
         for measure in positions.agreement["measure"].values
     ]
-    fig, (left, right) = plots.figure(2, width=9.4, height=0.3 * len(rows) + 1.6)
+    fig, (left, right) = plots.figure(2, height=0.28 * len(rows) + 1.6)
     plots.plot_ablation(heads.average, ax=left)
     plots.plot_ablation(positions.average, ax=right)
+    plots.share_legend(fig)
     return [
         *blocks,
-        Table(caption, columns, rows),
+        Table(caption, columns, rows, "ablated-positions"),
         picture(
             fig,
+            name="ablations",
             alt="cost of ablating heads and positions, posterior and prior",
             caption="The costs in a figure: positive values mean that the head or position helps. "
             "Open circles cannot be distinguished from the prior.",

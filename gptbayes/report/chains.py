@@ -97,6 +97,7 @@ def _mixing_picture(r_hats, table):
     plots.plot_mixing(r_hats, table, limit=R_HAT_LIMIT, ax=ax)
     return picture(
         fig,
+        name="r-hat",
         alt=f"R-hat of {', '.join(r_hats)}",
         caption=f"R-hat of every scalar of each kind of quantity; the line is at {R_HAT_LIMIT}. R* "
         "is how many times better than chance a classifier tells which half chain a draw comes "
@@ -121,7 +122,9 @@ def _convergence_table(table):
         )
     columns = ["quantity", "scalars", "median R-hat", "largest R-hat", f"above {R_HAT_LIMIT}"]
     columns += ["smallest bulk ESS", "smallest tail ESS"]
-    return Table("Convergence of the weights and of what they predict.", columns, rows)
+    return Table(
+        "Convergence of the weights and of what they predict.", columns, rows, "convergence"
+    )
 
 
 def _map_picture(analysis):
@@ -131,6 +134,7 @@ def _map_picture(analysis):
     plots.plot_mode_map(analysis.function_space, label=label, ax=ax)
     return picture(
         fig,
+        name="mode-map",
         alt="segments of chains on a plane",
         caption="Segments of the chains, each joined to the next and numbered at its last. "
         "Segments are close where their predictions at held-out contexts are similar. Chains that "
@@ -158,10 +162,11 @@ def mode_blocks(analysis: Analysis) -> list:
     blocks = [
         picture(
             fig,
+            name="dendrogram",
             alt="dendrogram of segments of chains",
             caption="Dendrogram of segments of chains by their predictions.",
         ),
-        Table("The modes, in nats.", columns, rows),
+        Table("The modes, in nats.", columns, rows, "modes"),
         *findings(Finding(False, modes.table.attrs["mass"])),
     ]
     different = [
@@ -181,7 +186,7 @@ def mode_blocks(analysis: Analysis) -> list:
             "The largest differences between the predictions of modes, with Monte Carlo standard "
             "errors. They are the largest of many: less than three errors may be chance."
         )
-        blocks.append(Table(caption, columns, different))
+        blocks.append(Table(caption, columns, different, "mode-differences"))
     return blocks
 
 
@@ -196,7 +201,7 @@ def _chain_table(per_chain: dict[str, xr.Dataset]):
         "draws. The held-out log likelihood is averaged over draws; it is smaller than the "
         "log predictive density."
     )
-    return Table(caption, ["chain", *per_chain], rows)
+    return Table(caption, ["chain", *per_chain], rows, "chains")
 
 
 def _mean_error_sd(one):
@@ -223,13 +228,17 @@ def _connectivity(analysis):
             "alignment. Arcs keep the spread of the draws. If they fall no further between chains "
             "than within one (dotted), no barrier separates the chains."
         )
-        blocks.append(picture(fig, alt="the log posterior along paths", caption=caption))
+        blocks.append(
+            picture(fig, name="paths", alt="the log posterior along paths", caption=caption)
+        )
         blocks += _paragraphs(connection_sentences(saved.connections))
     if saved.local is not None:
         fig, (ax,) = plots.figure(height=0.35 * saved.local.sizes["block"] + 1.2)
         plots.plot_contraction(saved.local, ax=ax)
         caption = "What the text taught about each kind of weight, in a local approximation."
-        blocks.append(picture(fig, alt="shares of weights learned", caption=caption))
+        blocks.append(
+            picture(fig, name="contraction", alt="shares of weights learned", caption=caption)
+        )
     return [*blocks, *_paragraphs(saved.learned)]
 
 

@@ -55,10 +55,16 @@ def _nuts(analysis):
     return [
         picture(
             fig,
+            name="trace",
             alt="trace of the log posterior of each chain",
             caption="Trace of the log posterior, up to a constant, after warm-up.",
         ),
-        Table("The sampler, chain by chain.", [*columns, "gradients per draw", "acceptance"], rows),
+        Table(
+            "The sampler, chain by chain.",
+            [*columns, "gradients per draw", "acceptance"],
+            rows,
+            "sampler",
+        ),
     ]
 
 
@@ -82,7 +88,7 @@ def _pathfinder(analysis):
     )
     columns = ["path", "draws", "mean log posterior", "sd", "sd of log ratio"]
     return [
-        Table(caption, columns, rows),
+        Table(caption, columns, rows, "paths"),
         Paragraph(
             "The draws below are raw and equally weighted. Each path ends in one of many modes. "
             "Draws from one path are independent, so R-hat is not defined for them."
@@ -113,7 +119,7 @@ def _exact_marginals_table(answers):
         "errors (batch means) and its p-value (Bonferroni)."
     )
     columns = ["direction", "scalars", "exact sd", "sd of draws", "largest t", "p"]
-    return Table(caption, columns, rows)
+    return Table(caption, columns, rows, "exact-marginals")
 
 
 def _tested(p):

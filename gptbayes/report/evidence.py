@@ -26,11 +26,12 @@ def evidence_section(analysis: Analysis) -> Section:
 
 
 def _path_picture(path):
-    fig, axes = plots.figure(2, width=9, columns=2)
+    fig, axes = plots.figure(2)
     plots.plot_tempering(path, ax=axes[0])
     plots.plot_level_health(path, ax=axes[1])
     return picture(
         fig,
+        name="tempering",
         alt="mean log likelihood over the likelihood weight, and what each level says of itself",
         caption="Left: mean log likelihood of the particles ± one standard deviation over the "
         "likelihood weight, 0 for the prior and 1 for the posterior; the area under each line is "
@@ -56,11 +57,10 @@ def _replicates_table(replicates):
     ]
     columns = ["replicate", "levels", "log evidence", "first particles with descendants"]
     more = ["smallest acceptance", "largest share between segments", "seconds"]
-    return Table(
-        "The replicates, each with its own draws from the prior. The first chooses the levels.",
-        [*columns, *more],
-        rows,
+    caption = (
+        "The replicates, each with its own draws from the prior. The first chooses the levels."
     )
+    return Table(caption, [*columns, *more], rows, "replicates")
 
 
 def _evidence_blocks(found):
@@ -88,6 +88,7 @@ def _evidence_blocks(found):
             "log evidence.",
             ["what", "value"],
             rows,
+            "evidence",
         ),
         Paragraph(WHY_THEY_MAY_DISAGREE),
         Heading("Sensitivity of the evidence to the prior scales"),
@@ -98,12 +99,12 @@ def _evidence_blocks(found):
 def _masses(masses):
     if masses.table.sizes["mode"] < 2:
         return []
-    fig, (ax,) = plots.figure(width=4.5)
+    fig, (ax,) = plots.figure(width=plots.ONE_COLUMN)
     plots.plot_mode_masses(masses.of_replicate, ax=ax)
     caption = (
         "The mass of each mode: the share of draws of each replicate (dots) and their mean (line)."
     )
-    return [picture(fig, alt="masses of modes", caption=caption)]
+    return [picture(fig, name="mode-masses", alt="masses of modes", caption=caption)]
 
 
 def _with_se(value, se):

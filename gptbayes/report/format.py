@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -45,7 +46,7 @@ def p_value(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def named_heads(sizes: Mapping[str, int]) -> Iterator[tuple[int, int, str]]:
+def named_heads(sizes: Mapping[Any, int]) -> Iterator[tuple[int, int, str]]:
     """Layer, head and name of each head."""
     for layer, head in np.ndindex(sizes["layer"], sizes["head"]):
         name = f"head {head + 1}" + (f", layer {layer + 1}" if sizes["layer"] > 1 else "")

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+from gptbayes.model.problem import Problem
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table
 
@@ -21,7 +22,7 @@ def model_section(analysis: Analysis) -> Section:
             "listed below. The weights have a prior, the text gives the likelihood, and this "
             "report describes their posterior."
         ),
-        Table("The fit.", ["what", "value"], _rows(analysis, problem, attrs), words=True),
+        Table("The fit.", ["what", "value"], _rows(analysis, problem, attrs), "fit", words=True),
     ]
     if problem.n_targets < n_parameters:
         blocks.append(
@@ -53,7 +54,7 @@ def _rows(analysis, problem, attrs):
             f"{analysis.n_parameters} in {len(problem.stage.parameters)} arrays: "
             f"{_arrays(problem)}",
         ],
-        ["prior", _prior(problem)],
+        ["prior", prior_words(problem)],
         ["target", attrs["target"]],
         ["method", f"{METHOD_NAMES[analysis.method]}, {_settings(settings)}"],
         ["starting points", starting_points(analysis.method, settings)],
@@ -119,7 +120,8 @@ def _arrays(problem):
     )
 
 
-def _prior(problem):
+def prior_words(problem: Problem) -> str:
+    """The prior of a problem, as it continues a sentence."""
     if any(p.prior == "log_gamma" for p in problem.stage.parameters):
         a = f"{problem.priors.concentration:.3g}"
         return (

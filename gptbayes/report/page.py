@@ -1,14 +1,20 @@
-"""One self-contained HTML page: no script, no network."""
+"""One self-contained HTML page: no network, and no script but the page's own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
 
 import jinja2
+from markupsafe import Markup
 
 from gptbayes.corpus import printable
-from gptbayes.report.blocks import Section
+from gptbayes.report.blocks import Report, Section
 from gptbayes.report.format import sentence
 
 
@@ -26,19 +32,18 @@ class Warned(NamedTuple):
     links: list[tuple[str, str]]
 
 
-def page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
-    """Format sections as a page that begins with a list of all their warnings.
+def page(report: Report) -> str:
+    """Format a report as a page with a list of all its warnings.
 
     Parameters
     ----------
-    title, subtitle : str
-    sections : sequence of Section
-    footer : str
+    report : Report
 
     Returns
     -------
     str
-        HTML.
+        HTML. Its Content-Security-Policy allows the style and the script of the page, by their
+        digests, inlined pictures, and nothing else.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gptbayes.report", "."),
@@ -47,13 +52,17 @@ def page(title: str, subtitle: str, sections: Sequence[Section], footer: str) ->
         finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
     )
-    environment.globals["sentence"] = sentence
+    environment.globals.update(sentence=sentence, slug=_slug, json=_json)
+    style, script = (_part(name) for name in ("page.css", "draws.js"))
     return environment.get_template("template.html").render(
-        title=title,
-        subtitle=subtitle,
-        headline=headline(sections),
-        sections=sections,
-        footer=footer,
+        **report._asdict(),
+        headline=headline(report.sections),
+        style=Markup(style),
+        script=Markup(script),
+        policy=Markup(
+            f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
+            f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
+        ),
     )
 
 
@@ -83,3 +92,22 @@ def headline(sections: Sequence[Section]) -> list[Warned]:
 def _first_clause(text):
     """The first clause of a warning, as a sentence; the rest stands where the link leads."""
     return sentence(text.split("; ")[0].split(". ")[0].removesuffix("."))
+
+
+def _part(name):
+    return resources.files("gptbayes.report").joinpath(name).read_text(encoding="utf-8").strip()
+
+
+def _digest(content):
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _slug(text):
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _json(data: Mapping[str, Any]) -> Markup:
+    """Data for a script element, which no text in it can end."""
+    shown = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return Markup(shown.replace("<", "\\u003c"))

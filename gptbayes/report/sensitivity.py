@@ -66,7 +66,7 @@ def _blocks(table):
             "A quantity that moves with the likelihood but not with the prior was learned from "
             "the text. A quantity that moves with both is a compromise between them."
         ),
-        Table(caption, columns, rows),
+        Table(caption, columns, rows, "sensitivity"),
         *findings(warning),
     ]
 

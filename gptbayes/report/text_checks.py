@@ -10,11 +10,12 @@ from gptbayes.report.format import percent
 
 def text_check_blocks(found: TextChecks) -> list:
     """Held-out text among texts simulated from the model."""
-    fig, (ax,) = plots.figure(width=9, height=0.42 * found.checks.sizes["statistic"] + 1.2)
+    fig, (ax,) = plots.figure(height=0.42 * found.checks.sizes["statistic"] + 1.2)
     plots.plot_text_checks(found.checks, ax=ax)
-    fig2, axes = plots.figure(2, width=9.4, height=3.0)
+    fig2, axes = plots.figure(2, height=2.8)
     plots.plot_frequencies(found.frequencies["characters"], ax=axes[0])
     plots.plot_frequencies(found.frequencies["word lengths"], ax=axes[1])
+    plots.share_legend(fig2)
     n = len(found.generated.texts)
     return [
         Heading("Does held-out text look like text simulated from the model?"),
@@ -26,6 +27,7 @@ def text_check_blocks(found: TextChecks) -> list:
         ),
         picture(
             fig,
+            name="text-statistics",
             alt="text statistics of the held-out text among those of simulated texts",
             caption="Statistics of the held-out text among those of simulated texts. Each row has "
             "a scale of its own.",
@@ -33,6 +35,7 @@ def text_check_blocks(found: TextChecks) -> list:
         Findings(found.findings),
         picture(
             fig2,
+            name="frequencies",
             alt="frequencies of characters and of word lengths",
             caption="Relative frequencies of characters and of word lengths: held-out text, and "
             f"mean and {percent(found.checks.attrs['prob'])} interval of simulated texts.",

@@ -22,6 +22,7 @@ from scipy.special import digamma, entr, gammaln, logsumexp
 from gptbayes.corpus import Windows
 from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import log_gamma_draws
+from gptbayes.predict.baselines import log_evidence as log_evidence
 
 
 class EntropySplit(NamedTuple):
@@ -148,29 +149,6 @@ def transition_counts(windows: Windows, vocab_size: int) -> np.ndarray:
     counts = np.zeros((vocab_size, vocab_size), dtype=np.int64)
     np.add.at(counts, (windows.x, windows.y), 1)
     return counts
-
-
-def log_evidence(counts: np.ndarray, concentration: float) -> float:
-    """Compute the log marginal likelihood, a sum of Dirichlet-multinomial terms over rows.
-
-    With N_i the sum of row i, log p(y) is the sum over i of
-
-        log Γ(V a) - log Γ(V a + N_i) + Σ_k [log Γ(a + n_ik) - log Γ(a)]
-
-    Parameters
-    ----------
-    counts : ndarray, (context, token)
-        n_ik. With counts multiplied by w, the result is the log of the prior expectation of the
-        likelihood to the power w.
-    concentration : float
-        a.
-
-    Returns
-    -------
-    float
-        In nats.
-    """
-    return _log_marginal(np.full(np.shape(counts), float(concentration)), np.asarray(counts))
 
 
 def predictive(dirichlet: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from gptbayes.report.analysis import (
     heads,
     mixing,
     posterior_predictive,
+    single_draws,
     weights,
 )
 from gptbayes.report.analysis.methods import METHOD_NAMES
@@ -151,9 +152,18 @@ class Analysis:
     texts = cached_property(posterior_predictive.texts)
     text_checks = cached_property(posterior_predictive.text_checks)
 
+    # Single draws
+
+    shown_draws = cached_property(single_draws.shown_draws)
+    drawn_attention = cached_property(single_draws.drawn_attention)
+    drawn_next = cached_property(single_draws.drawn_next)
+    drawn_texts = cached_property(single_draws.drawn_texts)
+
     # Predictive accuracy
 
-    weighted = cached_property(accuracy.weighted)
+    own_predictors = cached_property(accuracy.own_predictors)
+    predictors = cached_property(accuracy.predictors)
+    baselines = cached_property(accuracy.baselines)
     held_out = cached_property(accuracy.held_out)
     calibration = cached_property(accuracy.calibration)
 
