@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptbayes.files import replacing
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import read_csv, write_csv
 
@@ -341,7 +342,5 @@ def _join_csv(files, target):
 
 
 def _save(path, arrays):
-    partial = path.with_name(f".{path.stem}-{os.getpid()}.npz")
-    with open(partial, "wb") as file:
+    with replacing(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)
-    os.replace(partial, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gptbayes.corpus import whole_number
+from gptbayes.files import remove
 from gptbayes.fit import tempering
 from gptbayes.fit.levels import Level, LevelUnit, keep_prior, load_levels, log_lik_of
 from gptbayes.fit.units import Progress
@@ -99,7 +99,7 @@ class Replicate:
         """Draw level 0 from the prior, unless it is there."""
         self.folder.mkdir(exist_ok=True)
         for leftover in self.folder.glob(".*-*"):  # of a level that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove(leftover)
         self.levels = load_levels(self.folder)
         if self.levels:
             return

@@ -26,7 +26,7 @@ from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
 from gptbayes.fit.levels import Level, load_levels, log_density_of, log_lik_of, run_level
 from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
-from gptbayes.fit.units import Progress
+from gptbayes.fit.units import Progress, given_up_together
 from gptbayes.toolchain.system import n_cores
 
 __all__ = ["Settings", "Smc", "levels_of", "sequential_monte_carlo", "temper"]
@@ -220,8 +220,11 @@ def _drive(replicates, executor, on_progress):
         running[executor.submit(run_level, replicate.next_unit())] = replicate
         replicate.begun = True
 
+    def folders():
+        return [work for each in replicates for work in each.folder.glob(".level-*-*")]
+
     running: dict[Future, Any] = {}
-    try:
+    with given_up_together(executor, running, folders):
         for replicate in replicates:
             if not replicate.finished:
                 submit(replicate)
@@ -235,9 +238,6 @@ def _drive(replicates, executor, on_progress):
                     submit(replicate)
             if on_progress:
                 on_progress([replicate.progress() for replicate in replicates])
-    finally:
-        for future in running:
-            future.cancel()
 
 
 def _check_data(data, settings):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gptbayes import __version__
+from gptbayes.files import replacing
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.attention import attention_section
 from gptbayes.report.chains import chains_section
@@ -63,9 +63,8 @@ def write_report(
     analysis, *others = (Analysis.of_run(folder, **options) for folder in folders)
     html = render(replace(analysis, beside=_named_apart(analysis, others, folders)))
     path = Path(run) / "report.html"
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(html, encoding="utf-8")
     return path
 
 
