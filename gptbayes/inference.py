@@ -10,7 +10,6 @@ import functools
 import io
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from gptbayes.files import remove_leftovers, replacing
 from gptbayes.fit import (
     Draws,
     Level,
@@ -465,12 +465,9 @@ def _dataset(values, dims, coords):
 
 
 def _save(idata, path):
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
+    remove_leftovers(path.parent)
+    with replacing(path) as partial:
         save_groups(idata, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _load(path):

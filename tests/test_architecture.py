@@ -9,6 +9,8 @@ import gptbayes
 
 ORDER = [
     "home",
+    "processes",
+    "files",
     "corpus",
     "findings",
     "groups",
@@ -26,6 +28,7 @@ ORDER = [
     "compare",
     "plots",
     "report",
+    "signals",
     "cli",
 ]
 ONLY_IMPORTERS = {

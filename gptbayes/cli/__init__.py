@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit status.
+
+    See Also
+    --------
+    gptbayes.signals.run : What a signal does to the command.
     """
     # ArviZ 0.2x announces its 1.0 once a day to every program that imports it.
     warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
@@ -58,8 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except (RuntimeError, OSError) as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; finished units are saved, the same command resumes the run", 1)
     return 0
 
 

@@ -6,7 +6,6 @@ Both take minutes; a report shows what was saved.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import h5netcdf
 import xarray as xr
 
 from gptbayes.diagnostics.contraction import Contraction
+from gptbayes.files import replacing
 from gptbayes.inference import netcdf_error
 
 FILE = "symmetry.nc"
@@ -51,21 +51,17 @@ def save_examination(
     contraction : gptbayes.diagnostics.contraction.Contraction, optional
     """
     path = Path(folder) / FILE
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
     learned = contraction.sentences if contraction else []
     groups = {
         "connections": connections,
         "local": contraction.local if contraction else None,
     }
     attrs = {"learned": json.dumps(learned)}
-    try:
+    with replacing(path) as partial:
         xr.Dataset(attrs=attrs).to_netcdf(partial, engine="h5netcdf")
         for name, dataset in groups.items():
             if dataset is not None:
                 dataset.to_netcdf(partial, group=name, mode="a", engine="h5netcdf")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_examination(folder: str | Path) -> SavedExamination | None:

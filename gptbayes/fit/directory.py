@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +15,7 @@ import numpy as np
 
 from gptbayes import __version__
 from gptbayes.corpus import whole_number
+from gptbayes.files import remove, remove_leftovers, replacing
 from gptbayes.fit.programs import executable_of
 from gptbayes.model.problem import Problem, from_stan_data, stan_data
 from gptbayes.toolchain import ensure_cmdstan, interface
@@ -155,7 +154,8 @@ def run_directory(
         for name in ("csv", "init"):  # before anything is compiled: it may not be allowed
             (folder / name).mkdir(exist_ok=True)
             for leftover in (folder / name).glob(".*-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+                remove(leftover)
+        remove_leftovers(folder)
         if stan:
             ensure_cmdstan()
         executable = _executable(problem.stage, folder, kernels) if stan else None
@@ -320,6 +320,5 @@ def write_json(path: Path, value) -> None:
     value
         Anything that `json.dumps` accepts.
     """
-    partial = path.with_name(f".{path.name}-{os.getpid()}-{time.monotonic_ns()}")
-    partial.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value), encoding="utf-8")

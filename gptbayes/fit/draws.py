@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import stanio
 
+from gptbayes.files import replacing
 from gptbayes.fit.directory import read_config
 
 NOT_CONVERGED = "not converged"
@@ -196,16 +196,10 @@ def write_csv(path: Path, variables: Mapping[str, np.ndarray]) -> None:
         for index in np.ndindex(values.shape[:0:-1]):  # the first index runs fastest
             names.append(".".join([name, *(str(i + 1) for i in reversed(index))]))
         columns.append(values.reshape(len(values), -1, order="F"))
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    np.savetxt(
-        partial,
-        np.concatenate(columns, axis=1),
-        fmt="%.17g",
-        delimiter=",",
-        header=",".join(names),
-        comments="",
-    )
-    os.replace(partial, path)
+    table = np.concatenate(columns, axis=1)
+    header = ",".join(names)
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        np.savetxt(file, table, fmt="%.17g", delimiter=",", header=header, comments="")
 
 
 def _open(path):

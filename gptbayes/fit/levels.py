@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptbayes.files import replacing
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import read_csv
 from gptbayes.fit.transitions import (
@@ -233,7 +234,5 @@ def _keep(unit, level, joined, particles):
 
 
 def _save(path, arrays):
-    partial = path.with_name(f".{path.stem}-{os.getpid()}.npz")
-    with open(partial, "wb") as file:
+    with replacing(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)
-    os.replace(partial, path)

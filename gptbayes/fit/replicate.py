@@ -9,7 +9,6 @@ their mean weight is too small. With few particles that bias is larger than the 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gptbayes.corpus import real_number, whole_number
+from gptbayes.files import remove
 from gptbayes.fit import tempering
 from gptbayes.fit.checks import check_one_of
 from gptbayes.fit.levels import Level, LevelUnit, keep_prior, load_levels
@@ -132,7 +132,7 @@ class Replicate:
         """Draw level 0 from the prior, unless it is there."""
         self.folder.mkdir(exist_ok=True)
         for leftover in self.folder.glob(".*-*"):  # of a level that was killed
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove(leftover)
         self.levels = load_levels(self.folder)
         if self.levels:
             return

@@ -28,7 +28,7 @@ from gptbayes.fit.draws import Draws, read_csv
 from gptbayes.fit.levels import Level, load_levels, run_level
 from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
 from gptbayes.fit.transitions import log_density_of, log_lik_of
-from gptbayes.fit.units import Progress
+from gptbayes.fit.units import Progress, given_up_together
 from gptbayes.toolchain.system import n_cores
 
 __all__ = ["Settings", "Smc", "levels_of", "sequential_monte_carlo", "temper"]
@@ -232,7 +232,10 @@ def _drive(replicates, executor, on_progress):
                 running[executor.submit(run_level, replicate.next_unit())] = replicate
                 replicate.begun = True
 
-    try:
+    def folders():
+        return [work for each in replicates for work in each.folder.glob(".level-*-*")]
+
+    with given_up_together(executor, running, folders):
         submit()
         while running:
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -243,9 +246,6 @@ def _drive(replicates, executor, on_progress):
             submit()
             if on_progress:
                 on_progress([replicate.progress() for replicate in replicates])
-    finally:
-        for future in running:
-            future.cancel()
 
 
 def _check_data(data, settings):

@@ -8,14 +8,17 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from gptbayes.fit.directory import Run
 from gptbayes.fit.draws import NOT_CONVERGED, check_csv
+from gptbayes.processes import end_descendants
 from gptbayes.toolchain import interface
 from gptbayes.toolchain.system import n_cores
 
@@ -171,32 +174,60 @@ def run_units(
     """
     missing = [unit for unit in units if not Path(unit.csv).exists()]
     if executor is not None:
-        _wait([executor.submit(run_unit, unit) for unit in missing], units, on_progress)
+        _run_on(executor, missing, units, on_progress)
     elif missing:
         with ThreadPoolExecutor(max_workers=min(len(missing), n_cores())) as pool:
-            _wait([pool.submit(run_unit, unit) for unit in missing], units, on_progress)
+            _run_on(pool, missing, units, on_progress)
 
 
-def _wait(futures: list[Future], units, on_progress) -> None:
-    """Wait for all units. After the first failure or Ctrl-C, cancel those that are waiting."""
-    pending = set(futures)
-    try:
+def _run_on(executor, missing, units, on_progress):
+    pending = {executor.submit(run_unit, unit) for unit in missing}
+    with given_up_together(executor, pending, lambda: filter(None, map(_work_of, missing))):
         while pending:
-            done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+            done, waiting = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+            pending.intersection_update(waiting)
             for future in done:
                 future.result()
             if on_progress:
                 on_progress([_progress(unit) for unit in units])
-    finally:
-        for future in pending:
+
+
+@contextmanager
+def given_up_together(
+    executor: Executor, futures: Iterable[Future], folders: Callable[[], Iterable[Path]]
+) -> Iterator[None]:
+    """If the block fails, cancel the futures that wait; if it is interrupted, end those that run.
+
+    A terminal sends Ctrl-C to the running programs as well. Other senders mean this process alone,
+    which without this would wait for all programs to finish.
+
+    Parameters
+    ----------
+    executor : Executor
+        A pool of threads of this process, or any other: then those that run are left to it.
+    futures : iterable of Future
+        As they are when the block ends. Each that runs has a program running.
+    folders : callable
+        Temporary folders of running programs, which their command lines name.
+    """
+    try:
+        yield
+    except BaseException as error:
+        left = list(futures)
+        for future in left:
             future.cancel()
+        if isinstance(error, KeyboardInterrupt) and isinstance(executor, ThreadPoolExecutor):
+            while not all(future.done() for future in left):
+                end_descendants([folder.name for folder in folders()])
+                time.sleep(0.02)
+        raise
 
 
 def _progress(unit):
     csv = Path(unit.csv)
     if csv.exists():
         return Progress(unit.label, unit.total, unit.total, True)
-    work = next(csv.parent.glob(f".{csv.stem}-*"), None)
+    work = _work_of(unit)
     done = 0 if work is None else min(interface.last_iteration(work), unit.total)
     return Progress(unit.label, done, unit.total, work is not None)
 
@@ -209,6 +240,12 @@ def _early_stop(unit, work):
     console = interface.console(work) if unit.method == "optimize" else None
     said = console.read_text(errors="replace") if console else ""
     return next((line.strip() for line in said.splitlines() if _EARLY_STOP.search(line)), None)
+
+
+def _work_of(unit):
+    """The temporary folder in which a unit runs, None if it does not."""
+    csv = Path(unit.csv)
+    return next(csv.parent.glob(f".{csv.stem}-*"), None)
 
 
 def _reason(unit, work, error):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gptbayes import __version__
+from gptbayes.files import replacing
 from gptbayes.report.abstract import abstract
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.attention import attention_section
@@ -146,9 +146,8 @@ def _check_formats(formats):
 
 
 def _write(path, content):
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def _sections(analysis):

@@ -49,7 +49,8 @@ def build_from_httpstan() -> Path:
 
     if not target.is_dir():
         system.require_compiler_and_make()
-    cache.folder_once(target, fill)
+    # Not build/: it is large, and make adds to it.
+    cache.folder_once(target, fill, ("bin/*", "lib/*", "src/*", "makefile"))
     _mend_headers(wheel, target)
     return target
 

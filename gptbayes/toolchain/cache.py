@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,8 +16,11 @@ import platformdirs
 from filelock import FileLock
 
 from gptbayes import home
+from gptbayes.files import replacing, sha256
 from gptbayes.toolchain.errors import ToolchainError
 
+_DIGESTS = ".digests.json"
+_log = logging.getLogger("gptbayes")
 _NAMES = {" ": "a space", "\t": "a tab", "\n": "a line break"}
 
 
@@ -82,11 +87,15 @@ def locked(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def folder_once(target: Path, fill: Callable[[Path], object]) -> Path:
+def folder_once(
+    target: Path, fill: Callable[[Path], object], checked: tuple[str, ...] = ("**/*",)
+) -> Path:
     """Make a folder once, whoever asks and however often, and never by halves.
 
     The folder is filled under another name beside its place and renamed when it is complete.
-    One process fills it, others wait. What a killed process left behind is swept away.
+    One process fills it, others wait. What a killed process left behind is swept away. A folder
+    whose files are not those that were written, as after a fault of the disk, is made again: a
+    damaged library would end the process that loads it without a word.
 
     Parameters
     ----------
@@ -94,28 +103,61 @@ def folder_once(target: Path, fill: Callable[[Path], object]) -> Path:
         Where the folder shall be.
     fill
         Called with an empty folder that it fills; what it raises is raised.
+    checked
+        Patterns of the files whose digests are kept in the folder and compared.
 
     Returns
     -------
     Path
         `target`.
     """
-    if target.is_dir():
+    if target.is_dir() and not _damaged(target, checked):
         return target
     with locked(target):
-        if target.is_dir():
+        damaged = target.is_dir() and _damaged(target, checked)
+        if target.is_dir() and not damaged:
             return target
         prefix = f".{target.name}.part-"
         for left_behind in target.parent.glob(f"{prefix}*"):
             shutil.rmtree(left_behind, ignore_errors=True)
         part = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         try:
+            if damaged:
+                _log.warning("%s is damaged (%s) and is made again", target, damaged)
+                target.rename(part / "damaged")  # programs that run have it open
+                shutil.rmtree(part / "damaged", ignore_errors=True)
             fill(part)
+            _write_digests(part, checked)
             part.chmod(0o755)
             part.rename(target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _damaged(folder: Path, checked: tuple[str, ...]) -> str:
+    """The first file that is not as it was written, an empty text if all are."""
+    path = folder / _DIGESTS
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+        for name, digest in written.items():
+            if (folder / name).is_file() and sha256(folder / name) == digest:
+                continue
+            return name
+    except FileNotFoundError:  # of a version that kept none
+        with contextlib.suppress(OSError):
+            _write_digests(folder, checked)
+    except (OSError, ValueError, AttributeError):
+        return path.name
+    return ""
+
+
+def _write_digests(folder: Path, checked: tuple[str, ...]) -> None:
+    paths = sorted({path for pattern in checked for path in folder.glob(pattern)})
+    files = [path for path in paths if path.is_file() and not path.is_symlink()]
+    digests = {str(path.relative_to(folder)): sha256(path) for path in files}
+    with replacing(folder / _DIGESTS) as partial:
+        partial.write_text(json.dumps(digests), encoding="utf-8")
 
 
 def _is_plain(character: str) -> bool:

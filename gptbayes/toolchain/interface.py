@@ -14,11 +14,26 @@ import fnmatch
 import logging
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import cmdstanpy
+from gptbayes import home
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+# It makes a folder without a name of its own when it is imported, which stays if we are killed.
+with _temporary_files_in(home.temporary_folder()):
+    import cmdstanpy
 
 VERSION: str = cmdstanpy.__version__
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gptbayes import home
 from gptbayes.toolchain import build, cache, interface, system
 from gptbayes.toolchain.errors import ToolchainError
 from gptbayes.toolchain.install import ensure_cmdstan, flags_of
@@ -115,7 +116,7 @@ def check() -> Check:
     """Compile and sample a program of three lines, to see that everything works."""
     start = time.perf_counter()
     program = "parameters {\n  real x;\n}\nmodel {\n  x ~ std_normal();\n}\n"
-    with tempfile.TemporaryDirectory(prefix="gptbayes-") as folder:
+    with tempfile.TemporaryDirectory(dir=home.temporary_folder()) as folder:
         stan_file = Path(folder) / "check.stan"
         stan_file.write_text(program, encoding="utf-8")
         executable = compile_program(stan_file)

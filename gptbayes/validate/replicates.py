@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from gptbayes import fit
+from gptbayes import fit, home
 from gptbayes.fit.directory import write_json
 from gptbayes.groups import group
 from gptbayes.inference import convert
@@ -105,7 +105,7 @@ def _fit(experiment, problem, iter_sampling, seed):
 
 
 def _fit_from(init, experiment, problem, iter_sampling, seed):
-    with tempfile.TemporaryDirectory(prefix="gptbayes-calibration-") as folder:
+    with tempfile.TemporaryDirectory(dir=home.temporary_folder()) as folder:
         if experiment.method == "smc":
             run = fit.smc(
                 problem,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -273,3 +274,61 @@ def test_describe_and_check(engine):
     done = toolchain.check()
     assert abs(done.mean) < 5 / 1000**0.5  # of 4000 draws, 1000 effective ones at the least
     assert 0.9 < done.sd < 1.1
+
+
+@pytest.mark.parametrize("how", ["truncated", "one bit", "gone", "digests"])
+def test_what_is_damaged_is_made_again(tmp_path, how):
+    """And only that: a whole folder is not touched, nor files whose digests are not kept."""
+    target, filled = tmp_path / "thing", []
+
+    def fill(folder):
+        filled.append(folder)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "library").write_bytes(bytes(range(256)))
+        (folder / "large").write_text("large")
+
+    for _ in range(2):
+        cache.folder_once(target, fill, ("sub/*",))
+    (target / "large").write_text("more")
+    cache.folder_once(target, fill, ("sub/*",))
+    assert len(filled) == 1
+    path = target / "sub" / "library"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    damage = {
+        "truncated": lambda: path.write_bytes(content[:90]),
+        "one bit": lambda: path.write_bytes(content),
+        "gone": path.unlink,
+        "digests": lambda: (target / ".digests.json").write_text("[1]"),
+    }
+    damage[how]()
+    cache.folder_once(target, fill, ("sub/*",))
+    assert len(filled) == 2
+    assert path.read_bytes() == bytes(range(256))
+    assert list(tmp_path.glob(".thing.part-*")) == []
+
+
+def test_a_folder_without_digests_gets_them(tmp_path):
+    """Of a version that kept none; a later change is then found."""
+    target = tmp_path / "thing"
+    target.mkdir()
+    (target / "library").write_text("whole")
+    cache.folder_once(target, lambda folder: pytest.fail("it is there"))
+    assert (target / ".digests.json").is_file()
+    (target / "library").write_text("hole")
+    cache.folder_once(target, lambda folder: (folder / "library").write_text("whole"))
+    assert (target / "library").read_text() == "whole"
+
+
+def test_damaged_kernels_are_compiled_again(tmp_path, monkeypatch):
+    """A scribbled shared library would end the process that loads it."""
+    monkeypatch.setenv("GPTBAYES_CACHE", str(tmp_path / "cache"))
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    (sources / "gpt.cpp").write_text('extern "C" int answer() { return 42; }\n')
+    built = toolchain.build_kernels(sources)
+    whole = built.library.read_bytes()
+    built.library.write_bytes(whole[: len(whole) // 2])
+    again = toolchain.build_kernels(sources)
+    assert again == built
+    assert ctypes.CDLL(str(again.library)).answer() == 42
