@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.findings import Finding
+from gptbayes.findings import Finding, plus_minus
 from gptbayes.predict import Reliability
 from gptbayes.report.analysis import HeldOut
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Table, findings, picture
-from gptbayes.report.format import percent, plus_minus
+from gptbayes.report.format import percent
 
 
 def density_blocks(found: HeldOut) -> list:
@@ -24,17 +24,17 @@ def density_blocks(found: HeldOut) -> list:
     rows = []
     for name in table["fit"].values:
         row = table.sel(fit=name)
-        difference = plus_minus(float(row["difference"]), float(row["difference_se"]))
+        difference = plus_minus(row["difference"], row["difference_se"], sign="+")
         rows.append(
             [
                 str(name),
-                f"{float(row['per_character']):.3f} ± {float(row['per_character_se']):.3f}",
-                f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}",
+                plus_minus(row["per_character"], row["per_character_se"], 3),
+                plus_minus(row["elpd"], row["se"]),
                 "" if np.isnan(row["mcse"]) else f"{float(row['mcse']):.1f}",
                 "" if name == first else difference,
             ]
         )
-    unigram = f"{found.unigram:.3f} ± {found.unigram_se:.3f}"
+    unigram = plus_minus(found.unigram, found.unigram_se, 3)
     rows.append(["character frequencies", unigram, "", "", ""])
     rows.append(["uniform guess", f"{found.uniform:.3f}", "", "", ""])
     caption = (
@@ -75,7 +75,7 @@ def calibration_blocks(found: Reliability, shown: Sequence[Finding] = ()) -> lis
     plots.plot_by_position(found.by_position, ax=right)
     last = found.by_position.isel(fit=0, position=-1)
     gain = (
-        f"{names[0]} gains {float(last['gain']):+.2f} ± {float(last['gain_se']):.2f} nats from "
+        f"{names[0]} gains {plus_minus(last['gain'], last['gain_se'], 2, sign='+')} nats from "
         f"contexts of {found.by_position.sizes['position']} characters instead of one, paired "
         "within sequences."
     )
