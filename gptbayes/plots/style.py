@@ -109,8 +109,9 @@ def share_legend(fig: Figure, *, columns: int = 3) -> None:
     entries: dict[str, Any] = {}
     for ax in fig.axes:
         handles, labels = ax.get_legend_handles_labels()
-        if ax.get_legend() is not None:
-            ax.get_legend().remove()
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.remove()
             entries.update(zip(labels, handles, strict=True))
     place: dict[str, Any] = {"loc": "outside upper center", "ncols": min(columns, len(entries))}
     fig.legend(list(entries.values()), list(entries), frameon=False, fontsize="small", **place)
