@@ -17,8 +17,12 @@ from gptbayes.symmetry.compact_group import Group, Orthogonal, SignFlip
 from gptbayes.symmetry.layout import Layout, lay_out
 
 SAMPLE_DIMS = ("chain", "draw")
-REWEIGHTINGS = 3
-"""Number of times that draws are aligned again with the standard deviations that remained."""
+MAX_REWEIGHTINGS = 30
+"""Largest number of times that draws are aligned again with the standard deviations that remain."""
+MAX_STARTS = 8
+"""Largest number of variables of which each is tried as the one that decides."""
+SETTLED = 0.01
+"""Relative change of these standard deviations at which they are settled."""
 SMALLEST_SHARE = 1e-3
 """Smallest standard deviation after alignment, as a share of that before, that is a unit."""
 
@@ -37,8 +41,9 @@ def align(
     Every draw is moved along its orbit towards the geometric median of all draws. Permutations are
     found by linear assignment, orthogonal maps by Procrustes analysis. Variables are compared in
     units of their standard deviations around the reference, so that one that tells the components
-    apart counts more than one that does not; these are estimated and the draws aligned again, three
-    times.
+    apart counts more than one that does not; these are estimated and the draws aligned again until
+    they settle. Of up to eight variables each is tried as the one that decides at first, and the
+    start that leaves the smallest volume is taken.
 
     Parameters
     ----------
@@ -138,12 +143,18 @@ def align_posterior(
     arrays = arrays_of(posterior)
     draws = {name: arrays[name].reshape(-1, *layout.shapes[name]) for name in layout.shapes}
     _check_finite(draws, batch)
-    scales = {name: _scale(layout, name, values) for name, values in draws.items()}
-    aligned = draws
-    for _ in range(1 + REWEIGHTINGS):
-        found = align_draws(layout, {n: v / scales[n] for n, v in aligned.items()}, **options)
-        aligned = {n: v * scales[n] for n, v in found.parameters.items()}
-        scales = _scales_within(found, scales)
+    whole = {name: _scale(layout, name, values) for name, values in draws.items()}
+    starts = _starts(whole)
+    tried = [_aligned_in_units(layout, draws, start, whole, options) for start in starts]
+    best = int(np.argmin([_log_volume(remain, draws) for _, remain in tried]))
+    found, scales = tried[best]
+    aligned = {name: starts[best][name] * v for name, v in found.parameters.items()}
+    for _ in range(MAX_REWEIGHTINGS):
+        before = scales
+        found, scales = _aligned_in_units(layout, aligned, before, whole, options)
+        aligned = {name: before[name] * v for name, v in found.parameters.items()}
+        if all(abs(scales[n] - before[n]) <= SETTLED * before[n] for n in scales):
+            break
     moved = {}
     for name, values in aligned.items():
         restored = values.reshape(*batch, *layout.shapes[name])
@@ -304,10 +315,28 @@ def _scale(layout, name, values):
     return float(np.sqrt(square)) or 1.0
 
 
-def _scales_within(found, scales):
-    """Standard deviations of variables around the reference after alignment."""
-    new = {}
+def _starts(scales):
+    """Units in which all variables count, and units in which one of them decides."""
+    return [
+        scales,
+        *(_only(name, scales) for name in (scales if 1 < len(scales) <= MAX_STARTS else ())),
+    ]
+
+
+def _only(name, scales):
+    return {other: size if other == name else 1e3 * size for other, size in scales.items()}
+
+
+def _aligned_in_units(layout, draws, units, whole, options):
+    """Alignment in some units, and the standard deviations that remain around the reference."""
+    found = align_draws(layout, {n: v / units[n] for n, v in draws.items()}, **options)
+    remain = {}
     for name, values in found.parameters.items():
-        size = float(np.sqrt(((values - found.reference[name]) ** 2).mean()))
-        new[name] = scales[name] * max(size, SMALLEST_SHARE)
-    return new
+        size = units[name] * float(np.sqrt(((values - found.reference[name]) ** 2).mean()))
+        remain[name] = max(size, SMALLEST_SHARE * whole[name])
+    return found, remain
+
+
+def _log_volume(scales, draws):
+    """The logarithm of the volume that draws fill around their reference, up to a constant."""
+    return sum(draws[name][0].size * np.log(size) for name, size in scales.items())
