@@ -11,7 +11,8 @@ The names below are what an analysis needs; each is imported when it is first us
 - `read_text`, `zen_of_python`, `make_problem`: from text to a problem
 - `fit`: NUTS, Pathfinder, optimisation and prior draws
 - `open_run`: InferenceData of a run directory
-- `Group`, `Permutation`, `SignFlip`, `Orthogonal`, `read_group`, `align`: symmetry of any model
+- `Group`, `Permutation`, `SignFlip`, `Orthogonal`, `read_group`, `check_invariance`, `align`,
+  `diagnose_mixing`: symmetry of any model
 - `Analysis`, `write_report`: everything that is asked of a fit, and its report
 - `predict`, `attention`, `symmetry`, `diagnostics`, `validate`, `compare`, `plots`: the rooms
 """
@@ -35,6 +36,8 @@ _HOMES = {
     "STAGES": "gptbayes.model.stages",
     "SignFlip": "gptbayes.symmetry.compact_group",
     "align": "gptbayes.symmetry.posterior",
+    "check_invariance": "gptbayes.symmetry.invariance",
+    "diagnose_mixing": "gptbayes.diagnostics.mixing",
     "make_problem": "gptbayes.model.problem",
     "open_run": "gptbayes.inference",
     "read_group": "gptbayes.symmetry.compact_group",
@@ -63,7 +66,9 @@ __all__ = [
     "SignFlip",
     "align",
     "attention",
+    "check_invariance",
     "compare",
+    "diagnose_mixing",
     "diagnostics",
     "fit",
     "make_problem",
@@ -91,6 +96,7 @@ if TYPE_CHECKING:
         validate,
     )
     from gptbayes.corpus import read_text, zen_of_python
+    from gptbayes.diagnostics.mixing import diagnose_mixing
     from gptbayes.inference import open_run
     from gptbayes.model.problem import make_problem
     from gptbayes.model.stages import STAGES, stage
@@ -103,6 +109,7 @@ if TYPE_CHECKING:
         SignFlip,
         read_group,
     )
+    from gptbayes.symmetry.invariance import check_invariance
     from gptbayes.symmetry.posterior import align
 
 

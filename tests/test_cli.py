@@ -47,6 +47,7 @@ def fit_arguments(text, out, *more):
         ["text"],
         ["attention"],
         ["symmetry"],
+        ["mixing"],
         ["compare"],
         ["report"],
     ],

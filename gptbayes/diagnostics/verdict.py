@@ -316,7 +316,10 @@ def _sentence(name, evidence, groups, n_chain):
                 " Invariants agree between chains: a symmetry that the alignment missed would "
                 "also explain these modes."
             )
-    if name == TOO_SHORT and _state(evidence, _first(PREDICTIONS, evidence["quantity"].values)) == "agree":
+    if (
+        name == TOO_SHORT
+        and _state(evidence, _first(PREDICTIONS, evidence["quantity"].values)) == "agree"
+    ):
         found += " Predictions agree across the chains."
     return found
 
