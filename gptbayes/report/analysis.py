@@ -48,6 +48,7 @@ from gptbayes.findings import Finding, convergence_finding, few_sequences_findin
 from gptbayes.inference import open_run, parameters_of, problem_of, superchains_of
 from gptbayes.model.problem import Problem
 from gptbayes.predict.text_statistics import GAP, join_windows
+from gptbayes.stats import mcmc
 from gptbayes.stats.summary import r_hat, summarise
 from gptbayes.symmetry import generators, symmetry_dimension
 from gptbayes.validate.exact_marginals import check_exact_marginals
@@ -315,6 +316,19 @@ class Analysis:
             )
             found.append((context, character, posterior, prior))
         return found
+
+    @cached_property
+    def because(self) -> xr.Dataset | None:
+        """Influences of the training sequences on the first of `next_characters`.
+
+        None for a single draw, and for methods whose draws have no log likelihood or are not from
+        the posterior.
+        """
+        if self.method not in CHAINS or self.idata.posterior.sizes["draw"] < mcmc.MIN_DRAWS:
+            return None
+        held_out, decode = self.problem.held_out, self.problem.vocabulary.decode
+        i = evenly_spaced(len(held_out.x), N_NEXT)[0]
+        return predict.because(self.idata, decode(held_out.x[i]), decode(held_out.y[i, -1:]))
 
     @cached_property
     def texts(self) -> list[ScoredText]:
