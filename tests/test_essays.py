@@ -32,6 +32,9 @@ TINY = {
     "09_symmetry_and_modes": f"--stages 05 --batch-size 6 {SHORT} --no-from-modes",
     "10_predictive_accuracy": f"--sizes 4 8 --characters 400 --n-kept 6 {SHORT}",
     "11_attention_roles": f"--stages 05 --batch-size 6 --n-contexts 3 {SHORT}",
+    "13_mixture_labels": f"--n-observations 30 {SHORT}",
+    "14_factor_rotations": f"--n-variables 4 --n-observations 30 {SHORT}",
+    "15_hidden_units": f"--n-observations 15 {SHORT}",
     "12_evidence": "--stages 01 05 --sizes 16 32 --n-embed 2 --replicates 2 --chains 6 --moves 4",
 }
 FIGURES = {essay.stem: re.findall(r'save=folder / "(.*?)"', essay.read_text()) for essay in ESSAYS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import xarray as xr
 from rich.text import Text
 
 from gptbayes.cli.terminal import (
@@ -21,7 +22,7 @@ from gptbayes.cli.terminal import (
 from gptbayes.diagnostics.examination import FILE
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.mode_masses import same_posterior
-from gptbayes.diagnostics.verdict import TOO_SHORT
+from gptbayes.diagnostics.verdict import TOO_SHORT, Verdict
 from gptbayes.findings import plus_minus
 from gptbayes.fit import read_config
 from gptbayes.inference import open_run
@@ -76,11 +77,8 @@ def _symmetry(arguments):
     if arguments.out:
         write_table(verdict.evidence.to_dataframe(), arguments.out)
     _print_symmetries(analysis.symmetries, redundant, analysis.n_parameters)
-    _print_mixing(verdict.evidence)
-    OUT.print(Text(f"verdict: {verdict.name}", "bold"), verdict.text, sep="\n", soft_wrap=True)
-    if verdict.name != TOO_SHORT:
-        OUT.print(f"This would be wrong if {verdict.wrong_if}.", soft_wrap=True)
-    OUT.print()
+    print_mixing(verdict.evidence)
+    print_verdict(verdict)
     _print_modes(modes)
     _print_stacking(analysis.stacking)
     _print_masses(analysis)
@@ -137,7 +135,16 @@ def _print_symmetries(symmetries, n_redundant, n_parameters):
     print_lines(title, [of_both, f"of the likelihood only: {', '.join(other) or 'none'}"])
 
 
-def _print_mixing(evidence):
+def print_verdict(verdict: Verdict) -> None:
+    """Print a verdict and what would show it wrong."""
+    OUT.print(Text(f"verdict: {verdict.name}", "bold"), verdict.text, sep="\n", soft_wrap=True)
+    if verdict.name != TOO_SHORT:
+        OUT.print(f"This would be wrong if {verdict.wrong_if}.", soft_wrap=True)
+    OUT.print()
+
+
+def print_mixing(evidence: xr.Dataset) -> None:
+    """Print the table of mixing."""
     shown = {k: v for k, v in _COLUMNS.items() if evidence[v[0]].notnull().any()}
     table = columns("quantity", *shown)
     for column in table.columns[1:]:
