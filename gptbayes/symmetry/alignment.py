@@ -307,7 +307,9 @@ def _like(flags, values):
 
 def _median_step(draws, reference, distance, chunks):
     """One step of Weiszfeld's algorithm, if it lowers the mean distance."""
-    floor = max(1e-3 * np.median(distance), 1e-6 * distance.max(), np.finfo(float).tiny)
+    if not distance.any():
+        return reference, distance
+    floor = max(1e-3 * np.median(distance), 1e-6 * distance.max())
     weight = 1 / np.maximum(distance, floor)
     weight /= weight.sum()
     centre = {name: np.tensordot(weight, values, 1) for name, values in draws.items()}
