@@ -104,8 +104,8 @@ def _k_warning(n_bad, n):
     if not n_bad:
         return None
     return (
-        f"Pareto k above 0.7 for {n_bad} of {n} leave-one-out densities: the stacking weights are "
-        "not reliable"
+        f"Pareto k above its limit for {n_bad} of {n} leave-one-out densities: the stacking "
+        "weights are not reliable"
     )
 
 
