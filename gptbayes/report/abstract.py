@@ -279,7 +279,7 @@ def _attention(analysis):
         else f" ({float(one['lower']):+.3f} to {float(one['upper']):+.3f})"
     )
     return (
-        f"{learned} The head that matters most is {name}: its ablation costs "
+        f"{learned} The head whose ablation costs most is {name}, with "
         f"{float(one['mean']):+.3f}{spread} nats per character."
     )
 
