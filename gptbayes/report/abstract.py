@@ -112,6 +112,8 @@ def _verdict(analysis):
 
 
 def _convergence(analysis):
+    if analysis.n_chain < 2:
+        return ""
     table = analysis.convergence
     predictions = PREDICTIONS[0]
     if predictions not in table["quantity"].values:
