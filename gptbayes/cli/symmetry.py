@@ -22,6 +22,7 @@ from gptbayes.diagnostics.examination import FILE
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.mode_masses import same_posterior
 from gptbayes.diagnostics.verdict import TOO_SHORT
+from gptbayes.findings import plus_minus
 from gptbayes.fit import read_config
 from gptbayes.inference import open_run
 from gptbayes.report import Analysis
@@ -118,7 +119,7 @@ def _print_masses(analysis):
     mixtures = analysis.weighted_by_mass
     if mixtures is not None:
         each = (
-            f"{name} {float(mixtures['elpd'][k]):.1f} ± {float(mixtures['se'][k]):.1f}"
+            f"{name} {plus_minus(mixtures['elpd'][k], mixtures['se'][k])}"
             for k, name in enumerate(mixtures["mixture"].values)
         )
         lines.append(f"held-out elpd of the chains weighted by each: {', '.join(each)}")
@@ -162,8 +163,8 @@ def _print_modes(modes):
         table.add_row(
             str(k + 1),
             str(int(row["whole_chains"])),
-            f"{float(row['lp']):.1f} ± {float(row['lp_mcse']):.1f}",
-            f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}",
+            plus_minus(row["lp"], row["lp_mcse"]),
+            plus_minus(row["elpd"], row["se"]),
             Text(" ".join(str(row["text"].item()).split())),
         )
     print_table("Modes, in nats", table)
@@ -177,7 +178,8 @@ def _print_stacking(stacking):
     stacked = stacking.held_out.sel(mixture="stacked")
     text = (
         f"stacking weights of the chains, for prediction only: {weights}; held-out elpd against "
-        f"equal weights {float(stacked['difference']):+.1f} ± {float(stacked['difference_se']):.1f}"
+        "equal weights "
+        f"{plus_minus(stacked['difference'], stacked['difference_se'], sign='+')}"
     )
     n_bad = int(stacking.chains["n_bad_k"].max())
     if n_bad:

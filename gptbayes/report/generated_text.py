@@ -9,6 +9,7 @@ import xarray as xr
 
 from gptbayes import __version__
 from gptbayes.corpus import visible
+from gptbayes.findings import plus_minus
 from gptbayes.predict import WIDE_INTERVAL, entropy_sentence, has_wide_interval, probability_level
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Character, Paragraph, Report, Section, Text, findings
@@ -104,4 +105,4 @@ def _numbers(row):
 
 
 def _nats(row, name):
-    return f"{float(row[name]):.3f} ± {float(row[f'{name}_mcse']):.3f}"
+    return plus_minus(row[name], row[f"{name}_mcse"], 3)
