@@ -27,7 +27,7 @@ from gptbayes.diagnostics.sensitivity import prior_sensitivity
 from gptbayes.diagnostics.verdict import ALPHA, DIFFERENT_PREDICTIONS, mixing_verdict
 from gptbayes.findings import PARETO_K_LIMIT, pareto_k_limit, pareto_k_limit_words
 from gptbayes.inference import open_run
-from gptbayes.predict import forecast_reliability, loo_finding
+from gptbayes.predict import check_text, forecast_reliability, loo_finding
 from gptbayes.predict.leave_one_out import psis_loo
 from gptbayes.report.sensitivity import sensitivity_section
 
@@ -188,6 +188,17 @@ def test_characters_of_the_forecasts_are_seldom_called_miscalibrated(rng, n_sequ
         found = forecast_reliability(forecast, tokens, rng, prob=0.9, n_simulations=200)
         failures += not found.findings["it"][0].ok
     assert failures <= at_most(0.1, n)
+
+
+@pytest.mark.parametrize("n_draw", [1, 2, 10])
+def test_texts_by_few_draws_are_called_nothing(rng, n_draw, tmp_path):
+    """The held-out text is by no model at all, and yet a few draws cannot tell."""
+    problem = small_problem("01", text="the cat sat on the mat, that cat. " * 12)
+    idata = open_run(fit.prior(problem, tmp_path / "run", draws=n_draw))
+    found = check_text(idata, rng)
+    assert bool(found.checks["ok"].all())
+    assert f"by {n_draw} effective draws, too few to tell" in found.checks.attrs["notes"][0]
+    assert any(each.endswith("too few draws to tell") for each in found.checks["sentence"].values)
 
 
 @pytest.mark.parametrize("n_replicate", [2, 3, 8])

@@ -267,8 +267,8 @@ class Problem:
             )
         if "layer_norm" in self.stage.features and self.design.n_embed < 2:
             raise ValueError(
-                f"n_embed must be at least 2 at stage {self.stage.number}, whose layer norms divide "
-                f"by a standard deviation over the embedding, got {self.design.n_embed}"
+                f"n_embed must be at least 2 at stage {self.stage.number}, whose layer norms "
+                f"divide by a standard deviation over the embedding, got {self.design.n_embed}"
             )
         if len(self.vocabulary) != self.design.vocab_size:
             raise ValueError(
