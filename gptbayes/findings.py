@@ -156,7 +156,10 @@ def convergence_warnings(r_hat: float, ess: float) -> list[str]:
     """
     warnings = []
     if r_hat > R_HAT_LIMIT:
-        warnings.append(f"R-hat above {R_HAT_LIMIT}: the chains have not mixed, run them longer")
+        short = "" if ess >= ESS_LIMIT else " or are too short to tell"
+        warnings.append(
+            f"R-hat above {R_HAT_LIMIT}: the chains have not mixed{short}, run them longer"
+        )
     if ess < ESS_LIMIT:
         warnings.append(f"ESS below {ESS_LIMIT}: intervals and tail probabilities are rough")
     return warnings
