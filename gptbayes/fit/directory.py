@@ -16,6 +16,7 @@ import numpy as np
 from gptbayes import __version__
 from gptbayes.corpus import whole_number
 from gptbayes.files import remove, remove_leftovers, replacing
+from gptbayes.fit import manifest, schema
 from gptbayes.fit.programs import executable_of
 from gptbayes.model.problem import Problem, from_stan_data, stan_data
 from gptbayes.toolchain import ensure_cmdstan, interface
@@ -40,17 +41,19 @@ def read_config(folder: str | Path) -> dict:
     Raises
     ------
     ValueError
-        If the folder is not a run directory.
+        If the folder is not a run directory, is of a newer version, or its configuration is
+        malformed, damaged or changed by hand.
     """
     path = Path(folder) / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = schema.read(path, schema.Config)
     except FileNotFoundError:
         raise ValueError(
             f"a run directory has a config.json, got {folder}, which has none"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+    schema.check_settings(path, config)
+    manifest.verify(Path(folder), path, _CHANGED)
+    return json.loads(path.read_bytes())
 
 
 def read_problem(folder: str | Path) -> Problem:
@@ -70,16 +73,28 @@ def read_problem(folder: str | Path) -> Problem:
         If the folder is not a run directory, or its data cannot be read.
     """
     config = read_config(folder)
+    path = Path(folder) / "data.json"
     try:
-        data = json.loads((Path(folder) / "data.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder}/data.json cannot be read: {error}") from None
-    return from_stan_data(
-        data,
-        stage_number=config["stage"],
-        characters=tuple(config["characters"]),
-        source=config["source"],
-    )
+        schema.read(path, schema.Data)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    manifest.verify(Path(folder), path, "run the same fit again to write it anew")
+    try:
+        return from_stan_data(
+            json.loads(path.read_bytes()),
+            stage_number=config["stage"],
+            characters=tuple(config["characters"]),
+            source=config["source"],
+        )
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} is malformed: {_reason(error)}") from None
+
+
+_CHANGED = f"restore it from a copy, or, if the change is meant, delete {manifest.FILE}"
+
+
+def _reason(error):
+    return f"it has no {error}" if isinstance(error, KeyError) else error
 
 
 @dataclass(frozen=True)
@@ -161,8 +176,10 @@ def run_directory(
         executable = _executable(problem.stage, folder, kernels) if stan else None
         if not (folder / "config.json").exists():
             used = {"kernels": executable.kernels} if executable else {}
-            write_json(folder / "config.json", {**config, **used, "versions": _versions(stan)})
+            versions = {"versions": _versions(stan), "schema": schema.SCHEMA}
+            write_json(folder / "config.json", {**config, **used, **versions})
         write_json(folder / "data.json", data)
+        manifest.record(folder, [folder / "config.json", folder / "data.json"])
         yield Run(folder, executable.path if executable else None, seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import stanio
 
 from gptbayes.files import replacing
+from gptbayes.fit import manifest
 from gptbayes.fit.directory import read_config
 
 NOT_CONVERGED = "not converged"
@@ -107,11 +109,16 @@ def iter_draws(folder: str | Path) -> Iterator[Draws]:
     paths = [Path(folder) / "csv" / f"{word}-{k + 1}.csv" for k in range(n_units(config))]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
+        names = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if missing[4:] else "")
         raise ValueError(
-            f"{folder} is not finished, {', '.join(missing)} missing: run the same fit again "
-            "to resume it"
+            f"{folder} is not finished, {names} missing: run the same fit again to resume it"
         )
-    return (read_csv(path, n_rows) for path in paths)
+    return (_read_verified(Path(folder), path, n_rows) for path in paths)
+
+
+def _read_verified(folder, path, n_draws):
+    manifest.verify(folder, path, "delete it and run the same fit again")
+    return read_csv(path, n_draws)
 
 
 def n_units(config: dict) -> int:
@@ -142,6 +149,12 @@ def read_csv(path: Path, n_draws: int) -> Draws:
         header = _header(path, file)
         n_columns, filled = header.count(",") + 1, 0
         comments: list[bytes] = []
+        least = 2 * n_draws * n_columns  # a digit and a comma: memory is not asked for in vain
+        if (size := os.fstat(file.fileno()).st_size) < least:
+            raise ValueError(
+                f"{path} is truncated or corrupted: {n_draws} draws of {n_columns} numbers do not "
+                f"fit in its {size} bytes"
+            )
         table = np.empty((n_draws, n_columns))
         for rows in _chunks(path, file, n_columns, n_draws, comments):
             table[filled : filled + len(rows)] = _numbers(path, rows, n_columns)

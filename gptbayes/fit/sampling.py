@@ -151,7 +151,7 @@ def nuts(
             )
             for k, start in enumerate(start_of_chain(chains, superchains), start=1)
         ]
-        run_units(units, executor, on_progress)
+        run_units(run, units, executor, on_progress)
     return run.folder
 
 

@@ -180,7 +180,7 @@ def sequential_monte_carlo(
 
 def temper(
     *, executable, data, folder, draw_prior, settings, replicates, inverse_metric, seed,
-    executor=None, on_progress=None,
+    executor=None, on_progress=None, on_complete=None,
 ) -> list[list[Level]]:  # fmt: skip
     """Run the levels that are missing; `sequential_monte_carlo` without its checks.
 
@@ -193,6 +193,8 @@ def temper(
     settings : Settings
     replicates, inverse_metric, seed, executor, on_progress
         As for `sequential_monte_carlo`.
+    on_complete : callable, optional
+        Called with the CSV file of each replicate that is complete.
 
     Returns
     -------
@@ -215,14 +217,14 @@ def temper(
     for each in running:
         each.begin(draw_prior)
     if executor is not None:
-        _drive(running, executor, on_progress)
+        _drive(running, executor, on_progress, on_complete)
     elif not all(each.finished for each in running):
         with ThreadPoolExecutor(max_workers=min(replicates, n_cores())) as pool:
-            _drive(running, pool, on_progress)
+            _drive(running, pool, on_progress, on_complete)
     return [each.levels for each in running]
 
 
-def _drive(replicates, executor, on_progress):
+def _drive(replicates, executor, on_progress, on_complete):
     """One level after the other of every replicate; after the first failure none that is new."""
     running: dict[Future, Any] = {}
 
@@ -243,6 +245,8 @@ def _drive(replicates, executor, on_progress):
                 replicate = running.pop(future)
                 future.result()
                 replicate.levels += load_levels(replicate.folder, len(replicate.levels))
+                if replicate.finished and on_complete:
+                    on_complete(replicate.csv)
             submit()
             if on_progress:
                 on_progress([replicate.progress() for replicate in replicates])
