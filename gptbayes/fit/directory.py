@@ -116,7 +116,7 @@ class Run:
 
 @contextmanager
 def run_directory(
-    problem, out, method, settings, seed, n_draws, *, kernels="auto", stan=True
+    problem, out, method, settings, seed, n_draws, *, kernels="auto", stan=True, growing=None
 ) -> Iterator[Run]:
     """Check, create and lock a run directory, and compile its program.
 
@@ -134,6 +134,9 @@ def run_directory(
         See `gptbayes.fit.programs`. For a run that exists, "auto" is its own choice.
     stan : bool
         False if the method needs neither Stan nor a program.
+    growing : str, optional
+        The setting that may be larger than that of the run which is there: it is then continued,
+        and ``continued_after`` in its settings has the former value.
 
     Yields
     ------
@@ -155,7 +158,7 @@ def run_directory(
     data = stan_data(problem)
     check_writable("the configuration", config)
     check_writable("the data", data)
-    _check_configuration(folder, config)
+    _check_configuration(folder, config, growing)
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
@@ -174,6 +177,8 @@ def run_directory(
         if stan:
             ensure_cmdstan()
         executable = _executable(problem.stage, folder, kernels) if stan else None
+        if growing:
+            _grow(folder, settings, growing)
         if not (folder / "config.json").exists():
             used = {"kernels": executable.kernels} if executable else {}
             versions = {"versions": _versions(stan), "schema": schema.SCHEMA}
@@ -231,7 +236,23 @@ def _versions(stan):
     }
 
 
-def _check_configuration(folder, config):
+def _grow(folder, settings, growing):
+    """Note in the configuration of a run that it is continued; what was made of it is outdated."""
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    there = read_config(folder)
+    before = there["settings"]
+    if settings[growing] > before[growing]:
+        after = [*before.get("continued_after", []), before[growing]]
+        new = {**before, growing: settings[growing], "continued_after": after}
+        for derived in ("posterior.nc", "symmetry.nc"):
+            (folder / derived).unlink(missing_ok=True)
+        manifest.forget(folder, path)  # killed between the two, either is whole
+        write_json(path, {**there, "settings": new})
+
+
+def _check_configuration(folder, config, growing=None):
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -244,6 +265,9 @@ def _check_configuration(folder, config):
         return
     existing, new = _flat(read_config(folder)), _flat(config)
     differing = [key for key in new if new[key] != existing.get(key)]
+    grown = f"settings.{growing}"
+    if differing == [grown] and new[grown] > existing[grown]:
+        return
     if differing:
         key = differing[0]
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""

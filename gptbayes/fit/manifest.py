@@ -44,6 +44,13 @@ def record(folder: Path, paths: Iterable[Path]) -> None:
         raise OSError(f"{folder / FILE} is locked by another process") from None
 
 
+def forget(folder: Path, path: Path) -> None:
+    """Remove the entry of a file that is about to be replaced by another one."""
+    known = read_manifest(folder)
+    if known.pop(_name(folder, path), None):
+        _write(folder / FILE, known)
+
+
 def unrecorded(folder: Path, paths: Iterable[Path]) -> list[Path]:
     """Those of some files of a run whose digests are not in the manifest."""
     known = read_manifest(folder)

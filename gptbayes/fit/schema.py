@@ -50,6 +50,7 @@ class NutsSettings(Struct):
     adapt_delta: Share
     max_treedepth: Annotated[int, Meta(ge=1, le=30)]
     superchains: Units | None = None
+    continued_after: Annotated[list[Count], Meta(max_length=10_000)] = []
 
 
 class PathfinderSettings(Struct):

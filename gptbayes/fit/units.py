@@ -202,11 +202,11 @@ def _run_on(executor, run, missing, units, on_progress):
     with given_up_together(executor, pending, lambda: filter(None, map(_work_of, missing))):
         while pending:
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            finished = {pending.pop(future): future for future in done}
-            complete = [unit for unit, future in finished.items() if not future.exception()]
+            finished = {future: pending.pop(future) for future in done}
+            complete = [unit for future, unit in finished.items() if not future.exception()]
             if complete:
                 manifest.record(run.folder, [Path(unit.csv) for unit in complete])
-            for future in finished.values():
+            for future in finished:
                 future.result()
             if on_progress:
                 on_progress([_progress(unit) for unit in units])
