@@ -135,7 +135,8 @@ def _joined(parts):
         each = [part[which] for part in parts]
         return {name: np.concatenate([part[name] for part in each]) for name in each[0]}
 
-    return Draws(together(0), together(1), sum(part.seconds for part in parts))
+    seconds = sum(part.seconds for part in parts)
+    return parts[0]._replace(variables=together(0), method_variables=together(1), seconds=seconds)
 
 
 def n_units(config: dict) -> int:

@@ -25,6 +25,9 @@ MOST_UNITS = 100_000
 MOST_DRAWS = 100_000_000
 """Largest number of iterations or draws of a unit."""
 
+MOST_TREEDEPTH = 30
+"""Of NUTS: a billion leapfrog steps for one draw."""
+
 Version = Annotated[int, Meta(ge=0)]
 Units = Annotated[int, Meta(ge=1, le=MOST_UNITS)]
 Count = Annotated[int, Meta(ge=1, le=MOST_DRAWS)]
@@ -48,7 +51,7 @@ class NutsSettings(Struct):
     init: Literal["random", "pathfinder", "optimize"]
     metric: Literal["prior", "diag_e", "dense_e", "unit_e"]
     adapt_delta: Share
-    max_treedepth: Annotated[int, Meta(ge=1, le=30)]
+    max_treedepth: Annotated[int, Meta(ge=1, le=MOST_TREEDEPTH)]
     superchains: Units | None = None
     continued_after: Annotated[list[Count], Meta(max_length=10_000)] = []
 
@@ -74,7 +77,7 @@ class SmcSettings(Struct):
     moves: Count
     draws: Count
     ess: Share
-    max_treedepth: Annotated[int, Meta(ge=1, le=30)]
+    max_treedepth: Annotated[int, Meta(ge=1, le=MOST_TREEDEPTH)]
     max_levels: Count
     weights: Numbers | None = None
     step_size: Scale | None = None

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptbayes.corpus import whole_number
 from gptbayes.fit import tempering
+from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
 from gptbayes.fit.levels import Level, load_levels, run_level
@@ -201,7 +201,7 @@ def temper(
     list of list of Level
         Of each replicate.
     """
-    replicates = whole_number("replicates", replicates)
+    (replicates,) = positive(replicates=replicates)
     # Programs run in folders of their own, from where a relative path leads nowhere.
     executable, data, folder = (Path(each).absolute() for each in (executable, data, folder))
     metric = None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from problems import small_problem
 
@@ -30,7 +30,7 @@ MANY = int(os.environ.get("FAULTS_MANY", "1"))
 some = settings(
     max_examples=25 * MANY,
     deadline=None,
-    derandomize="FAULTS_SEED" not in os.environ,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -190,6 +190,7 @@ def test_malformed_json_is_refused_in_one_line(whole, tmp_path_factory, name):
         (run / "manifest.json").unlink()  # a stranger can make one that fits
     outside = set(run.parent.iterdir())
 
+    @seed(SEED)
     @some
     @given(change=changes(list(places(original))))
     def refused_or_read(change):
@@ -206,6 +207,7 @@ def test_malformed_json_is_refused_in_one_line(whole, tmp_path_factory, name):
 
 
 @given(content=st.binary(max_size=200) | st.text(max_size=50).map(str.encode))
+@seed(SEED)
 @some
 def test_bytes_that_are_no_json_are_refused(whole, content):
     path = whole.parent / "any.json"
