@@ -7,6 +7,7 @@
 #   make essays     the analyses as pages to read
 #   make docs       the essays, and the reference of the Python interface
 #   make validate   simulation-based calibration of all stages
+#   make faults     signals, damaged runs and command lines at random, for an hour
 #   make bench      speed beside other software
 #   make platforms  demo and tests on another Debian
 #   make clean      remove what the others made in this folder
@@ -32,7 +33,7 @@ OTHERS  := $(RUNS)/02_next_character.txt $(RUNS)/03_attention_weights.txt \
 SBC     := 08_simulation_based_calibration
 REPORT  := $(RUNS)/05-nuts/report.html
 
-.PHONY: demo test check lint essays docs validate bench platforms setup clean help
+.PHONY: demo test check lint essays docs validate faults bench platforms setup clean help
 .DELETE_ON_ERROR:
 
 demo: setup $(FIRST) $(OTHERS) $(REPORT)
@@ -76,6 +77,15 @@ validate: setup
 	@cp $(VALIDATE)/calibration.csv analyses/
 	@cp $(VALIDATE)/calibration.png analyses/figures/
 	@cat $(VALIDATE)/$(SBC).txt
+
+# The long form of tests/faults, whose short form is part of `make test`: signals in every phase,
+# damaged and foreign run directories, command lines. `make faults SEED=7` repeats what a seed did.
+SEED   := $(or $(SEED),$(shell date +%s))
+FAULTS ?= 60
+faults: setup $(VENV)/ready-test
+	@echo "seed $(SEED)"
+	FAULTS_SEED=$(SEED) FAULTS_MANY=$(FAULTS) $(PYTEST) tests/faults
+	@echo "seed $(SEED): passed"
 
 # A quarter of an hour: gradients, forward pass, NUTS and evidence beside JAX, PyTorch, stanli,
 # NumPyro, BlackJAX, nutpie and PyMC, in an environment of its own. `make bench QUICK=--quick` takes

@@ -9,6 +9,8 @@ Analyses take a group as an xarray Dataset with `group`, and single variables wi
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,36 @@ def load_groups(path: Path) -> az.InferenceData:
             return az.from_netcdf(str(path), engine="h5netcdf")
     with xr.open_datatree(path, engine="h5netcdf") as opened:
         return opened.load()
+
+
+def content_digest(groups: Mapping[str, xr.Dataset]) -> str:
+    """A digest of all names, dims and values, which does not depend on how they are stored.
+
+    Parameters
+    ----------
+    groups : mapping of str to Dataset
+
+    Returns
+    -------
+    str
+        Hexadecimal SHA-256. All nan are the same.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(groups):
+        for key in sorted(map(str, groups[name].variables)):
+            variable = groups[name][key].variable
+            values = np.asarray(variable.values)
+            words = [name, key, list(map(str, variable.dims)), list(values.shape)]
+            if values.dtype.kind in "fiub":
+                kind = "<f8" if values.dtype.kind == "f" else "<i8"
+                plain = np.ascontiguousarray(values, dtype=kind)
+                if kind == "<f8" and (absent := np.isnan(plain)).any():
+                    plain = np.where(absent, np.nan, plain)
+                digest.update(json.dumps([*words, kind]).encode())
+                digest.update(plain.ravel().data)
+            else:
+                digest.update(json.dumps([*words, values.astype(str).tolist()]).encode())
+    return digest.hexdigest()
 
 
 def pareto_smoothed(log_ratios: np.ndarray, reff: float = 1.0) -> tuple[np.ndarray, float]:

@@ -30,7 +30,15 @@ from gptbayes.fit import (
     start_of_chain,
 )
 from gptbayes.fit.tempering import between_share
-from gptbayes.groups import add_group, group, group_names, load_groups, make_groups, save_groups
+from gptbayes.groups import (
+    add_group,
+    content_digest,
+    group,
+    group_names,
+    load_groups,
+    make_groups,
+    save_groups,
+)
 from gptbayes.model.problem import Problem, data_name, from_stan_data, stan_data
 from gptbayes.model.simulate import next_tokens, prior_draws
 
@@ -49,6 +57,10 @@ _NUTS_STATS = {
     "energy": "energy",
 }
 
+
+_DIGEST = "content_sha256"
+_ATTRS = ("stage", "method", "source", "settings", "versions", "characters", "stan_data", "seconds")
+"""Attributes that are text and enter the digest."""
 
 _MASK_DIMS = {
     "attention": ("layer", "head", "query_position", "key_position"),
@@ -465,9 +477,13 @@ def _dataset(values, dims, coords):
 
 
 def _save(idata, path):
+    idata.attrs[_DIGEST] = _digest_of(idata)
     remove_leftovers(path.parent)
-    with replacing(path) as partial:
-        save_groups(idata, partial)
+    try:
+        with replacing(path) as partial:
+            save_groups(idata, partial)
+    finally:
+        del idata.attrs[_DIGEST]
 
 
 def _load(path):
@@ -477,6 +493,11 @@ def _load(path):
         raise netcdf_error(
             path, error, "delete it, and it will be made again from the CSV files"
         ) from None
+    if _DIGEST in idata.attrs and idata.attrs.pop(_DIGEST) != _digest_of(idata):
+        raise ValueError(
+            f"{path} is damaged: its contents are not those that were written; delete it, and it "
+            "will be made again from the CSV files"
+        )
     names = group_names(idata)
     if "posterior" not in names:
         raise ValueError(f"{path} must have a posterior group, got {', '.join(names)}")
@@ -525,6 +546,14 @@ def _damage(content):
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return ""
+
+
+def _digest_of(idata):
+    """Of all numbers, and of the attributes that this package reads."""
+    attrs = {k: v for k, v in idata.attrs.items() if isinstance(v, str) and k != _DIGEST}
+    told = {k: xr.DataArray(np.array(v, dtype=object)) for k, v in attrs.items() if k in _ATTRS}
+    groups = {name: group(idata, name) for name in group_names(idata)}
+    return content_digest({**groups, "attrs": xr.Dataset(told)})
 
 
 def _without_kernels(method):

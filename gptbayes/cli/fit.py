@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import stage
 from gptbayes.progress import progress_bars
 from gptbayes.report.analysis import Analysis
+from gptbayes.report.model import continuation
 
 METHODS = ("nuts", "pathfinder", "optimize", "prior", "smc")
 OPTIONS = {
@@ -45,7 +47,7 @@ def add_arguments(parser) -> None:
         parser,
         _fit,
         description="Fit a stage to a text. An interrupted fit resumes when the same command is "
-        "given again.",
+        "given again; with more --draws, a finished one of NUTS is continued.",
         examples="""
             gptbayes fit --stage 05 --method nuts --out runs/05
             gptbayes fit --stage 03 --text hamlet.txt --lower --batch-size 64 --method pathfinder
@@ -74,7 +76,10 @@ def _fit(arguments):
     else:
         with progress_bars() as on_progress:
             folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
-    print_findings(Analysis.of_run(folder).findings)
+    analysis = Analysis.of_run(folder)
+    print_findings(analysis.findings)
+    if told := continuation(json.loads(analysis.idata.attrs["settings"])):
+        OUT.print(f"continued {told}", soft_wrap=True)
     following = f"gptbayes report {shlex.quote(str(folder))}"
     OUT.print(f"{folder}: done; next: {following}", soft_wrap=True)
 

@@ -408,6 +408,7 @@ def _folder(run, sequence):
 
 def _settings(run, settings):
     own = json.loads(run.idata.attrs["settings"])
+    own.pop("continued_after", None)  # of its iterations, which a refit runs at once
     if "chains" in (settings or {}):  # the run's number of superchains may not divide it
         own = {**own, "superchains": None}
     return {**own, **(settings or {})}

@@ -7,8 +7,11 @@ import operator
 
 import numpy as np
 
+MOST = 2**31 - 1
+"""The largest integer of the Stan programs, and of every count that has no bound of its own."""
 
-def whole_number(name: str, value, *, least: int = 1) -> int:
+
+def whole_number(name: str, value, *, least: int = 1, most: int = MOST) -> int:
     """A count or a size as a Python integer, from any integer type.
 
     Parameters
@@ -16,12 +19,13 @@ def whole_number(name: str, value, *, least: int = 1) -> int:
     name : str
         For the message.
     value : int or NumPy integer
-    least : int
+    least, most : int
 
     Raises
     ------
     ValueError
-        If it is not an integer, or less than ``least``. Booleans are not integers here.
+        If it is not an integer, less than ``least`` or more than ``most``. Booleans are not
+        integers here.
     """
     try:
         number = operator.index(value)
@@ -32,6 +36,8 @@ def whole_number(name: str, value, *, least: int = 1) -> int:
         raise ValueError(
             f"{name} must be {wanted.get(least, f'an integer of at least {least}')}, got {value!r}"
         )
+    if number > most:
+        raise ValueError(f"{name} must be at most {most:,}, got {_short(number)}")
     return number
 
 
@@ -60,3 +66,8 @@ def real_number(name: str, value, wanted: str = "a finite number") -> float:
     if not math.isfinite(number):
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
     return number
+
+
+def _short(number: int) -> str:
+    """Digits of a number of any size."""
+    return f"{number:,}" if number < 10**18 else f"about 10^{int(math.log10(number))}"

@@ -14,6 +14,7 @@ import xarray as xr
 
 from gptbayes.diagnostics.contraction import Contraction
 from gptbayes.files import replacing
+from gptbayes.groups import content_digest
 from gptbayes.inference import netcdf_error
 
 FILE = "symmetry.nc"
@@ -57,6 +58,7 @@ def save_examination(
         "local": contraction.local if contraction else None,
     }
     attrs = {"learned": json.dumps(learned)}
+    attrs["content_sha256"] = _digest(groups, attrs["learned"])
     with replacing(path) as partial:
         xr.Dataset(attrs=attrs).to_netcdf(partial, engine="h5netcdf")
         for name, dataset in groups.items():
@@ -95,4 +97,14 @@ def load_examination(folder: str | Path) -> SavedExamination | None:
         )
     except (OSError, ValueError, KeyError) as error:
         raise netcdf_error(path, error, "delete it") from None
+    groups = {"connections": connections, "local": local}
+    if attrs.get("content_sha256", digest := _digest(groups, attrs["learned"])) != digest:
+        raise ValueError(
+            f"{path} is damaged: its contents are not those that were written; delete it"
+        )
     return SavedExamination(connections, local, json.loads(attrs["learned"]))
+
+
+def _digest(groups, learned):
+    told = xr.Dataset({"learned": ((), learned)})
+    return content_digest({"told": told, **{k: v for k, v in groups.items() if v is not None}})

@@ -71,7 +71,7 @@ def pathfinder(
             path_unit(run, f"path {k}", init, k, draws, max_lbfgs_iters)
             for k, init in enumerate(inits, start=1)
         ]
-        run_units(units, executor, on_progress)
+        run_units(run, units, executor, on_progress)
     return run.folder
 
 
@@ -125,5 +125,5 @@ def optimize(
             mode_unit(run, f"start {k}", init, max_iterations)
             for k, init in enumerate(inits, start=1)
         ]
-        run_units(units, executor, on_progress)
+        run_units(run, units, executor, on_progress)
     return run.folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gptbayes.corpus import whole_number
+from gptbayes.fit import schema
 
 
 def check_one_of(name: str, value: object, valid: Sequence[object]) -> None:
@@ -13,6 +14,30 @@ def check_one_of(name: str, value: object, valid: Sequence[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, valid))}, got {value!r}")
 
 
+MOST = {
+    "chains": schema.MOST_UNITS,
+    "superchains": schema.MOST_UNITS,
+    "paths": schema.MOST_UNITS,
+    "starts": schema.MOST_UNITS,
+    "replicates": schema.MOST_UNITS,
+    "iter_warmup": 1_000_000,
+    "iter_sampling": schema.MOST_DRAWS,
+    "draws": schema.MOST_DRAWS,
+    "moves": 1_000_000,
+    "max_iterations": schema.MOST_DRAWS,
+    "max_lbfgs_iters": schema.MOST_DRAWS,
+    "max_levels": 100_000,
+    "max_treedepth": schema.MOST_TREEDEPTH,
+}
+"""The largest values of settings: what no machine finishes is refused before it begins."""
+
+
 def positive(**values: object) -> list[int]:
-    """The named values as Python integers; raise a ValueError if one is not a positive integer."""
-    return [whole_number(name, value) for name, value in values.items()]
+    """Settings as Python integers.
+
+    Raises
+    ------
+    ValueError
+        If one is not a positive integer, or above its bound.
+    """
+    return [whole_number(name, value, most=MOST[name]) for name, value in values.items()]

@@ -16,6 +16,7 @@ import numpy as np
 from gptbayes import __version__
 from gptbayes.corpus import whole_number
 from gptbayes.files import remove, remove_leftovers, replacing
+from gptbayes.fit import manifest, schema
 from gptbayes.fit.programs import executable_of
 from gptbayes.model.problem import Problem, from_stan_data, stan_data
 from gptbayes.toolchain import ensure_cmdstan, interface
@@ -40,17 +41,19 @@ def read_config(folder: str | Path) -> dict:
     Raises
     ------
     ValueError
-        If the folder is not a run directory.
+        If the folder is not a run directory, is of a newer version, or its configuration is
+        malformed, damaged or changed by hand.
     """
     path = Path(folder) / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = schema.read(path, schema.Config)
     except FileNotFoundError:
         raise ValueError(
             f"a run directory has a config.json, got {folder}, which has none"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+    schema.check_settings(path, config)
+    manifest.verify(Path(folder), path, _CHANGED)
+    return json.loads(path.read_bytes())
 
 
 def read_problem(folder: str | Path) -> Problem:
@@ -70,16 +73,28 @@ def read_problem(folder: str | Path) -> Problem:
         If the folder is not a run directory, or its data cannot be read.
     """
     config = read_config(folder)
+    path = Path(folder) / "data.json"
     try:
-        data = json.loads((Path(folder) / "data.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder}/data.json cannot be read: {error}") from None
-    return from_stan_data(
-        data,
-        stage_number=config["stage"],
-        characters=tuple(config["characters"]),
-        source=config["source"],
-    )
+        schema.read(path, schema.Data)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    manifest.verify(Path(folder), path, "run the same fit again to write it anew")
+    try:
+        return from_stan_data(
+            json.loads(path.read_bytes()),
+            stage_number=config["stage"],
+            characters=tuple(config["characters"]),
+            source=config["source"],
+        )
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} is malformed: {_reason(error)}") from None
+
+
+_CHANGED = f"restore it from a copy, or, if the change is meant, delete {manifest.FILE}"
+
+
+def _reason(error):
+    return f"it has no {error}" if isinstance(error, KeyError) else error
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class Run:
 
 @contextmanager
 def run_directory(
-    problem, out, method, settings, seed, n_draws, *, kernels="auto", stan=True
+    problem, out, method, settings, seed, n_draws, *, kernels="auto", stan=True, growing=None
 ) -> Iterator[Run]:
     """Check, create and lock a run directory, and compile its program.
 
@@ -119,6 +134,9 @@ def run_directory(
         See `gptbayes.fit.programs`. For a run that exists, "auto" is its own choice.
     stan : bool
         False if the method needs neither Stan nor a program.
+    growing : str, optional
+        The setting that may be larger than that of the run which is there: it is then continued,
+        and ``continued_after`` in its settings has the former value.
 
     Yields
     ------
@@ -140,7 +158,7 @@ def run_directory(
     data = stan_data(problem)
     check_writable("the configuration", config)
     check_writable("the data", data)
-    _check_configuration(folder, config)
+    _check_configuration(folder, config, growing)
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
@@ -159,10 +177,14 @@ def run_directory(
         if stan:
             ensure_cmdstan()
         executable = _executable(problem.stage, folder, kernels) if stan else None
+        if growing:
+            _grow(folder, settings, growing)
         if not (folder / "config.json").exists():
             used = {"kernels": executable.kernels} if executable else {}
-            write_json(folder / "config.json", {**config, **used, "versions": _versions(stan)})
+            versions = {"versions": _versions(stan), "schema": schema.SCHEMA}
+            write_json(folder / "config.json", {**config, **used, **versions})
         write_json(folder / "data.json", data)
+        manifest.record(folder, [folder / "config.json", folder / "data.json"])
         yield Run(folder, executable.path if executable else None, seed)
 
 
@@ -214,7 +236,23 @@ def _versions(stan):
     }
 
 
-def _check_configuration(folder, config):
+def _grow(folder, settings, growing):
+    """Note in the configuration of a run that it is continued; what was made of it is outdated."""
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    there = read_config(folder)
+    before = there["settings"]
+    if settings[growing] > before[growing]:
+        after = [*before.get("continued_after", []), before[growing]]
+        new = {**before, growing: settings[growing], "continued_after": after}
+        for derived in ("posterior.nc", "symmetry.nc"):
+            (folder / derived).unlink(missing_ok=True)
+        manifest.forget(folder, path)  # killed between the two, either is whole
+        write_json(path, {**there, "settings": new})
+
+
+def _check_configuration(folder, config, growing=None):
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -227,6 +265,9 @@ def _check_configuration(folder, config):
         return
     existing, new = _flat(read_config(folder)), _flat(config)
     differing = [key for key in new if new[key] != existing.get(key)]
+    grown = f"settings.{growing}"
+    if differing == [grown] and new[grown] > existing[grown]:
+        return
     if differing:
         key = differing[0]
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ import pandas as pd
 import stanio
 
 from gptbayes.files import replacing
+from gptbayes.fit import manifest
 from gptbayes.fit.directory import read_config
+from gptbayes.fit.parts import files_of
 
 NOT_CONVERGED = "not converged"
 """Begins the comment in the CSV file of an optimizer that stopped before it converged."""
@@ -101,17 +104,39 @@ def iter_draws(folder: str | Path) -> Iterator[Draws]:
     ValueError
         As `read_draws`. Missing files are found before any file is read.
     """
-    config = read_config(folder)
+    folder, config = Path(folder), read_config(folder)
     word, _, n_draws = _UNITS[config["method"]]
     n_rows = config["settings"][n_draws] if n_draws else 1
-    paths = [Path(folder) / "csv" / f"{word}-{k + 1}.csv" for k in range(n_units(config))]
-    missing = [path.name for path in paths if not path.is_file()]
+    units = range(1, n_units(config) + 1)
+    if config["method"] == "nuts":
+        files = [files_of(folder, k, config["settings"]) for k in units]
+    else:
+        files = [[(folder / "csv" / f"{word}-{k}.csv", n_rows)] for k in units]
+    missing = [path.name for parts in files for path, _ in parts if not path.is_file()]
     if missing:
+        names = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if missing[4:] else "")
         raise ValueError(
-            f"{folder} is not finished, {', '.join(missing)} missing: run the same fit again "
-            "to resume it"
+            f"{folder} is not finished, {names} missing: run the same fit again to resume it"
         )
-    return (read_csv(path, n_rows) for path in paths)
+    return (_joined([_read_verified(folder, *part) for part in parts]) for parts in files)
+
+
+def _read_verified(folder, path, n_draws):
+    manifest.verify(folder, path, "delete it and run the same fit again")
+    return read_csv(path, n_draws)
+
+
+def _joined(parts):
+    """The parts of a chain as one."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def together(which):
+        each = [part[which] for part in parts]
+        return {name: np.concatenate([part[name] for part in each]) for name in each[0]}
+
+    seconds = sum(part.seconds for part in parts)
+    return parts[0]._replace(variables=together(0), method_variables=together(1), seconds=seconds)
 
 
 def n_units(config: dict) -> int:
@@ -142,6 +167,12 @@ def read_csv(path: Path, n_draws: int) -> Draws:
         header = _header(path, file)
         n_columns, filled = header.count(",") + 1, 0
         comments: list[bytes] = []
+        least = 2 * n_draws * n_columns  # a digit and a comma: memory is not asked for in vain
+        if (size := os.fstat(file.fileno()).st_size) < least:
+            raise ValueError(
+                f"{path} is truncated or corrupted: {n_draws} draws of {n_columns} numbers do not "
+                f"fit in its {size} bytes"
+            )
         table = np.empty((n_draws, n_columns))
         for rows in _chunks(path, file, n_columns, n_draws, comments):
             table[filled : filled + len(rows)] = _numbers(path, rows, n_columns)

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +186,11 @@ def load_levels(folder: Path, first: int = 0) -> list[Level]:
         try:
             with np.load(path) as file:
                 stored = {name: file[name] for name in Level._fields}
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} is truncated or corrupted: {error}") from None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(
+                f"{path} is truncated or corrupted: {error}; delete {folder} and run the same fit "
+                "again"
+            ) from None
         levels.append(
             Level(*(v.item() if v.ndim == 0 else v for v in stored.values()))  # in their order
         )
@@ -199,7 +203,7 @@ def load_particles(folder: Path, number: int) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as file:
             return dict(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path} is missing, truncated or corrupted: {error}") from None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gptbayes.fit import manifest
 from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import checked_seed, run_directory
 from gptbayes.fit.draws import write_csv
@@ -62,6 +63,7 @@ def prior(problem: Problem, out: str | Path, *, draws: int = 1000, seed: int = 1
         csv = run.folder / "csv" / "prior-1.csv"
         if not csv.exists():
             write_csv(csv, _stan_variables(problem, draws, np.random.default_rng(seed)))
+            manifest.record(run.folder, [csv])
     return run.folder
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gptbayes.corpus import real_number, whole_number
+from gptbayes.corpus import real_number
 from gptbayes.files import remove
 from gptbayes.fit import tempering
-from gptbayes.fit.checks import check_one_of
+from gptbayes.fit.checks import check_one_of, positive
 from gptbayes.fit.levels import Level, LevelUnit, keep_prior, load_levels
 from gptbayes.fit.transitions import log_lik_of
 from gptbayes.fit.units import Progress
@@ -65,7 +65,8 @@ class Settings:
 
     def __post_init__(self):
         for name in ("chains", "moves", "max_treedepth", "max_levels"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+            (number,) = positive(**{name: getattr(self, name)})
+            object.__setattr__(self, name, number)
         if self.chains * self.moves < 4:
             raise ValueError(
                 "chains * moves must be at least 4 particles, "

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from gptbayes.corpus import real_number
 from gptbayes.fit.checks import check_one_of, positive
-from gptbayes.fit.directory import run_directory, write_json
+from gptbayes.fit.continuation import continued_arguments
+from gptbayes.fit.directory import read_config, run_directory, write_json
+from gptbayes.fit.parts import label_of, parts_of
 from gptbayes.fit.starts import INITS, chain_inits
 from gptbayes.fit.units import Progress, make_unit, run_units
 from gptbayes.model.problem import Problem
@@ -48,7 +51,9 @@ def nuts(
         The run directory. It is created if it does not exist, and continued if it holds a run of
         the same configuration.
     chains, iter_warmup, iter_sampling : int
-        Number of chains, and of warm-up and sampling iterations of each.
+        Number of chains, and of warm-up and sampling iterations of each. If ``out`` holds a run
+        of fewer sampling iterations that is otherwise the same, each of its chains goes on from
+        its last draw with its step size and metric, and with other random numbers.
     superchains : int, optional
         Number of superchains for nested R-hat (Margossian et al. 2024), a divisor of ``chains``.
         The chains of a superchain have the same starting point and different random numbers. By
@@ -129,14 +134,16 @@ def nuts(
     arguments = {
         "chains": 1,
         "iter_warmup": iter_warmup,
-        "iter_sampling": iter_sampling,
         "adapt_delta": adapt_delta,
         "max_treedepth": max_treedepth,
         "refresh": max(1, (iter_warmup + iter_sampling) // PROGRESS_MESSAGES),
         "show_progress": False,
     }
     n_draws = chains * iter_sampling
-    with run_directory(problem, out, "nuts", settings, seed, n_draws, kernels=kernels) as run:
+    with run_directory(
+        problem, out, "nuts", settings, seed, n_draws, kernels=kernels, growing="iter_sampling"
+    ) as run:
+        first, *more = parts_of(read_config(run.folder)["settings"])
         n_starts = superchains or chains
         inits = chain_inits(run, problem, init, n_starts, executor, on_progress)
         arguments |= _metric_arguments(run, problem, metric, iter_warmup)
@@ -145,13 +152,38 @@ def nuts(
                 run,
                 f"chain {k}",
                 "sample",
-                {**arguments, "chain_ids": [k], "inits": str(inits[start])},
-                total=iter_warmup + iter_sampling,
-                n_draws=iter_sampling,
+                {
+                    **arguments,
+                    "chain_ids": [k],
+                    "inits": str(inits[start]),
+                    "iter_sampling": first.n_draws,
+                },
+                total=iter_warmup + first.n_draws,
+                n_draws=first.n_draws,
             )
             for k, start in enumerate(start_of_chain(chains, superchains), start=1)
         ]
-        run_units(units, executor, on_progress)
+        run_units(run, units, executor, on_progress)
+        for before, part in pairwise([first, *more]):
+            units = [
+                make_unit(
+                    run,
+                    label_of(k, part),
+                    "sample",
+                    {
+                        "chains": 1,
+                        "chain_ids": [k],
+                        "max_treedepth": max_treedepth,
+                        "refresh": max(1, part.n_draws // PROGRESS_MESSAGES),
+                        "show_progress": False,
+                        **continued_arguments(run, problem, k, before, part, metric),
+                    },
+                    total=part.n_draws,
+                    n_draws=part.n_draws,
+                )
+                for k in range(1, chains + 1)
+            ]
+            run_units(run, units, executor, on_progress)
     return run.folder
 
 

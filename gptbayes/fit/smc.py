@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptbayes.corpus import whole_number
 from gptbayes.fit import tempering
+from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
 from gptbayes.fit.levels import Level, load_levels, run_level
@@ -180,7 +180,7 @@ def sequential_monte_carlo(
 
 def temper(
     *, executable, data, folder, draw_prior, settings, replicates, inverse_metric, seed,
-    executor=None, on_progress=None,
+    executor=None, on_progress=None, on_complete=None,
 ) -> list[list[Level]]:  # fmt: skip
     """Run the levels that are missing; `sequential_monte_carlo` without its checks.
 
@@ -193,13 +193,15 @@ def temper(
     settings : Settings
     replicates, inverse_metric, seed, executor, on_progress
         As for `sequential_monte_carlo`.
+    on_complete : callable, optional
+        Called with the CSV file of each replicate that is complete.
 
     Returns
     -------
     list of list of Level
         Of each replicate.
     """
-    replicates = whole_number("replicates", replicates)
+    (replicates,) = positive(replicates=replicates)
     # Programs run in folders of their own, from where a relative path leads nowhere.
     executable, data, folder = (Path(each).absolute() for each in (executable, data, folder))
     metric = None
@@ -215,14 +217,14 @@ def temper(
     for each in running:
         each.begin(draw_prior)
     if executor is not None:
-        _drive(running, executor, on_progress)
+        _drive(running, executor, on_progress, on_complete)
     elif not all(each.finished for each in running):
         with ThreadPoolExecutor(max_workers=min(replicates, n_cores())) as pool:
-            _drive(running, pool, on_progress)
+            _drive(running, pool, on_progress, on_complete)
     return [each.levels for each in running]
 
 
-def _drive(replicates, executor, on_progress):
+def _drive(replicates, executor, on_progress, on_complete):
     """One level after the other of every replicate; after the first failure none that is new."""
     running: dict[Future, Any] = {}
 
@@ -243,6 +245,8 @@ def _drive(replicates, executor, on_progress):
                 replicate = running.pop(future)
                 future.result()
                 replicate.levels += load_levels(replicate.folder, len(replicate.levels))
+                if replicate.finished and on_complete:
+                    on_complete(replicate.csv)
             submit()
             if on_progress:
                 on_progress([replicate.progress() for replicate in replicates])

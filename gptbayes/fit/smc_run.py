@@ -7,9 +7,10 @@ from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
 
+from gptbayes.fit import manifest
 from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import run_directory
-from gptbayes.fit.replicate import Settings
+from gptbayes.fit.replicate import Settings, csv_of
 from gptbayes.fit.sampling import prior_variances
 from gptbayes.fit.smc import temper
 from gptbayes.fit.units import Progress
@@ -113,6 +114,11 @@ def smc(
         return {**problem.stage.to_stan(drawn, problem.design), "log_lik": log_lik}
 
     with run_directory(problem, out, "smc", settings, seed, n_draws, kernels=kernels) as run:
+        there = [
+            path for k in range(replicates) if (path := csv_of(run.folder / "csv", k + 1)).exists()
+        ]
+        for path in there:
+            manifest.verify(run.folder, path, "delete it and run the same fit again")
         temper(
             executable=run.executable,
             data=run.folder / "data.json",
@@ -124,5 +130,6 @@ def smc(
             seed=seed,
             executor=executor,
             on_progress=on_progress,
+            on_complete=lambda csv: manifest.record(run.folder, [csv]),
         )
     return run.folder

@@ -81,7 +81,7 @@ def chain_inits(
             path_unit(run, f"path {k}", start, k, 1, 1000, "init")
             for k, start in enumerate(random, start=1)
         ]
-    run_units(units, executor, on_progress)
+    run_units(run, units, executor, on_progress)
     names = [parameter.name for parameter in problem.stage.parameters]
     inits = []
     for k, unit in enumerate(units):

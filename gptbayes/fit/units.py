@@ -10,12 +10,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from gptbayes.fit import manifest
 from gptbayes.fit.directory import Run
 from gptbayes.fit.draws import NOT_CONVERGED, check_csv
 from gptbayes.processes import end_descendants
@@ -153,14 +154,16 @@ def run_unit(unit: Unit) -> None:
 
 
 def run_units(
+    run: Run,
     units: Sequence[Unit],
     executor: Executor | None = None,
     on_progress: Callable[[list[Progress]], None] | None = None,
 ) -> None:
-    """Run the units whose CSV files do not exist yet.
+    """Run the units whose CSV files do not exist yet, and record those that are complete.
 
     Parameters
     ----------
+    run : Run
     units : sequence of Unit
     executor : concurrent.futures.Executor, optional
         By default a pool with one worker for each core of this machine.
@@ -171,22 +174,39 @@ def run_units(
     ------
     RuntimeError
         If a unit fails. Waiting units are then cancelled, and finished units are kept.
+    ValueError
+        If a file that exists is damaged.
     """
     missing = [unit for unit in units if not Path(unit.csv).exists()]
+    _check_finished(run, [unit for unit in units if Path(unit.csv).exists()])
     if executor is not None:
-        _run_on(executor, missing, units, on_progress)
+        _run_on(executor, run, missing, units, on_progress)
     elif missing:
         with ThreadPoolExecutor(max_workers=min(len(missing), n_cores())) as pool:
-            _run_on(pool, missing, units, on_progress)
+            _run_on(pool, run, missing, units, on_progress)
 
 
-def _run_on(executor, missing, units, on_progress):
-    pending = {executor.submit(run_unit, unit) for unit in missing}
+def _check_finished(run, units):
+    """Files of an interrupted run are whole; the last may not have been recorded."""
+    rows = {Path(unit.csv): unit.n_draws for unit in units}
+    for path in rows:
+        manifest.verify(run.folder, path, "delete it and run the same fit again")
+    if unrecorded := manifest.unrecorded(run.folder, rows):
+        for path in unrecorded:
+            check_csv(path, rows[path])
+        manifest.record(run.folder, unrecorded)
+
+
+def _run_on(executor, run, missing, units, on_progress):
+    pending = {executor.submit(run_unit, unit): unit for unit in missing}
     with given_up_together(executor, pending, lambda: filter(None, map(_work_of, missing))):
         while pending:
-            done, waiting = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-            pending.intersection_update(waiting)
-            for future in done:
+            done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            finished = {future: pending.pop(future) for future in done}
+            complete = [unit for future, unit in finished.items() if not future.exception()]
+            if complete:
+                manifest.record(run.folder, [Path(unit.csv) for unit in complete])
+            for future in finished:
                 future.result()
             if on_progress:
                 on_progress([_progress(unit) for unit in units])

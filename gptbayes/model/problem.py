@@ -20,6 +20,10 @@ DEFAULT_BATCH_SIZE = 64
 """Largest number of training sequences that is used by default: NUTS fits them in minutes."""
 
 
+_LARGEST = {"n_layer": 1000, "n_embed": 2**16}
+_MASK_ENTRIES = 10**8
+
+
 @dataclass(frozen=True)
 class Design:
     """Sizes of a model, with the tutorial's names.
@@ -42,7 +46,8 @@ class Design:
     Raises
     ------
     ValueError
-        If a size is not a positive integer, or ``n_head`` does not divide ``n_embed``.
+        If a size is not a positive integer or above its bound (1,000 layers, a width of 65,536,
+        else 1,048,576), or ``n_head`` does not divide ``n_embed``.
     """
 
     vocab_size: int
@@ -54,7 +59,8 @@ class Design:
 
     def __post_init__(self):
         for each in fields(self):
-            _set(self, each.name, whole_number(each.name, getattr(self, each.name)))
+            most = _LARGEST.get(each.name, 2**20)
+            _set(self, each.name, whole_number(each.name, getattr(self, each.name), most=most))
         if self.n_embed % self.n_head:
             raise ValueError(
                 f"n_embed must be divisible by n_head, got {self.n_embed} and {self.n_head}"
@@ -198,8 +204,14 @@ def draw_masks(stage: Stage, design: Design, dropout: float, rng: np.random.Gene
     Raises
     ------
     ValueError
-        If ``dropout`` is not in [0, 1).
+        If ``dropout`` is not in [0, 1), or the masks are too large to be saved as text.
     """
+    n_entries = sum(math.prod(shape) for shape in _mask_shapes(stage, design))
+    if n_entries > _MASK_ENTRIES:
+        raise ValueError(
+            f"dropout masks must have at most {_MASK_ENTRIES:,} entries, got {n_entries:,}: layers "
+            "times heads times the square of block_size"
+        )
     wanted = "at least 0 and less than 1"
     dropout = real_number("dropout", dropout, wanted)
     if not 0 <= dropout < 1:
@@ -253,7 +265,11 @@ class Problem:
     source: str = "text"
 
     def __post_init__(self):
-        _set(self, "n_new_tokens", whole_number("n_new_tokens", self.n_new_tokens, least=0))
+        _set(
+            self,
+            "n_new_tokens",
+            whole_number("n_new_tokens", self.n_new_tokens, least=0, most=2**20),
+        )
         weight = real_number("likelihood_weight", self.likelihood_weight, "0 or more")
         _set(self, "likelihood_weight", weight)
         # A name may be any bytes; what is saved is text, in which none ends a string.

@@ -306,9 +306,12 @@ def _flat(parameters):
     return {name: value.reshape(-1, *value.shape[2:]) for name, value in parameters.items()}
 
 
+_MOST = {"length": 100_000, "n_texts": 10_000}
+
+
 def _check_positive(**values):
     for name, value in values.items():
-        whole_number(name, value)
+        whole_number(name, value, most=_MOST[name])
 
 
 def _interval(probability, prob):

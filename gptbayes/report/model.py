@@ -58,6 +58,7 @@ def _rows(analysis, problem, attrs):
         ["target", attrs["target"]],
         ["method", f"{METHOD_NAMES[analysis.method]}, {_settings(settings)}"],
         ["starting points", starting_points(analysis.method, settings)],
+        *([["continued", continued]] if (continued := continuation(settings)) else []),
         ["likelihood", _KERNELS[attrs["kernels"]]],
         ["seed", str(attrs["seed"])],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items())],
@@ -74,6 +75,21 @@ _KERNELS = {
     "numpy": "computed by numpy",
 }
 _OVER_DISPERSED = "random points with twice the standard deviation of the prior"
+
+
+def continuation(settings: dict) -> str:
+    """Say after how many draws a run of NUTS was continued, nothing if it was not.
+
+    Examples
+    --------
+    >>> continuation({"continued_after": [500, 1000]})
+    'after 500 and 1000 draws of each chain, with its step size and metric and a new seed'
+    """
+    after = settings.get("continued_after")
+    if not after:
+        return ""
+    numbers = " and ".join(map(str, after))
+    return f"after {numbers} draws of each chain, with its step size and metric and a new seed"
 
 
 def starting_points(method: str, settings: dict) -> str:
@@ -134,5 +150,6 @@ def prior_words(problem: Problem) -> str:
 
 
 def _settings(settings):
-    shown = {k: v for k, v in settings.items() if k != "init" and v is not None}
+    hidden = ("init", "continued_after")
+    shown = {k: v for k, v in settings.items() if k not in hidden and v is not None}
     return ", ".join(f"{name} {value}" for name, value in shown.items())

@@ -1,0 +1,95 @@
+"""More draws of a finished run of NUTS: each chain goes on from its last state.
+
+A chain of fixed step size and metric is a Markov chain, so that a chain which is continued with
+these from its last draw, and with new random numbers, has the same law as one that was never
+interrupted. Its draws are in several files; nothing of the earlier ones is changed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from gptbayes.fit.directory import Run, write_json
+from gptbayes.fit.draws import read_csv
+from gptbayes.fit.parts import Part, label_of
+from gptbayes.model.problem import Problem
+
+
+def continued_arguments(
+    run: Run, problem: Problem, chain: int, before: Part, part: Part, metric: str
+) -> dict:
+    """Arguments of `cmdstanpy.CmdStanModel.sample` that continue a chain.
+
+    Parameters
+    ----------
+    run : Run
+    problem : Problem
+    chain : int
+        Counted from 1.
+    before, part : Part
+        The last one that is there, and the one that follows.
+    metric : str
+        As for `gptbayes.fit.nuts`.
+
+    Returns
+    -------
+    dict
+    """
+    path = run.folder / "csv" / f"{label_of(chain, before).replace(' ', '-')}.csv"
+    draws = read_csv(path, before.n_draws)
+    last = {p.name: draws.variables[p.name][-1].tolist() for p in problem.stage.parameters}
+    init = run.folder / "init" / f"chain-{chain}-after-{part.after}.json"
+    write_json(init, last)
+    seeds = np.random.SeedSequence([run.seed, part.after])
+    arguments = {
+        "inits": str(init),
+        "seed": int(seeds.generate_state(1)[0] >> 1),
+        "iter_warmup": 0,
+        "iter_sampling": part.n_draws,
+        "adapt_engaged": False,
+        "step_size": float(draws.method_variables["stepsize"][-1]),
+        "metric": "diag_e" if metric == "prior" else metric,
+    }
+    if metric == "prior":
+        return {**arguments, "inv_metric": str(run.folder / "init" / "metric.json")}
+    if metric == "unit_e":
+        return arguments
+    adapted = run.folder / "init" / f"metric-{chain}.json"
+    first = run.folder / "csv" / f"chain-{chain}.csv"
+    write_json(adapted, {"inv_metric": adapted_metric(first).tolist()})
+    return {**arguments, "inv_metric": str(adapted)}
+
+
+def adapted_metric(path: Path) -> np.ndarray:
+    """The inverse metric that Stan's adaptation ended with, in the digits of its CSV file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+
+    Returns
+    -------
+    ndarray, (weight,) or (weight, weight)
+        Of a diagonal or a dense metric.
+
+    Raises
+    ------
+    ValueError
+        If the file has none.
+    """
+    rows: list[list[float]] = []
+    kind = None
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if kind and not line.startswith("#"):
+                break
+            if found := re.match(r"# (Diagonal elements|Elements) of inverse mass matrix", line):
+                kind = found[1]
+            elif kind and re.fullmatch(r"# [-+\d.,e ]+\n", line):
+                rows.append([float(each) for each in line.removeprefix("# ").split(",")])
+    if not rows:
+        raise ValueError(f"{path} has no inverse metric: its chain cannot be continued")
+    return np.array(rows[0] if kind == "Diagonal elements" else rows)

@@ -1,0 +1,135 @@
+"""Command lines that nobody would type: each ends in one line, before memory or hours are spent."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from problems import TEXT
+
+from gptbayes.cli import COMMANDS, main
+
+SEED = int(os.environ.get("FAULTS_SEED", "16"))
+MANY = int(os.environ.get("FAULTS_MANY", "1"))
+INTEGERS = [-(2**31), -1, 0, 1, 2, 3, 5, 8, 1000, 2**31 - 1, 2**31, 2**63, 10**30]
+REALS = ["-1", "0", "0.5", "1", "2", "1e308", "1e999", "nan", "-inf", "1e-320"]
+WORDS = ["", "x", "=", "attention=1", "attention=nan", "../..", "\x1b[31m", "\u202e", "é", "0x10"]
+
+some = settings(
+    max_examples=40 * MANY,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def options_of(command):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"gptbayes.cli.{command}").add_arguments(parser)
+    return [action for action in parser._actions if action.dest not in ("help", "out")]
+
+
+def values_of(action):
+    if action.choices:
+        return st.sampled_from([*map(str, action.choices), "none of them"])
+    if action.type is int:
+        return st.sampled_from([*map(str, INTEGERS), "1.5", "two"])
+    if action.type is float:
+        return st.sampled_from(REALS)
+    return st.sampled_from(WORDS)
+
+
+@st.composite
+def command_lines(draw, command):
+    words = []
+    for action in draw(st.lists(st.sampled_from(options_of(command)), max_size=4)):
+        if not action.option_strings:
+            words.append(draw(values_of(action)))
+        elif action.nargs == 0:
+            words.append(action.option_strings[0])
+        else:
+            words.append(f"{action.option_strings[0]}={draw(values_of(action))}")
+    return words
+
+
+def ended(argv, capsys):
+    """Status and error output of a command, which must have been quick."""
+    begun = time.monotonic()
+    try:
+        status = main(argv)
+    except SystemExit as error:
+        status = error.code
+    assert time.monotonic() - begun < 60, argv
+    told = capsys.readouterr().err
+    assert "Traceback" not in told, argv
+    return status, told
+
+
+def one_line(told):
+    lines = told.strip().splitlines()
+    return len([line for line in lines if not line.startswith((" ", "usage:"))]) == 1
+
+
+@pytest.mark.parametrize("command", ["fit", "text", "attention", "symmetry", "compare", "evidence"])
+def test_any_command_line_ends_in_one_line(tmp_path_factory, capsys, command):
+    """Nothing is fitted, for the run directory is a file; nor read, for there is none."""
+    folder = tmp_path_factory.mktemp("lines")
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "file").write_text("no folder")
+    first = {"fit": ["--stage", "05", f"--text={folder / 'text.txt'}", f"--out={folder / 'file'}"]}
+
+    @seed(SEED)
+    @some
+    @given(words=command_lines(command))
+    def refused(words):
+        begin = first.get(command, [str(folder / "nowhere")])
+        if command == "fit":
+            words = [word for word in words if not word.startswith(("--text", "--stage"))]
+        status, told = ended([command, *begin, *words], capsys)
+        assert status in (1, 2), words
+        assert one_line(told), (words, told)
+
+    refused()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stride", 2**63], "stride must be at most 2,147,483,647, got about 10^18"),
+        (["--chains", 2**31], "chains must be at most 100,000, got 2,147,483,648"),
+        (["--warmup", 2**31], "iter_warmup must be at most 1,000,000, got 2,147,483,648"),
+        (["--draws", 2**31], "iter_sampling must be at most 100,000,000, got 2,147,483,648"),
+        (["--max-treedepth", 31], "max_treedepth must be at most 30, got 31"),
+        (["--n-embed", 10**30], "n_embed must be at most 65,536, got about 10^30"),
+        (["--new-tokens", 10**9], "n_new_tokens must be at most 1,048,576"),
+        (["--method", "smc", "--moves", 10**9], "moves must be at most 1,000,000"),
+        (["--method", "pathfinder", "--paths", 10**9], "paths must be at most 100,000"),
+    ],
+)
+def test_absurd_sizes_are_told_what_is_possible(tmp_path, capsys, options, message):
+    out = tmp_path / "run"
+    argv = ["fit", "--stage", "05", "--out", str(out), *map(str, options)]
+    status, told = ended(argv, capsys)
+    assert status == 2
+    assert message in told
+    assert one_line(told)
+    assert not out.exists()
+
+
+def test_masks_of_many_layers_are_refused(tmp_path, capsys):
+    """A thousand layers of long contexts: gigabytes, which would be written as text."""
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT * 30)
+    sizes = ["--n-layer", "1000", "--block-size", "500", "--text", str(path)]
+    status, told = ended(["fit", "--stage", "12", *sizes, "--out", str(tmp_path / "run")], capsys)
+    assert status == 2
+    assert "dropout masks must have at most 100,000,000 entries" in told
+
+
+def test_every_command_is_tried():
+    assert {"fit", "text", "attention", "symmetry", "compare", "evidence"} < set(COMMANDS)

@@ -1,0 +1,121 @@
+"""More draws of a finished run: the same chains, which go on from where they are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from problems import UNEQUAL_PRIORS, small_problem
+
+from gptbayes import fit
+from gptbayes.fit.continuation import adapted_metric
+from gptbayes.fit.parts import parts_of
+from gptbayes.inference import open_run
+from gptbayes.report.model import continuation
+from gptbayes.stats.summary import summarise
+
+SETTINGS = {"chains": 2, "iter_warmup": 60, "seed": 4}
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("metric", fit.METRICS)
+def test_chains_go_on(tmp_path, metric):
+    """Old draws stay digit for digit; step size and metric are those of the adaptation."""
+    problem, out = small_problem("02"), tmp_path / "run"
+    settings = {**SETTINGS, "metric": metric}
+    fit.nuts(problem, out, iter_sampling=20, **settings)
+    before = open_run(out)
+    for n_draws in (50, 60):
+        fit.nuts(problem, out, iter_sampling=n_draws, **settings)
+    after = open_run(out)
+    assert json.loads(after.attrs["settings"])["continued_after"] == [20, 50]
+    assert "after 20 and 50 draws" in continuation(json.loads(after.attrs["settings"]))
+    for name in problem.stage.parameters:
+        old, new = (each.posterior[name.name].values for each in (before, after))
+        assert new.shape[1] == 60
+        np.testing.assert_array_equal(new[:, :20], old)
+        assert len(np.unique(new.reshape(120, -1), axis=0)) > 100  # no part is another one again
+    steps = after.sample_stats["step_size"].values
+    assert (steps == steps[:, :1]).all()
+    assert steps[0, 0] != steps[1, 0]
+    files = {path.name for path in (out / "csv").iterdir()}
+    parts = ("", "-after-20", "-after-50")
+    assert files == {f"chain-{k}{part}.csv" for k in (1, 2) for part in parts}
+    for k in (1, 2):
+        wanted = adapted_metric(out / "csv" / f"chain-{k}.csv") if metric != "unit_e" else None
+        text = (out / "csv" / f"chain-{k}-after-50.csv").read_text()
+        assert "adapt_engaged" in text or "engaged = 0" in text or "engaged = false" in text
+        if wanted is not None:
+            used = json.loads(
+                (
+                    out / "init" / ("metric.json" if metric == "prior" else f"metric-{k}.json")
+                ).read_text()
+            )
+            np.testing.assert_allclose(used["inv_metric"], wanted, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("programs")
+def test_the_state_is_carried_over(tmp_path):
+    """The first new draw is one transition from the last old one: with tiny steps, beside it."""
+    problem, out = small_problem("02"), tmp_path / "run"
+    settings = {**SETTINGS, "max_treedepth": 1}  # one leapfrog step
+    fit.nuts(problem, out, iter_sampling=40, **settings)
+    fit.nuts(problem, out, iter_sampling=80, **settings)
+    draws = open_run(out).posterior["lm_head_multiplier"].values
+    steps = np.sqrt((np.diff(draws, axis=1) ** 2).sum((-2, -1)))  # (chain, draw)
+    apart = np.sqrt(((draws[0] - draws[1]) ** 2).sum((-2, -1))).min()
+    assert (steps[:, 39] <= steps.max(1)).all()
+    assert (steps[:, 39] < apart / 2).all()
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_continued_posterior_is_the_posterior(tmp_path):
+    """Without likelihood the prior is known: second moments of all draws, in standard errors."""
+    problem = small_problem("03", priors=UNEQUAL_PRIORS, likelihood_weight=0.0)
+    out = tmp_path / "run"
+    for n_draws in (100, 250, 500):
+        fit.nuts(problem, out, chains=2, iter_sampling=n_draws, seed=1)
+    posterior = open_run(out).posterior.isel(draw=slice(100, None))
+    for p in problem.stage.parameters:
+        squares = summarise((posterior[p.name] / problem.priors.scale(p)) ** 2)
+        z = (squares["mean"] - 1) / squares["mcse_mean"]
+        assert abs(z).max() < 5
+
+
+@pytest.mark.usefixtures("programs")
+def test_an_interrupted_continuation_resumes(tmp_path):
+    problem, out = small_problem("02"), tmp_path / "run"
+    fit.nuts(problem, out, iter_sampling=20, **SETTINGS)
+    fit.nuts(problem, out, iter_sampling=40, **SETTINGS)
+    whole = fit.read_draws(out)
+    lost = out / "csv" / "chain-2-after-20.csv"
+    lost.unlink()
+    with pytest.raises(ValueError, match=r"chain-2-after-20\.csv missing"):
+        fit.read_draws(out)
+    fit.nuts(problem, out, iter_sampling=40, **SETTINGS)
+    for ours, theirs in zip(fit.read_draws(out), whole, strict=True):
+        for name, value in theirs.variables.items():
+            np.testing.assert_array_equal(ours.variables[name], value)
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iter_sampling": 10}, "iter_sampling is 20 there, 10 here"),
+        ({"iter_sampling": 30, "seed": 5}, "seed is 4 there, 5 here|1 more"),
+        ({"iter_sampling": 30, "iter_warmup": 61}, "and 1 more"),
+    ],
+)
+def test_anything_else_is_another_configuration(tmp_path, changes, message):
+    problem, out = small_problem("02"), tmp_path / "run"
+    fit.nuts(problem, out, iter_sampling=20, **SETTINGS)
+    with pytest.raises(ValueError, match=message):
+        fit.nuts(problem, out, **{**SETTINGS, **changes})
+    assert "continued_after" not in fit.read_config(out)["settings"]
+
+
+def test_parts_must_rise():
+    with pytest.raises(ValueError, match="continued_after must rise to iter_sampling"):
+        parts_of({"iter_sampling": 20, "continued_after": [30]})
