@@ -77,7 +77,7 @@ passed = gb.check_invariance(
     group,
     posterior,
     lambda p: (
-        p["offset"].values[..., None]
+        p["intercept"].values[..., None]
         + (p["output"].values * np.tanh(p["weight"].values + p["bias"].values)).sum(
             -1, keepdims=True
         )

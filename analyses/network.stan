@@ -9,20 +9,20 @@ parameters {
   vector[H] weight; // from the input
   vector[H] bias;
   vector[H] output; // to the prediction
-  real offset;
+  real intercept;
   real<lower=0> sigma;
 }
 transformed parameters {
   vector[N] prediction;
   for (n in 1:N) {
-    prediction[n] = offset + dot_product(output, tanh(weight * x[n] + bias));
+    prediction[n] = intercept + dot_product(output, tanh(weight * x[n] + bias));
   }
 }
 model {
   weight ~ normal(0, 2);
   bias ~ normal(0, 2);
   output ~ normal(0, 1);
-  offset ~ normal(0, 1);
+  intercept ~ normal(0, 1);
   sigma ~ lognormal(-1.5, 0.5);
   y ~ normal(prediction, sigma);
 }
