@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import TimeRemainingColumn as TimeRemaining
 from rich.text import Text
 
@@ -39,7 +46,7 @@ def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
     times = (TimeElapsedColumn(), _TimeRemaining(), TextColumn("{task.fields[note]}", markup=False))
     bars = Progress(*columns, *times, console=console)
     with ExitStack() as shown:
-        tasks = {}
+        tasks: dict[str, TaskID] = {}
 
         def on_progress(units):
             if not tasks:  # bars without tasks are an empty line
