@@ -79,7 +79,7 @@ def test_few_draws_of_the_prior_go_through_every_command(draws, tmp_path, capsys
 
 @pytest.mark.parametrize(("chains", "draws"), [(1, 1), (2, 1), (2, 3), (1, 4), (2, 8)])
 def test_few_draws_of_chains_go_through_every_command(programs, chains, draws, tmp_path, capsys):
-    sizes = {"chains": chains, "iter_warmup": 1, "iter_sampling": draws}
+    sizes = {"chains": chains, "iter_warmup": 30, "iter_sampling": draws}
     run = fit.nuts(smallest("05"), tmp_path / "run", **sizes)
     go_through(run, capsys, "nuts", least=8 if draws < 8 else None)
 

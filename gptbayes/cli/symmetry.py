@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 from rich.text import Text
 
@@ -151,13 +152,17 @@ def print_mixing(evidence: xr.Dataset) -> None:
         column.justify = "right"
     for name in evidence["quantity"].values:
         row = evidence.sel(quantity=name)
-        cells = [f"{float(row[key]):.{digits}f}" for key, digits in shown.values()]
+        cells = [_cell(float(row[key]), digits) for key, digits in shown.values()]
         table.add_row(str(name), *cells)
     title = (
         "Mixing: R* is 1 if a classifier cannot tell half chains apart, "
         f"{float(evidence['r_star_largest'].max()):.0f} if it always can; smallest ESS"
     )
     print_table(title, table)
+
+
+def _cell(value, digits):
+    return "" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def _print_modes(modes):
