@@ -112,11 +112,11 @@ plots.show(fig, save=folder / "13-mixture.png")
 # ## The answer
 #
 # Alignment removes what labels explain: within a mode, the aligned means of all chains agree. It
-# does not remove the two ways to share three clusters between two components. Chains stay in the
-# way in which they began, the log likelihood of observations in the middle cluster differs between
-# them, and the list of differences names the components. The number of chains in each mode says
-# nothing about its mass. Alignment is not to be asked for more: two modes that predict differently
-# are two answers, and a third component would be the remedy.
+# does not remove the two ways to share three clusters between two components. Each chain stays in
+# the mode in which it began. The list of differences names the means, and the observations of the
+# outer clusters, which are predicted well in the mode that gives them a component of their own. The
+# number of chains in each mode says nothing about its mass. Two modes that predict differently are
+# two answers, which no alignment removes; a third component would.
 #
 # To copy:
 #

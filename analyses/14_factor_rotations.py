@@ -131,12 +131,12 @@ plots.show(fig, save=folder / "14-factors.png")
 # %% [markdown]
 # ## The answer
 #
-# R-hat of raw loadings is large because chains sit at different places of one orbit, and their
-# posterior standard deviations are mostly those of the orbit. Aligned loadings agree, with
-# intervals that say how well the space of the factors is known. Their axes are still a convention:
-# only statements that a rotation does not change, as communalities and the fitted covariance,
-# belong to the model. Which rotation to report is a choice to be made after the fit, and the
-# intervals hold given that choice.
+# Raw loadings have a larger R-hat and a much larger standard deviation than aligned ones: chains
+# move along an orbit of rotations, and the difference describes the orbit. Aligned loadings agree,
+# with intervals that say how well the space of the factors is known. Their axes are a convention:
+# only statements that no rotation changes, such as those on communalities and on the fitted
+# covariance, belong to the model. The rotation to report is a choice after the fit, and the
+# intervals are conditional on it.
 #
 # To copy:
 #

@@ -127,7 +127,7 @@ plots.show(fig, save=folder / "15-network.png")
 # which units trade with each other, which predictions do not see. An alignment cannot be better
 # than the units are separate: units that do the same have no names to find. The predictions, their
 # R-hat and their intervals are what the model says. The observations with the largest influence
-# need not be the nearest: a network that is stiff here is bent from afar.
+# are printed with their distance from the input; the nearest need not be the first.
 #
 # To copy:
 #
