@@ -31,6 +31,8 @@ from gptbayes.predict import check_text, forecast_reliability, loo_finding
 from gptbayes.predict.leave_one_out import psis_loo
 from gptbayes.report.sensitivity import sensitivity_section
 
+pytestmark = pytest.mark.slow
+
 LONG = bool(os.environ.get("GPTBAYES_LONG_TESTS"))
 SLOW = pytest.mark.skipif(not LONG, reason="minutes of simulations: set GPTBAYES_LONG_TESTS=1")
 N = 300 if LONG else 40

@@ -71,6 +71,7 @@ def test_everything_computed_of_the_smallest_sizes_is_finite(number, size, tmp_p
         assert np.isfinite(found.held_out_log_prob).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", [1, 2, 4])
 def test_few_draws_of_the_prior_go_through_every_command(draws, tmp_path, capsys):
     run = fit.prior(smallest("05"), tmp_path / "run", draws=draws)
