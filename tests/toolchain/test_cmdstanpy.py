@@ -194,7 +194,7 @@ def test_nothing_private_of_cmdstanpy_is_used():
 
 
 def test_the_pipe_of_a_program_is_open_until_it_ends(known_executable, tmp_path):
-    """cmdstanpy reads from it until the program ends, and would keep a core busy if it were closed."""
+    """cmdstanpy reads it in a loop, which would keep a core busy if it were closed."""
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\nsleep 0.5\necho said\ntouch ended\n")
     program.chmod(0o755)
