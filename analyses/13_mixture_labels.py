@@ -27,23 +27,19 @@ iter_sampling = 500
 seed = 2
 
 # %%
-from pathlib import Path
-
 import numpy as np
 from scipy.stats import norm
 
 import gptbayes as gb
 from gptbayes import plots
-from gptbayes.cli.settings import output_folder, settings_from
+from gptbayes.cli.settings import file_beside, output_folder, settings_from
 from gptbayes.diagnostics.mixing import difference_sentences
 from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.symmetry.posterior import posterior_of
 
 globals().update(settings_from(globals()))
 folder = output_folder(runs)
-here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
-folders = here, here / "analyses"  # of a script, and of a notebook
-program = next(each / "mixture.stan" for each in folders if (each / "mixture.stan").exists())
+program = file_beside(globals(), "mixture.stan")
 
 # %% [markdown]
 # ## The fit

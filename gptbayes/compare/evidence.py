@@ -10,7 +10,6 @@ learning coefficient. All in nats.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from gptbayes.findings import Finding
 from gptbayes.fit.tempering import log_evidence
 from gptbayes.inference import problem_of
 from gptbayes.predict import compare_held_out, loo, n_bad_pareto_k
+from gptbayes.stats.standard_error import standard_error
 from gptbayes.validate import conjugate_bigram
 
 SETTLED = 0.05
@@ -255,9 +255,9 @@ def compare_evidence(found: Mapping[str, Evidence]) -> xr.Dataset:
         Largest evidence first: ``log_evidence`` with ``se``, ``thermodynamic`` with
         ``thermodynamic_se`` and ``thermodynamic_discretisation``, ``per_character``;
         ``log_bayes_factor`` against the first with ``log_bayes_factor_se``; ``probability`` of the
-        fit among these under equal prior
-        probabilities, with ``probability_se`` by the delta method; ``wbic``, ``wbic_se``,
-        ``learning_coefficient``, ``learning_coefficient_se``, ``singular_fluctuation``.
+        fit among these under equal prior probabilities, with ``probability_se`` by the delta
+        method; ``wbic``, ``wbic_se``, ``learning_coefficient``, ``learning_coefficient_se``,
+        ``singular_fluctuation``.
 
     Raises
     ------
@@ -373,10 +373,7 @@ def _discretisation(error):
 
 def _mean_and_se(values):
     """Mean over replicates and its standard error, nan for one."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values.mean()), float("nan")
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+    return float(np.mean(values)), float(standard_error(values))
 
 
 def _softmax_se(probability, se):

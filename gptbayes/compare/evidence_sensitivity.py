@@ -29,6 +29,7 @@ from gptbayes.findings import pareto_k_limit, pareto_k_limit_words, plus_minus
 from gptbayes.groups import pareto_smoothed
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.problem import Problem
+from gptbayes.stats.standard_error import standard_error
 
 FACTORS = (0.8, 1.25)
 
@@ -70,7 +71,7 @@ def scale_sensitivity(idata: az.InferenceData, factors: Sequence[float] = FACTOR
                 {
                     "scale": getattr(problem.priors, family),
                     "derivative": slopes.mean(),
-                    "derivative_se": _se(slopes),
+                    "derivative_se": standard_error(slopes),
                     "change": ("factor", [each[0] for each in changes]),
                     "change_se": ("factor", [each[1] for each in changes]),
                     "pareto_k": ("factor", [each[2] for each in changes]),
@@ -189,10 +190,4 @@ def _change(log_ratio):
     smoothed_k = pareto_smoothed(log_ratio.ravel())[1]
     value = logsumexp(log_ratio) - math.log(log_ratio.size)
     of_chain = np.exp(logsumexp(log_ratio, axis=1) - math.log(log_ratio.shape[1]) - value)
-    return float(value), _se(of_chain), smoothed_k
-
-
-def _se(of_chain):
-    if len(of_chain) < 2:
-        return math.nan
-    return float(np.std(of_chain, ddof=1) / math.sqrt(len(of_chain)))
+    return float(value), float(standard_error(of_chain)), smoothed_k

@@ -13,11 +13,12 @@ import xarray as xr
 from gptbayes.diagnostics import segments
 from gptbayes.diagnostics.convergence import mixing_table
 from gptbayes.diagnostics.modes import Space, weight_space
-from gptbayes.diagnostics.modes.description import count_switches, mass_sentence, whole_chains
+from gptbayes.diagnostics.modes.description import mass_sentence
 from gptbayes.diagnostics.verdict import Verdict, mixing_verdict
 from gptbayes.groups import group as group_of
 from gptbayes.groups import group_names
 from gptbayes.stats.summary import r_hat, summarise
+from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry.alignment import inner_products
 from gptbayes.symmetry.compact_group import Group, Permutation
 from gptbayes.symmetry.posterior import align, arrays_of, as_groups, layout_of, posterior_of
@@ -44,7 +45,8 @@ class Mixing(NamedTuple):
         figures of `gptbayes.plots`; None for a single chain.
     modes : Dataset (mode), or None
         ``whole_chains``, ``share_of_draws`` and, if it was saved, ``lp`` and ``lp_mcse`` of the log
-        posterior. Attribute ``mass``: what this says about posterior mass. None without modes.
+        posterior. Attributes ``switches``, the number of moves of chains between modes, and
+        ``mass``, what these say about posterior mass. None without modes.
     differences : Dataset (row, mode), or None
         Aligned variables and functions that differ most between modes in units of the standard
         deviation within them: ``mean`` and ``mcse`` for each mode, ``range``, ``sd`` and
@@ -236,7 +238,7 @@ def _functions(idata, posterior, functions):
             raise ValueError(f"unknown functions {', '.join(missing)}, the variables are {known}")
         found = _scalars(posterior[list(functions)])
     n = found.sizes["scalar"]
-    return found.isel(scalar=np.unique(np.linspace(0, n - 1, min(n, MAX_FUNCTIONS)).astype(int)))
+    return found.isel(scalar=evenly_spaced(n, MAX_FUNCTIONS))
 
 
 def _as_array(name, value, batch):
@@ -293,18 +295,8 @@ def _named(values, names):
 
 
 def _describe_modes(label, lp):
-    numbers = range(int(label.max()) + 1)
-    chain = label["chain_index"].values
-    found = xr.Dataset(
-        {
-            "whole_chains": ("mode", [whole_chains(label.values, chain, k) for k in numbers]),
-            "share_of_draws": (
-                "mode",
-                [float((label == k).sum() / (label >= 0).sum()) for k in numbers],
-            ),
-        },
-        attrs={"mass": mass_sentence(count_switches(label.values, chain))},
-    )
+    found = segments.counts_by_group(label)
+    found = found.assign_attrs(mass=mass_sentence(found.attrs["switches"]))
     if lp is None:
         return found
     moments = _moments(lp, label)
@@ -315,20 +307,14 @@ def _describe_modes(label, lp):
 
 def _moments(draws, label):
     """Mean and Monte Carlo standard error of every scalar in each mode, (mode, scalar)."""
-    per_chain = int((label["chain_index"] == 0).sum())
-    pieces = segments.cut_segments(draws, per_chain)
-    found = []
-    for k in range(int(label.max()) + 1):
-        members = np.flatnonzero(label.values == k)
-        own = pieces.isel(segment=members).drop_vars(("chain_index", "start", "stop"))
-        summary = summarise(own.rename(segment="chain"))
-        found.append(summary[["mean", "mcse_mean"]].rename(mcse_mean="mcse"))
-    return xr.concat(found, "mode")
+    pieces = segments.cut_like(draws, label)
+    numbers = range(int(label.max()) + 1)
+    found = [summarise(segments.as_chains(pieces, label, k)) for k in numbers]
+    return xr.concat(found, "mode")[["mean", "mcse_mean"]].rename(mcse_mean="mcse")
 
 
 def _differences(draws, label, n_rows):
-    per_chain = int((label["chain_index"] == 0).sum())
-    tests = segments.differences(segments.cut_segments(draws, per_chain), label)
+    tests = segments.differences(segments.cut_like(draws, label), label)
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.nan_to_num((tests["range"] / tests["sd"]).values, nan=0.0, posinf=0.0)
     top = np.argsort(-size, kind="stable")[:n_rows]

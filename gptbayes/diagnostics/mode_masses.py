@@ -21,6 +21,7 @@ from gptbayes.diagnostics.tempering_health import path_of
 from gptbayes.diagnostics.verdict import MIXED, UP_TO_SYMMETRY, Verdict
 from gptbayes.findings import Finding
 from gptbayes.predict import held_out_log_prob
+from gptbayes.stats.standard_error import standard_error
 from gptbayes.stats.summary import log_mean_exp
 
 VALLEY = 4.0
@@ -294,12 +295,8 @@ def _masses(label, idata, n_mode):
         label, dims=("chain", "draw"), coords={n: idata.posterior[n] for n in ("chain", "draw")}
     )
     share = xr.concat([(labels == k).mean("draw") for k in range(n_mode)], "mode")
-    n_chain = label.shape[0]
-    se = (
-        share.std("chain", ddof=1) / np.sqrt(n_chain)
-        if n_chain > 1
-        else share.mean("chain") * np.nan
-    )
+    share = share.transpose("mode", "chain")
+    se = ("mode", standard_error(share.values))
     table = xr.Dataset(
         {"mass": share.mean("chain"), "se": se, "n_replicates": (share > 0).sum("chain")}
     )

@@ -19,6 +19,7 @@ from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.simulate import log_prior
 from gptbayes.predict import held_out_log_prob
 from gptbayes.stats.summary import ess, summarise
+from gptbayes.stats.thinning import evenly_spaced
 
 PSENS_LIMIT = 0.05
 """Value of psense above which a quantity is sensitive (Kallioinen et al. 2024, section 2.4)."""
@@ -114,7 +115,7 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
         ),
         "held-out log probability per character": held_out.mean(("held_out_sequence", "position")),
     }
-    for i in np.unique(np.linspace(0, n - 1, min(n, N_CONTEXTS)).round().astype(int)):
+    for i in evenly_spaced(n, N_CONTEXTS):
         context = problem.vocabulary.decode(problem.held_out.x[i])
         character = problem.vocabulary.decode(problem.held_out.y[i, -1:])
         p = np.exp(held_out.isel(held_out_sequence=i, position=-1, drop=True))

@@ -72,8 +72,6 @@ def sample_program(
     if out is not None and Path(out).exists():
         return load_groups(Path(out))
     program = Path(program)
-    if not program.is_file():
-        raise ValueError(f"program must be a Stan file, there is none at {program}")
     executable = compile_program(program, [program.parent])
     with tempfile.TemporaryDirectory(prefix="gptbayes-program-") as folder:
         fitted = interface.run(

@@ -13,6 +13,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
+from gptbayes.stats.standard_error import standard_error
+
 ACCEPTANCE_TARGET = 0.8
 SMALLEST_STEP = 1e-12
 """Of the likelihood weight; when the next level is nearer than this, levels do not end."""
@@ -175,7 +177,4 @@ def log_evidence(log_z: np.ndarray) -> tuple[float, float]:
     """
     log_z = np.asarray(log_z, dtype=float)
     value = float(logsumexp(log_z) - np.log(len(log_z)))
-    if len(log_z) < 2:
-        return value, float("nan")
-    relative = np.exp(log_z - value)
-    return value, float(relative.std(ddof=1) / np.sqrt(len(log_z)))
+    return value, float(standard_error(np.exp(log_z - value)))

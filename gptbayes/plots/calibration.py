@@ -8,7 +8,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS, MARKERS, literal, percent
+from gptbayes.plots.style import COLORS, literal, percent, series_style
 
 
 def plot_reliability(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -109,5 +109,5 @@ def _lines(ax, x, summary, mean, error):
     n = summary.sizes["fit"]
     for k, name in enumerate(summary["fit"].values):
         one, at = summary.sel(fit=name), x + 0.3 * (k - (n - 1) / 2) / n
-        style = {"color": COLORS[k % 10], "marker": MARKERS[k % 10], "ms": 4, "lw": 1.2}
+        style = {**series_style(k), "ms": 4, "lw": 1.2}
         ax.errorbar(at, one[mean], one[error], capsize=2, label=literal(name), **style)

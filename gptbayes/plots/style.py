@@ -164,6 +164,22 @@ def close(fig: Figure) -> None:
     plt.close(fig)
 
 
+def series_style(k: int) -> dict[str, Any]:
+    """Color and marker of the kth of several series, different for the first hundred.
+
+    Parameters
+    ----------
+    k : int
+
+    Returns
+    -------
+    dict
+        Of matplotlib's properties of lines.
+    """
+    n = len(COLORS)
+    return {"color": COLORS[k % n], "marker": MARKERS[(k + k // n) % len(MARKERS)]}
+
+
 def intervals(ax, y, summary, color, label, marker):
     ax.hlines(y, summary["lower"], summary["upper"], color=color, lw=2)
     ax.plot(summary["mean"], y, marker, color=color, ms=5, label=label)

@@ -42,18 +42,42 @@ def psis_weights(idata: az.InferenceData) -> xr.DataArray:
     chain_weights : Weights for draws by NUTS.
     compare_held_out : Takes these as its ``weights``.
     """
-    method = idata.attrs["method"]
-    if method != "pathfinder":
-        raise ValueError(f"psis_weights needs a fit by pathfinder, got one by {method}")
-    stats = idata.sample_stats
-    ratios = (stats["lp"] - stats["lp_approx"]).transpose("chain", "draw")
-    if not np.isfinite(ratios.values).all():
-        n_bad = int((~np.isfinite(ratios.values)).sum())
-        raise ValueError(f"importance ratios must be finite, got {n_bad} nonfinite ones")
+    ratios = importance_ratios(idata, "psis_weights")
     smoothed, k = pareto_smoothed(ratios.values.ravel())
     weights = np.exp(smoothed - smoothed.max())
     shaped = ratios.copy(data=(weights / weights.sum()).reshape(ratios.shape)).rename("weight")
     return shaped.assign_attrs(pareto_k=float(k), ess_weights=effective_draws(shaped))
+
+
+def importance_ratios(idata: az.InferenceData, caller: str) -> xr.DataArray:
+    """Compute log ratios of the posterior density to Pathfinder's approximation.
+
+    Parameters
+    ----------
+    idata : InferenceData
+        A fit by Pathfinder.
+    caller : str
+        The function that needs them, for the error message.
+
+    Returns
+    -------
+    DataArray (chain, draw)
+        In nats, up to a constant.
+
+    Raises
+    ------
+    ValueError
+        If the fit is by another method, or a ratio is not finite.
+    """
+    method = idata.attrs["method"]
+    if method != "pathfinder":
+        raise ValueError(f"{caller} needs a fit by pathfinder, got one by {method}")
+    stats = idata.sample_stats
+    ratios = (stats["lp"] - stats["lp_approx"]).transpose("chain", "draw")
+    n_bad = int((~np.isfinite(ratios.values)).sum())
+    if n_bad:
+        raise ValueError(f"importance ratios must be finite, got {n_bad} nonfinite ones")
+    return ratios
 
 
 def chain_weights(

@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from gptbayes.attention.matching import MANY_AMBIGUOUS
-from gptbayes.attention.roles import LEARNED_PROB
+from gptbayes.attention.role_sentences import LEARNED_PROB
 from gptbayes.diagnostics.sampler import pareto_k
 from gptbayes.diagnostics.verdict import (
     DIFFERENT_PREDICTIONS,

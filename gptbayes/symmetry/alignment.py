@@ -19,6 +19,7 @@ from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
 from gptbayes.symmetry.group.axes import sizes_of
 from gptbayes.symmetry.group.compact import stage_group, stage_layout
+from gptbayes.symmetry.group.embeddings import embedding_rows
 from gptbayes.symmetry.layout import Draws, Layout
 from gptbayes.symmetry.procrustes import largest_cross_product, updates_towards
 
@@ -274,9 +275,8 @@ def _acted_axes(layout, name):
 
 
 def _inner_products_of_embeddings(draws):
-    rows = [draws[n] for n in ("token_embedding", "position_embedding") if n in draws]
-    embedding = np.concatenate(rows, axis=-2)
-    gram = embedding @ np.swapaxes(embedding, -1, -2)
+    rows = embedding_rows(draws)
+    gram = rows @ np.swapaxes(rows, -1, -2)
     return gram.reshape(len(gram), -1)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry.compact_group import Group, SignFlip
 from gptbayes.symmetry.elements import (
     Element,
@@ -119,7 +120,7 @@ def check_invariance(
 def _thinned(posterior):
     n_chain, n_draw = posterior.sizes["chain"], posterior.sizes["draw"]
     wanted = max(1, math.ceil(MAX_DRAWS / n_chain))
-    return posterior.isel(draw=np.unique(np.linspace(0, n_draw - 1, wanted).astype(int)))
+    return posterior.isel(draw=evenly_spaced(n_draw, wanted))
 
 
 def _values(function, dataset):

@@ -12,11 +12,11 @@ import xarray as xr
 
 from gptbayes.groups import group as group_of
 from gptbayes.groups import group_names, load_groups, make_groups
+from gptbayes.stats.summary import OVER
 from gptbayes.symmetry.alignment import MAX_BYTES, Alignment, align_draws
 from gptbayes.symmetry.compact_group import Group, Orthogonal, SignFlip
 from gptbayes.symmetry.layout import Layout, lay_out
 
-SAMPLE_DIMS = ("chain", "draw")
 MAX_REWEIGHTINGS = 30
 """Largest number of times that draws are aligned again with the standard deviations that remain."""
 MAX_STARTS = 8
@@ -139,7 +139,7 @@ def align_posterior(
     """
     layout = layout_of(group, posterior)
     _check_others(layout, posterior)
-    batch = tuple(posterior.sizes[dim] for dim in SAMPLE_DIMS)
+    batch = tuple(posterior.sizes[dim] for dim in OVER)
     arrays = arrays_of(posterior)
     draws = {name: arrays[name].reshape(-1, *layout.shapes[name]) for name in layout.shapes}
     _check_finite(draws, batch)
@@ -161,7 +161,7 @@ def align_posterior(
         if np.issubdtype(arrays[name].dtype, np.integer):
             restored = np.round(restored).astype(arrays[name].dtype)
         attrs = posterior[name].attrs
-        moved[name] = (posterior[name].transpose(*SAMPLE_DIMS, ...).dims, restored, attrs)
+        moved[name] = (posterior[name].transpose(*OVER, ...).dims, restored, attrs)
     return posterior.assign(moved), found
 
 
@@ -183,7 +183,7 @@ def layout_of(group: Group, posterior: xr.Dataset) -> Layout:
         As of `gptbayes.symmetry.layout.lay_out`.
     """
     dims = {
-        str(name): tuple(str(dim) for dim in each.dims if dim not in SAMPLE_DIMS)
+        str(name): tuple(str(dim) for dim in each.dims if dim not in OVER)
         for name, each in posterior.data_vars.items()
     }
     shapes = {name: tuple(posterior.sizes[dim] for dim in each) for name, each in dims.items()}
@@ -202,8 +202,7 @@ def arrays_of(posterior: xr.Dataset) -> dict[str, np.ndarray]:
     dict of str to ndarray
     """
     return {
-        str(name): each.transpose(*SAMPLE_DIMS, ...).values
-        for name, each in posterior.data_vars.items()
+        str(name): each.transpose(*OVER, ...).values for name, each in posterior.data_vars.items()
     }
 
 
@@ -258,7 +257,7 @@ def posterior_of(idata: az.InferenceData) -> xr.Dataset:
             f"a group posterior is wanted, the groups are {', '.join(names) or 'none'}"
         )
     posterior = group_of(idata, "posterior")
-    for dim in SAMPLE_DIMS:
+    for dim in OVER:
         if dim not in posterior.sizes:
             dims = ", ".join(map(str, posterior.sizes))
             raise ValueError(f"the posterior must have the dim {dim}, its dims are {dims}")
@@ -269,15 +268,14 @@ def _check_others(layout, posterior):
     """No variable outside of the group may have a dim that is permuted or rotated in another."""
     acted: dict[str, str] = {}
     for name in layout.shapes:
-        dims = [dim for dim in posterior[name].dims if dim not in SAMPLE_DIMS]
+        dims = [dim for dim in posterior[name].dims if dim not in OVER]
         blocks = layout.group.blocks.get(name, {})
         split = [into for dim in dims for into in blocks.get(dim, (dim,))]
         whole = {into: dim for dim in dims for into in blocks.get(dim, (dim,))}
         for placed in layout.parts:
             for site in placed.sites:
-                axis = site.axis if site.axis is not None else (site.each or (None,))[-1]
-                if site.variable == name and axis is not None:
-                    acted.setdefault(whole[split[axis]], name)
+                if site.variable == name and site.changed is not None:
+                    acted.setdefault(whole[split[site.changed]], name)
     for other, values in posterior.data_vars.items():
         for dim in values.dims if other not in layout.shapes else ():
             if dim in acted:

@@ -194,8 +194,7 @@ def sbc(
     """
     replicates, seed = whole_number("replicates", replicates), checked_seed(seed)
     program = Path(program)
-    if not program.is_file():
-        raise ValueError(f"program must be a Stan file, there is none at {program}")
+    executable = str(compile_program(program, [program.parent]))
     settings = RankSettings(n_ranked, iter_warmup, iter_sampling, max_doublings)
     functions = {"prior": prior, "simulate": simulate, "quantities": quantities}
     description = {
@@ -205,7 +204,6 @@ def sbc(
         "program": hashlib.sha256(program.read_bytes()).hexdigest(),
         **{name: _source(function) for name, function in functions.items()},
     }
-    executable = str(compile_program(program, [program.parent]))
     return _calibrate(
         ProgramModel(executable, prior, simulate, quantities, adapt_delta),
         settings,

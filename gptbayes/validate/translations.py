@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import norm
 
+from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry.dimension import STEP
 from gptbayes.validate.exact_marginals import ExactMarginal, compare_moments
 
@@ -216,7 +217,7 @@ def _full_direction(name, direction, sds):
 def _points(arrays):
     """Some draws, evenly spaced over the chains."""
     n_chain, n_draw = next(iter(arrays.values())).shape[:2]
-    at = np.unique(np.linspace(0, n_chain * n_draw - 1, N_POINTS).astype(int))
+    at = evenly_spaced(n_chain * n_draw, N_POINTS)
     return [
         {name: each.reshape(-1, *each.shape[2:])[i] for name, each in arrays.items()} for i in at
     ]
