@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.groups import make_groups
-from gptbayes.model.problem import Problem, stan_data
+from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stan_data import stan_data
 
 
 def drawn(problem: Problem, posterior: dict[str, np.ndarray], prior=None) -> az.InferenceData:

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from gptbayes.corpus import Vocabulary, split
-from gptbayes.model.problem import Design, Priors, Problem, draw_masks
+from gptbayes.model.design import Design, draw_masks
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import Problem
 from gptbayes.model.stages import STAGES, VARIANTS
 
 TEXT = "the cat sat on the mat, that cat. " * 4

@@ -25,9 +25,11 @@ from gptbayes.fit.draws import check_csv, write_csv
 from gptbayes.fit.units import make_unit
 from gptbayes.groups import select
 from gptbayes.inference import open_run, superchains_of
+from gptbayes.model.design import Design
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel
-from gptbayes.model.problem import Design, Priors, Problem
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES
 from gptbayes.stats.summary import summarise

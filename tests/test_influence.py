@@ -17,8 +17,9 @@ from gptbayes.diagnostics.sensitivity import prior_sensitivity
 from gptbayes.groups import make_groups
 from gptbayes.inference import open_run, parameters_of
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.problem import make_problem, stan_data
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import VARIANTS
+from gptbayes.model.stan_data import stan_data
 from gptbayes.predict import (
     because,
     because_sentences,

@@ -33,10 +33,13 @@ from gptbayes.fit.replicate import Replicate
 from gptbayes.fit.smc import Settings, sequential_monte_carlo
 from gptbayes.fit.transitions import Nuts, metric_of, write_starts
 from gptbayes.inference import open_run
+from gptbayes.model.design import Design
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.problem import Design, Priors, Problem, stan_data
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES
+from gptbayes.model.stan_data import stan_data
 from gptbayes.report import Analysis
 from gptbayes.stats.summary import r_hat, summarise
 from gptbayes.validate import conjugate_bigram

@@ -30,7 +30,7 @@ from gptbayes.compare.evidence_sensitivity import (
 )
 from gptbayes.findings import plus_minus
 from gptbayes.inference import problem_of
-from gptbayes.model.problem import Priors
+from gptbayes.model.priors import Priors
 from gptbayes.progress import progress_bars
 
 

@@ -124,7 +124,7 @@ def refit_with_scale(
     run : FittedRun
         Of `gptbayes.fit.smc`.
     family : str
-        A field of `gptbayes.model.problem.Priors`.
+        A field of `gptbayes.model.priors.Priors`.
     factor : float
     executor, on_progress
         As for `gptbayes.fit.smc`.

@@ -18,7 +18,8 @@ from gptbayes.corpus import whole_number
 from gptbayes.files import remove, remove_leftovers, replacing
 from gptbayes.fit import manifest, schema
 from gptbayes.fit.programs import executable_of
-from gptbayes.model.problem import Problem, from_stan_data, stan_data
+from gptbayes.model.problem import Problem
+from gptbayes.model.stan_data import from_stan_data, stan_data
 from gptbayes.toolchain import ensure_cmdstan, interface
 from gptbayes.toolchain.system import physical_memory
 

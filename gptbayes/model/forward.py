@@ -372,7 +372,7 @@ def _of_layer(stage, parameters, layer):
 def _check_tokens(stage, parameters, tokens):
     tokens = np.asarray(tokens)
     if "dropout" in stage.features and stage.masks is None:
-        raise ValueError(f"stage {stage.number} needs masks, see gptbayes.model.problem.draw_masks")
+        raise ValueError(f"stage {stage.number} needs masks, see gptbayes.model.design.draw_masks")
     batch = parameters["token_embedding"].shape[:-2]
     if tokens.ndim != 2 and tokens.shape[:-2] != batch:
         raise ValueError(

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptbayes.model import kernel_sources
+from gptbayes.model.design import Design
 from gptbayes.model.forward import Parameters, token_log_prob
-from gptbayes.model.problem import Design, Problem, stan_data
+from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import log_prior
 from gptbayes.model.stages import Stage
+from gptbayes.model.stan_data import stan_data
 
 _NUMBERS = ctypes.POINTER(ctypes.c_double)
 _INTS = ctypes.POINTER(ctypes.c_int)

@@ -37,11 +37,11 @@ class Parameter:
     item : {"matrix", "vector"}
         What the Stan program declares: one of these, or an array of them.
     family : str
-        Where its prior is set, a field of `gptbayes.model.problem.Priors`.
+        Where its prior is set, a field of `gptbayes.model.priors.Priors`.
     prior : {"normal", "log_gamma"}
         The distribution of each of its elements: normal around `prior_mean` with the sd that
         ``family`` names, or the logarithm of a gamma variable of rate 1 with the shape that
-        ``family`` names. Mean and sd of either: `gptbayes.model.problem.Priors.mean` and ``scale``.
+        ``family`` names. Mean and sd of either: `gptbayes.model.priors.Priors.mean` and ``scale``.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Stage:
     features : frozenset of str
         What the forward pass does: a subset of `FEATURES`.
     masks : Masks, optional
-        Of stages 11 and 12, once they have been drawn: see `gptbayes.model.problem.draw_masks`.
+        Of stages 11 and 12, once they have been drawn: see `gptbayes.model.design.draw_masks`.
     folder : pathlib.Path, optional
         Where its Stan program and ``functions/`` are, by default the package's own: for a
         program that was changed.
@@ -152,7 +152,7 @@ class Stage:
 
         Parameters
         ----------
-        design : gptbayes.model.problem.Design
+        design : gptbayes.model.design.Design
 
         Returns
         -------
@@ -192,7 +192,7 @@ class Stage:
         ----------
         values : mapping of str to ndarray
             Each ``(..., stan_shape)``. Names that are no parameters of the stage are left out.
-        design : gptbayes.model.problem.Design
+        design : gptbayes.model.design.Design
 
         Returns
         -------
