@@ -21,7 +21,7 @@ import xarray as xr
 from scipy.special import logsumexp
 from scipy.stats import t as student_t
 
-from gptbayes.compare.refits import FittedRun
+from gptbayes.compare.refit_plan import FittedRun
 from gptbayes.compare.same_text import open_same_text
 from gptbayes.compare.thermodynamic import (
     discretisation_error,

@@ -24,7 +24,7 @@ import xarray as xr
 from scipy.special import digamma, gammaln, logsumexp
 
 from gptbayes import fit
-from gptbayes.compare.refits import FittedRun
+from gptbayes.compare.refit_plan import FittedRun
 from gptbayes.findings import pareto_k_limit, pareto_k_limit_words, plus_minus
 from gptbayes.groups import pareto_smoothed
 from gptbayes.inference import open_run, parameters_of, problem_of
