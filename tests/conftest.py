@@ -16,7 +16,8 @@ import pytest
 from filelock import FileLock
 from problems import small_problem
 
-from gptbayes import fit
+from gptbayes import fit, plots
+from gptbayes.inference import open_run
 from gptbayes.model.problem import Problem
 from gptbayes.model.stages import STAGES, VARIANTS
 from gptbayes.toolchain import ensure_cmdstan
@@ -76,6 +77,29 @@ def runs(tmp_path_factory, common_folder, programs):
     folder = tmp_path_factory.mktemp("runs") / "stage-05"
     shutil.copytree(original, folder)
     return {path.name: path for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def nuts(runs):
+    return open_run(runs["nuts"])
+
+
+@pytest.fixture(scope="module")
+def pathfinder(runs):
+    return open_run(runs["pathfinder"])
+
+
+@pytest.fixture(scope="module")
+def mode(runs):
+    return open_run(runs["optimize"])
+
+
+@pytest.fixture
+def ax():
+    fig, (ax,) = plots.figure()
+    yield ax
+    fig.canvas.draw()  # a glyph that is missing warns here, and warnings are errors
+    plots.close(fig)
 
 
 def _short_fits(folder):

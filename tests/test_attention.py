@@ -34,11 +34,6 @@ DIMS = ("chain", "draw", "layer", "head", "sequence", "query_position", "key_pos
 
 
 @pytest.fixture(scope="module")
-def nuts(runs):
-    return open_run(runs["nuts"])
-
-
-@pytest.fixture(scope="module")
 def two_layers():
     """Stage 12 without dropout, L = 2, H = 3, prior draws: heads are exchangeable."""
     problem = small_problem("12")

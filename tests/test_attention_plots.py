@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
 
 from gptbayes import plots
-
-
-@pytest.fixture
-def ax():
-    fig, (ax,) = plots.figure()
-    yield ax
-    fig.canvas.draw()  # a glyph that is missing warns here, and warnings are errors
-    plt.close(fig)
 
 
 def attention(n, text, **dims):
