@@ -1,7 +1,7 @@
 """Where the parts of a group act on arrays of given dims and shapes.
 
-`lay_out` checks a group against the variables of a model once; elements, alignment and invariants
-then work on plain arrays ``(draw, dims)``.
+`lay_out` matches a group with the variables of a model and checks that they fit. Elements,
+alignment and invariants then use plain arrays ``(draw, dims)``.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Placed(NamedTuple):
     labels : ndarray of int, (*each, n), or None
         Of a permutation.
     inside : dict of int to tuple of int
-        Permutations, by their number, within whose items this part acts, and the positions in
-        ``each`` of their axes.
+        The permutations within whose items this part acts, by their index in `Layout.parts`, and
+        the positions of their axes in ``each``.
     """
 
     part: Part
@@ -139,8 +139,8 @@ def lay_out(
     Raises
     ------
     ValueError
-        If a variable or a dim is missing, or lengths of axes that an element shares differ. The
-        message names variables, dims and shapes.
+        If a variable or a dim is missing, or axes on which the same element acts have different
+        lengths. The message names variables, dims and shapes.
     """
     missing = [name for name in group.variables if name not in dims]
     if missing:

@@ -1,4 +1,4 @@
-"""Align the posterior of any model: InferenceData, DataTree or a netCDF file of either."""
+"""Alignment of the posterior of any model, given as InferenceData, DataTree or a netCDF file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gptbayes.symmetry.compact_group import Group, Orthogonal, SignFlip
 from gptbayes.symmetry.layout import Layout, lay_out
 
 MAX_REWEIGHTINGS = 30
-"""Largest number of times that draws are aligned again with the standard deviations that remain."""
+"""Maximum number of alignments with updated units."""
 MAX_STARTS = 8
-"""Largest number of variables of which each is tried as the one that decides."""
+"""Maximum number of variables each of which determines one of the first alignments."""
 SETTLED = 0.01
-"""Relative change of these standard deviations at which they are settled."""
+"""Relative change of the units below which they have converged."""
 SMALLEST_SHARE = 1e-3
-"""Smallest standard deviation after alignment, as a share of that before, that is a unit."""
+"""Smallest unit of a variable, as a share of its standard deviation before alignment."""
 
 
 def align(
@@ -40,10 +40,10 @@ def align(
 
     Every draw is moved along its orbit towards the geometric median of all draws. Permutations are
     found by linear assignment, orthogonal maps by Procrustes analysis. Variables are compared in
-    units of their standard deviations around the reference, so that one that tells the components
-    apart counts more than one that does not; these are estimated and the draws aligned again until
-    they settle. Of up to eight variables each is tried as the one that decides at first, and the
-    start that leaves the smallest volume is taken.
+    units of their standard deviations around the reference, so that a variable that distinguishes
+    the components has more weight than one that does not. Alignment and estimation of these units
+    alternate until the units converge. With up to eight variables, each of them also determines one
+    start of this iteration, and the start with the smallest volume of aligned draws is used.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ def align(
     group : Group
         Names variables of the posterior and their dims.
     log_density : callable, optional
-        Of a posterior dataset, the log density of every draw (chain, draw). If given, it is checked
-        first that no sampled element of the group changes it, see `check_invariance`.
+        Takes a posterior dataset and returns the log density of every draw (chain, draw). If given,
+        `check_invariance` first checks that no sampled element of the group changes it.
     max_iterations : int
     tolerance : float
         Stop when the relative decrease of the mean distance is smaller than this.
@@ -63,15 +63,15 @@ def align(
     Returns
     -------
     InferenceData or DataTree
-        With the variables of the group aligned; all else is as it was. Attributes of the posterior
-        say which variables, and the mean distance to the reference before and after.
+        A copy in which the variables of the group are aligned. The attributes of the posterior
+        ``aligned`` and ``alignment_distance`` list these variables, and the mean distance to the
+        reference before and after.
 
     Raises
     ------
     ValueError
-        If the group does not fit the variables; if a variable has a dim that the group permutes or
-        rotates and is not in the group; if draws are not finite; if the group changes the log
-        density.
+        If the group does not fit the variables, a variable outside the group has a dim that the
+        group permutes or rotates, draws are not finite, or the group changes the log density.
 
     See Also
     --------
@@ -80,8 +80,8 @@ def align(
 
     Notes
     -----
-    The group is taken at its word unless ``log_density`` is given. Aligned draws describe the
-    posterior modulo the group; overlapping components remain overlapping.
+    Without ``log_density`` it is not checked that the group is a symmetry. Aligned draws describe
+    the posterior modulo the group. Alignment does not separate components that overlap.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def align(
 def align_posterior(
     posterior: xr.Dataset, group: Group, **options: Any
 ) -> tuple[xr.Dataset, Alignment]:
-    """As `align`, of a dataset.
+    """Align a posterior dataset, see `align`.
 
     Parameters
     ----------
@@ -135,7 +135,8 @@ def align_posterior(
     -------
     Dataset (chain, draw, ...)
     Alignment
-        The last one, in units of the standard deviations of the variables around the reference.
+        The last alignment, in units of the standard deviations of the variables around the
+        reference.
     """
     layout = layout_of(group, posterior)
     _check_others(layout, posterior)
@@ -207,7 +208,7 @@ def arrays_of(posterior: xr.Dataset) -> dict[str, np.ndarray]:
 
 
 def as_groups(idata: az.InferenceData | str | Path) -> az.InferenceData:
-    """Groups as they are, or read from a netCDF file.
+    """Return a fit, or read it from a netCDF file.
 
     Parameters
     ----------
@@ -220,7 +221,7 @@ def as_groups(idata: az.InferenceData | str | Path) -> az.InferenceData:
     Raises
     ------
     ValueError
-        If the file is no netCDF file of groups.
+        If the file is not netCDF, or is damaged.
     OSError
         If there is no such file.
     """
@@ -254,7 +255,7 @@ def posterior_of(idata: az.InferenceData) -> xr.Dataset:
     names = group_names(idata)
     if "posterior" not in names:
         raise ValueError(
-            f"a group posterior is wanted, the groups are {', '.join(names) or 'none'}"
+            f"a fit must have a posterior group, its groups are {', '.join(names) or 'none'}"
         )
     posterior = group_of(idata, "posterior")
     for dim in OVER:
