@@ -37,7 +37,7 @@ def add_arguments(parser) -> None:
         parser,
         _attention,
         description="The posterior of attention weights at a context, with heads matched across "
-        "draws; what each head attends to beyond uniform attention, posterior beside prior; and "
+        "draws; detection patterns of each head, compared with the prior; and "
         "the cost of ablating heads and positions.",
         examples="""
             gptbayes attention runs/05-nuts
@@ -52,10 +52,10 @@ def add_arguments(parser) -> None:
     help_text = "held-out sequences over which patterns and ablations are averaged (50)"
     add("--contexts", type=int, metavar="N", help=help_text)
     add("--prob", type=float, default=0.9, help="mass of the intervals (0.9)")
-    add("--no-ablation", action="store_true", help="do not ablate heads and positions")
+    add("--no-ablation", action="store_true", help="omit ablations of heads and positions")
     add("--figure", type=Path, metavar="FILE.png", help="draw the weights at the context")
     add("--out", type=Path, metavar="FILE.csv", help="write the weights at the context")
-    help_text = "write them as BertViz and CircuitsVis read them: mean, interval, single draws"
+    help_text = "write mean, interval and single draws in the format of BertViz and CircuitsVis"
     add("--views", type=Path, metavar="FILE.json", help=help_text)
 
 

@@ -44,24 +44,24 @@ def add_arguments(parser) -> None:
     add = describe(
         parser,
         _symmetry,
-        description="Tell symmetries of the weights, which change no prediction, from disagreement "
-        "of the chains of a NUTS fit: modes, whether they predict differently, and whether paths "
-        "without a barrier connect them; and what the text taught about each kind of weight. The "
-        "last two are saved in the run directory, for its report.",
+        description="Distinguish symmetries of the weights, which change no prediction, from "
+        "disagreement of the chains of a NUTS fit: modes, whether their predictions differ, and "
+        "whether paths without a barrier connect them; and how much was learned about each kind of "
+        "weight. The last two are saved in the run directory for its report.",
         examples="""
             gptbayes symmetry runs/05-nuts
             gptbayes symmetry runs/05-nuts --no-paths --no-contraction --out mixing.csv
         """,
     )
-    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains, or a fit by smc")
+    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains, or an SMC fit")
     add(
         "--smc",
         type=Path,
         metavar="RUN",
-        help="a fit of the same posterior by smc, for masses of modes (one in a folder beside RUN)",
+        help="an SMC fit of the same posterior, for masses of modes (one in a folder beside RUN)",
     )
-    add("--no-paths", action="store_true", help="do not look for barriers between chains")
-    add("--no-contraction", action="store_true", help="do not compare posterior and prior")
+    add("--no-paths", action="store_true", help="omit paths between chains")
+    add("--no-contraction", action="store_true", help="omit the comparison of posterior and prior")
     add("--out", type=Path, metavar="FILE.csv", help="write the table of mixing")
 
 
@@ -86,7 +86,7 @@ def _symmetry(arguments):
     if connectivity is not None:
         print_lines("Paths between chains", connection_sentences(connectivity))
     if learned is not None:
-        print_lines("What the text taught", learned)
+        print_lines("Learned from the text", learned)
     if arguments.out:
         print_path(arguments.out)
 

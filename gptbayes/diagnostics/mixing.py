@@ -1,4 +1,4 @@
-"""Mixing of the chains of any model, up to a symmetry that is given as data."""
+"""Mixing of the chains of any model, up to a symmetry group that is given as data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gptbayes.symmetry.posterior import align, arrays_of, as_groups, layout_of, 
 Functions = Mapping[str, Callable[[xr.Dataset], Any] | xr.DataArray] | Sequence[str]
 """Functions of a posterior dataset by name, or names of its variables."""
 MAX_FUNCTIONS = 1000
-"""Largest number of scalars of functions that are diagnosed; of more, evenly spaced ones."""
+"""Maximum number of scalars of functions. If there are more, evenly spaced ones are used."""
 
 
 class Mixing(NamedTuple):
@@ -48,12 +48,12 @@ class Mixing(NamedTuple):
         posterior. Attributes ``switches``, the number of moves of chains between modes, and
         ``mass``, what these say about posterior mass. None without modes.
     differences : Dataset (row, mode), or None
-        Aligned variables and functions that differ most between modes in units of the standard
-        deviation within them: ``mean`` and ``mcse`` for each mode, ``range``, ``sd`` and
-        ``p_value`` (row). They are the largest of many, so that a p-value is to be compared with
-        the reciprocal of their number, attribute ``n_compared``.
+        The aligned variables and functions that differ most between modes, in units of the
+        standard deviation within modes: ``mean`` and ``mcse`` for each mode, ``range``, ``sd`` and
+        ``p_value`` (row). The p-values are not corrected for the number of comparisons, attribute
+        ``n_compared``.
     aligned : InferenceData or DataTree
-        With the variables of the group aligned; as it was without a group.
+        The fit with the variables of the group aligned; unchanged without a group.
     """
 
     verdict: Verdict
@@ -74,7 +74,7 @@ def diagnose_mixing(
     superchains: Sequence[int] | None = None,
     n_differences: int = 10,
 ) -> Mixing:
-    """Tell a symmetry of the parameters from disagreement of the chains of any model.
+    """Distinguish symmetries of the parameters from disagreement of the chains, for any model.
 
     Parameters
     ----------
@@ -83,8 +83,9 @@ def diagnose_mixing(
     group : Group, optional
         A compact group that leaves the posterior unchanged.
     functions : mapping of str to callable or DataArray, or sequence of str, optional
-        Functions of the posterior (chain, draw, ...) that no element of the group changes, or names
-        of such variables of the posterior. By default the pointwise log likelihood.
+        Functions of the posterior with values (chain, draw, ...) that no element of the group
+        changes, or names of such variables of the posterior. By default the pointwise log
+        likelihood.
     log_density : callable, optional
         As for `gptbayes.align`: checks that the group is a symmetry.
     superchains : sequence of int, one per chain, optional
@@ -100,7 +101,7 @@ def diagnose_mixing(
     ------
     ValueError
         As `gptbayes.align`; if no functions are given and there is no log likelihood; if draws or
-        functions are not finite or there are fewer than 8 draws per chain.
+        functions are not finite; or if there are fewer than 8 draws per chain.
 
     See Also
     --------
@@ -157,10 +158,10 @@ def diagnose_mixing(
 
 
 def group_invariants(posterior: xr.Dataset, group: Group) -> xr.DataArray:
-    """Functions of the variables that no element of a group changes.
+    """Compute functions of the variables that no element of a group changes.
 
-    Inner products over the axes on which the group acts; sorted values of variables of which it
-    only permutes one axis; and the variables on which it does not act.
+    These are inner products over the axes on which the group acts, sorted values of variables on
+    which it only permutes one axis, and the variables on which it does not act.
 
     Parameters
     ----------
@@ -192,7 +193,7 @@ def group_invariants(posterior: xr.Dataset, group: Group) -> xr.DataArray:
 
 
 def difference_sentences(mixing: Mixing) -> list[str]:
-    """What modes differ in, one sentence each.
+    """Describe the differences between modes, one sentence each.
 
     Parameters
     ----------
@@ -219,12 +220,12 @@ def difference_sentences(mixing: Mixing) -> list[str]:
 
 def _functions(idata, posterior, functions):
     if functions is not None and not len(functions):
-        raise ValueError("functions must be at least one, got none")
+        raise ValueError("functions must have at least one item, got none")
     if functions is None:
         if "log_likelihood" not in group_names(idata):
             raise ValueError(
-                "functions are wanted that no symmetry changes: none were given, and there is no "
-                "group log_likelihood"
+                "functions that no symmetry changes must be given, since there is no group "
+                "log_likelihood"
             )
         found = _scalars(group_of(idata, "log_likelihood"))
     elif isinstance(functions, Mapping):
