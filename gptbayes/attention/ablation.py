@@ -23,7 +23,7 @@ from gptbayes.attention.contexts import (
     problem_with_attention,
 )
 from gptbayes.attention.matching import Matching, match_posterior_and_prior, matched
-from gptbayes.attention.prior_comparison import compare_with_prior
+from gptbayes.attention.prior_comparison import summarise_with_prior
 from gptbayes.attention.rollout import rollout_weights
 from gptbayes.model.forward import MAX_BYTES, forward, last_logits, over_draws
 from gptbayes.stats.standard_error import standard_error
@@ -327,7 +327,7 @@ def _rank_correlation(attended, costs):
 def _average(draws, prob, sign):
     """Statistics of the mean over contexts, and the comparison with the prior."""
     means = {source: each.mean("sequence") for source, each in draws.items()}
-    table = compare_with_prior(means, prob, positive=sign, tolerance=ROUNDING)
+    table = summarise_with_prior(means, prob, positive=sign, tolerance=ROUNDING)
     errors = {source: _error_of_contexts(each) for source, each in draws.items()}
     return table.assign(se_contexts=side_by_side(errors))
 

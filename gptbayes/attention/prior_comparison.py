@@ -10,7 +10,7 @@ from gptbayes.stats.probability import prob_greater, probability
 from gptbayes.stats.summary import OVER, side_by_side, summarise
 
 
-def compare_with_prior(
+def summarise_with_prior(
     draws: Mapping[str, xr.DataArray],
     prob: float,
     *,

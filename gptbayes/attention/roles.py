@@ -17,7 +17,7 @@ from gptbayes.attention.matching import (
     match_posterior_and_prior,
     matched,
 )
-from gptbayes.attention.prior_comparison import compare_with_prior
+from gptbayes.attention.prior_comparison import summarise_with_prior
 from gptbayes.model.forward import MAX_BYTES, forward, over_draws
 from gptbayes.stats.probability import probability
 from gptbayes.stats.summary import side_by_side
@@ -131,10 +131,10 @@ def head_roles(
     occur = draws["posterior"]["role"].values
     ranked = {source: _ranked(each) for source, each in draws.items()}
     compared = {"positive": "above_uniform", "tolerance": TIE}
-    heads = compare_with_prior(draws, prob, **compared).merge(_top_head_probability(draws))
+    heads = summarise_with_prior(draws, prob, **compared).merge(_top_head_probability(draws))
     return Roles(
         heads=heads.transpose("source", "role", "layer", "head"),
-        ranks=compare_with_prior(ranked, prob, **compared).transpose("source", "role", "rank"),
+        ranks=summarise_with_prior(ranked, prob, **compared).transpose("source", "role", "rank"),
         no_head=side_by_side(
             {source: probability(each.max("rank") <= TIE) for source, each in ranked.items()}
         ),

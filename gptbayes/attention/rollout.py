@@ -16,7 +16,7 @@ from gptbayes.attention.contexts import (
     problem_with_attention,
 )
 from gptbayes.attention.patterns import MAX_BYTES
-from gptbayes.attention.prior_comparison import compare_with_prior
+from gptbayes.attention.prior_comparison import summarise_with_prior
 from gptbayes.model.forward import forward, over_draws
 
 
@@ -103,7 +103,7 @@ def attention_rollout(
     for start in range(0, len(contexts), step):
         some = contexts[start : start + step]
         draws = {source: _rollout_draws(idata, source, some) for source in SOURCES}
-        parts.append(compare_with_prior(draws, prob))
+        parts.append(summarise_with_prior(draws, prob))
     summary = xr.concat(parts, "sequence", data_vars="all", combine_attrs="override")
     order = ("source", "sequence", "query_position", "key_position")
     return summary.transpose(*order).assign_coords(context_coords(problem, contexts))
