@@ -188,5 +188,15 @@ def few_sequences_finding(n: int, what: str = "held-out sequences") -> Finding |
 
 
 def warnings_of(findings: Iterable[Finding]) -> list[Finding]:
-    """The warnings among findings, in their order."""
+    """Select the warnings among findings.
+
+    Parameters
+    ----------
+    findings : iterable of Finding
+
+    Returns
+    -------
+    list of Finding
+        In their order.
+    """
     return [finding for finding in findings if not finding.ok]

@@ -224,7 +224,18 @@ def r_star(
 
 
 def check_kinds(kinds: Mapping[str, xr.DataArray]) -> None:
-    """Check draws of several kinds of quantities, see `mixing_table` for the errors."""
+    """Check draws of several kinds of quantities.
+
+    Parameters
+    ----------
+    kinds : mapping of str to DataArray (chain, draw, scalar)
+
+    Raises
+    ------
+    ValueError
+        If there are none, they have different chains or draws, draws are not finite, or there are
+        too few draws.
+    """
     if not kinds:
         raise ValueError("kinds must have at least one quantity, got none")
     sizes = {name: (each.sizes["chain"], each.sizes["draw"]) for name, each in kinds.items()}
@@ -280,7 +291,22 @@ def _r_star_split(x, per_chain, rng):
 
 
 def check_superchains(superchains: Sequence[int], n_chain: int) -> np.ndarray:
-    """Return superchain labels as an array, see `rhat_nested` for the errors."""
+    """Return the labels of superchains as an array.
+
+    Parameters
+    ----------
+    superchains : sequence of int, one per chain
+    n_chain : int
+
+    Returns
+    -------
+    ndarray of int, (chain,)
+
+    Raises
+    ------
+    ValueError
+        If there is not one label per chain, or superchains are fewer than two or of unequal size.
+    """
     ids = np.asarray(superchains)
     if ids.shape != (n_chain,):
         raise ValueError(f"superchains needs one label per chain, {n_chain}, got {ids.size}")

@@ -221,7 +221,24 @@ def ravel(stage: Stage, parameters: Parameters) -> np.ndarray:
 
 
 def unravel(stage: Stage, design: Design, points: np.ndarray) -> dict[str, np.ndarray]:
-    """The inverse of `ravel`: each ``(*batch, dims of that parameter)``."""
+    """Convert rows of weights to parameters, the inverse of `ravel`.
+
+    Parameters
+    ----------
+    stage : Stage
+    design : Design
+    points : ndarray, (*batch, weight)
+
+    Returns
+    -------
+    dict of str to ndarray
+        Each ``(*batch, dims of that parameter)``.
+
+    Raises
+    ------
+    ValueError
+        If the rows have another number of weights.
+    """
     shapes = [stage.shape(p, design) for p in stage.parameters]
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     if points.shape[-1] != ends[-1]:

@@ -127,11 +127,24 @@ class Stage:
         ----------
         setting : str
             One of `SETTINGS`.
+
+        Returns
+        -------
+        bool
         """
         return SETTINGS[setting] in self.features
 
     def applicable(self, **settings: Any) -> dict[str, Any]:
-        """Of settings that several stages share, those that this stage has.
+        """Select the settings that this stage has, of settings for several stages.
+
+        Parameters
+        ----------
+        **settings
+            By the names of `SETTINGS`.
+
+        Returns
+        -------
+        dict
 
         Examples
         --------
@@ -141,6 +154,21 @@ class Stage:
         return {name: value for name, value in settings.items() if self.has(name)}
 
     def parameter(self, name: str) -> Parameter:
+        """Look up a parameter by its name.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        Parameter
+
+        Raises
+        ------
+        ValueError
+            If the stage has no such parameter; the message lists its parameters.
+        """
         for parameter in self.parameters:
             if parameter.name == name:
                 return parameter
@@ -172,17 +200,46 @@ class Stage:
         }
 
     def shape(self, parameter: Parameter, design) -> tuple[int, ...]:
-        """Shape of a parameter outside Stan, in the order of its dims."""
+        """The shape of a parameter in the order of its dims.
+
+        Parameters
+        ----------
+        parameter : Parameter
+        design : gptbayes.model.design.Design
+
+        Returns
+        -------
+        tuple of int
+        """
         sizes = self.sizes(design)
         return tuple(sizes[dim] for dim in parameter.dims)
 
     def stan_shape(self, parameter: Parameter, design) -> tuple[int, ...]:
-        """Shape of a parameter inside Stan."""
+        """The shape of a parameter in the Stan program.
+
+        Parameters
+        ----------
+        parameter : Parameter
+        design : gptbayes.model.design.Design
+
+        Returns
+        -------
+        tuple of int
+        """
         sizes = self.sizes(design)
         return tuple(sizes[dim] for dim in parameter.stan_dims)
 
     def n_parameters(self, design) -> int:
-        """How many real numbers a draw has."""
+        """The number of scalar parameters of a draw.
+
+        Parameters
+        ----------
+        design : gptbayes.model.design.Design
+
+        Returns
+        -------
+        int
+        """
         return sum(int(np.prod(self.shape(p, design))) for p in self.parameters)
 
     def from_stan(self, values: Mapping[str, np.ndarray], design) -> dict[str, np.ndarray]:
@@ -191,7 +248,7 @@ class Stage:
         Parameters
         ----------
         values : mapping of str to ndarray
-            Each ``(..., stan_shape)``. Names that are no parameters of the stage are left out.
+            Each ``(..., stan_shape)``. Other names than those of parameters are ignored.
         design : gptbayes.model.design.Design
 
         Returns
@@ -202,7 +259,7 @@ class Stage:
         Raises
         ------
         ValueError
-            If a parameter is missing or has another shape than the design says.
+            If a parameter is missing or does not have the shape of the design.
         """
         return {
             p.name: _reshaped(p.name, values, self.stan_shape(p, design), self.shape(p, design))
@@ -210,7 +267,24 @@ class Stage:
         }
 
     def to_stan(self, values: Mapping[str, np.ndarray], design) -> dict[str, np.ndarray]:
-        """The inverse of `from_stan`."""
+        """Convert arrays with this package's dims to Stan's, the inverse of `from_stan`.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            Each ``(..., shape)``.
+        design : gptbayes.model.design.Design
+
+        Returns
+        -------
+        dict of str to ndarray
+            Each ``(..., stan_shape)``.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is missing or does not have the shape of the design.
+        """
         return {
             p.name: _reshaped(p.name, values, self.shape(p, design), self.stan_shape(p, design))
             for p in self.parameters
@@ -218,9 +292,17 @@ class Stage:
 
 
 def stage(number: str | int) -> Stage:
-    """Look a stage up by its number, ``"05"``, ``"5"`` or ``5``, or by its name.
+    """Look up a stage.
 
-    Variants are found too, ``"01-log-gamma"``.
+    Parameters
+    ----------
+    number : str or int
+        Its number, such as ``"05"``, ``"5"`` or ``5``, that of a variant, such as
+        ``"01-log-gamma"``, or its name.
+
+    Returns
+    -------
+    Stage
 
     Raises
     ------
