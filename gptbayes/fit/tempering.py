@@ -175,7 +175,7 @@ def log_evidence(log_z: np.ndarray) -> tuple[float, float]:
     Parameters
     ----------
     log_z : ndarray, (replicate,)
-        Log evidence of each replicate, in nats. The estimates of Z are unbiased, not those of log Z.
+        Log evidence of each replicate, in nats.
 
     Returns
     -------
