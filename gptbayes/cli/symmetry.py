@@ -23,7 +23,7 @@ from gptbayes.cli.terminal import (
 from gptbayes.diagnostics.examination import FILE
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.mode_masses import same_posterior
-from gptbayes.diagnostics.verdict import TOO_SHORT, Verdict
+from gptbayes.diagnostics.verdict import Verdict
 from gptbayes.findings import plus_minus
 from gptbayes.fit import read_config
 from gptbayes.inference import open_run
@@ -139,8 +139,8 @@ def _print_symmetries(symmetries, n_redundant, n_parameters):
 def print_verdict(verdict: Verdict) -> None:
     """Print a verdict and what would show it wrong."""
     OUT.print(Text(f"verdict: {verdict.name}", "bold"), verdict.text, sep="\n", soft_wrap=True)
-    if verdict.name != TOO_SHORT:
-        OUT.print(f"This would be wrong if {verdict.wrong_if}.", soft_wrap=True)
+    if verdict.refutation:
+        OUT.print(verdict.refutation, soft_wrap=True)
     OUT.print()
 
 

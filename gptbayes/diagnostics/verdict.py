@@ -90,6 +90,11 @@ class Verdict(NamedTuple):
     evidence: xr.Dataset
     groups: segments.Groups | None = None
 
+    @property
+    def refutation(self) -> str:
+        """What would refute the verdict, as a sentence; empty if chains are too short to tell."""
+        return "" if self.name == TOO_SHORT else f"This would be wrong if {self.wrong_if}."
+
 
 def mixing_verdict(
     kinds: Mapping[str, xr.DataArray],

@@ -6,7 +6,7 @@ import xarray as xr
 
 from gptbayes import plots
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
-from gptbayes.diagnostics.verdict import MIXED, TOO_SHORT, UP_TO_SYMMETRY
+from gptbayes.diagnostics.verdict import MIXED, UP_TO_SYMMETRY
 from gptbayes.findings import R_HAT_LIMIT, Finding, plus_minus
 from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings, picture
@@ -57,9 +57,8 @@ def _blocks(analysis):
 
 def verdict_finding(verdict) -> Finding:
     """A verdict on mixing as a finding, with what would show it wrong."""
-    wrong = "" if verdict.name == TOO_SHORT else f" This would be wrong if {verdict.wrong_if}."
     ok = verdict.name in (MIXED, UP_TO_SYMMETRY)
-    return Finding(ok, f"{verdict.text}{wrong}".removesuffix("."))
+    return Finding(ok, f"{verdict.text} {verdict.refutation}".strip().removesuffix("."))
 
 
 def _about_symmetry(analysis):
