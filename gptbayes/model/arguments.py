@@ -22,7 +22,7 @@ class Argument(NamedTuple):
     kind : {"mask", "parameter"}
         A mask is data: it has no gradient.
     stan_dims : tuple of str
-        Dims in the Stan program, see `gptbayes.model.stages.Parameter`.
+        Dims in the Stan program, see `gptbayes.model.parameters.Parameter`.
     item : {"matrix", "vector"}
         The argument is one of these, or an array of them.
     """

@@ -9,7 +9,8 @@ from scipy.special import digamma, polygamma
 
 from gptbayes.corpus import real_number
 from gptbayes.model.design import Design
-from gptbayes.model.stages import Parameter, Stage
+from gptbayes.model.parameters import Parameter
+from gptbayes.model.stages import Stage
 
 
 @dataclass(frozen=True)
