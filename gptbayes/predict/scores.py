@@ -63,8 +63,8 @@ def paired_scores(scores: Sequence[xr.Dataset], names: xr.DataArray) -> xr.Datas
         with np.errstate(invalid="ignore"):  # -inf minus -inf
             difference = pointwise - pointwise.isel(fit=0)
         table[f"{name}_difference"] = difference.mean("held_out_sequence")
-        errors = [standard_error(row) for row in difference.values]
-        table[f"{name}_difference_se"] = ("fit", np.array(errors))
+        errors = standard_error(difference.values, axis=1)
+        table[f"{name}_difference_se"] = ("fit", errors)
     return table
 
 
