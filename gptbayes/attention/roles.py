@@ -130,7 +130,7 @@ def head_roles(
     }
     occur = draws["posterior"]["role"].values
     ranked = {source: _ranked(each) for source, each in draws.items()}
-    compared = {"positive": "above_uniform", "tolerance": TIE}
+    compared: dict[str, Any] = {"positive": "above_uniform", "tolerance": TIE}
     heads = summarise_with_prior(draws, prob, **compared).merge(_top_head_probability(draws))
     return Roles(
         heads=heads.transpose("source", "role", "layer", "head"),

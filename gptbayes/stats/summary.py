@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -144,7 +144,7 @@ def convergence_of(name: str, draws: xr.DataArray) -> Finding:
     )
 
 
-def log_mean_exp(values: xr.DataArray, dims: str | Sequence[str] = OVER) -> xr.DataArray:
+def log_mean_exp(values: xr.DataArray, dims: Any = OVER) -> xr.DataArray:
     """Log of the mean of the exponential, without overflow.
 
     Parameters

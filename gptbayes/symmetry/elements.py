@@ -199,8 +199,8 @@ def _act(placed: Placed, site: Site, values, element, n_dims):
         return np.take_along_axis(
             full, np.broadcast_to(at, (*batch, *at.shape[-n_dims:])), axis=site.axis
         )
-    each = [axis for axis in site.each if axis is not None]
-    return multiply_axis(values, element, site.axis, n_dims, each)
+    *each, axis = (axis for axis in site.axes if axis is not None)
+    return multiply_axis(values, element, axis, n_dims, each)
 
 
 def _without_missing_axes(element, site, tail):
