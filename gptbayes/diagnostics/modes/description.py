@@ -112,7 +112,7 @@ def find_modes(
     lp = [_lp_summary(each.sample_stats["lp"]) for each in of_mode]
     counts = segments.counts_by_group(label)
     table = xr.merge([xr.concat(lp, "mode"), held_out.rename(fit="mode").drop_vars("mode")])
-    table = table.assign(counts, text=("mode", np.array(texts, dtype=object)))
+    table = table.assign({**counts.data_vars, "text": ("mode", np.array(texts, dtype=object))})
     switches = counts.attrs["switches"]
     attrs = {"switches": switches, "mass": mass_sentence(switches), "prompt": prompt}
     return Modes(
