@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from gptbayes import corpus, fit
+from gptbayes.cli.scheduler import workers
 from gptbayes.cli.terminal import OUT, describe, print_findings
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import stage
@@ -61,6 +62,11 @@ def add_arguments(parser) -> None:
     add("--method", choices=METHODS, default="nuts")
     add("--out", type=Path, help="run directory (runs/STAGE-METHOD)")
     add("--seed", type=int, default=1, help="default 1")
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a Dask scheduler, tcp://HOST:PORT or its file FILE.json, whose workers run the units",
+    )
     _add_text_options(parser.add_argument_group("text"))
     _add_model_options(parser.add_argument_group("model"))
     _add_method_options(parser.add_argument_group("method"))
@@ -74,8 +80,9 @@ def _fit(arguments):
     if arguments.method == "prior":
         folder = fit.prior(problem, out, seed=arguments.seed, **options)
     else:
-        with progress_bars() as on_progress:
-            folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
+        with workers(arguments.scheduler) as executor, progress_bars() as on_progress:
+            options |= {"executor": executor, "on_progress": on_progress}
+            folder = method(problem, out, seed=arguments.seed, **options)
     analysis = Analysis.of_run(folder)
     print_findings(analysis.findings)
     if told := continuation(json.loads(analysis.idata.attrs["settings"])):

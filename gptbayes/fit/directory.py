@@ -19,6 +19,7 @@ from gptbayes.files import remove, remove_leftovers, replacing
 from gptbayes.fit import manifest, schema
 from gptbayes.fit.programs import executable_of
 from gptbayes.model.problem import Problem, from_stan_data, stan_data
+from gptbayes.model.stages import Stage
 from gptbayes.toolchain import ensure_cmdstan, interface
 from gptbayes.toolchain.system import physical_memory
 
@@ -107,11 +108,16 @@ class Run:
     executable : pathlib.Path or None
         The compiled Stan program; None for a run without Stan.
     seed : int
+    stage : Stage, optional
+    kernels : str
+        What computes the likelihood.
     """
 
     folder: Path
     executable: Path | None
     seed: int
+    stage: Stage | None = None
+    kernels: str = "stan"
 
 
 @contextmanager
@@ -185,7 +191,10 @@ def run_directory(
             write_json(folder / "config.json", {**config, **used, **versions})
         write_json(folder / "data.json", data)
         manifest.record(folder, [folder / "config.json", folder / "data.json"])
-        yield Run(folder, executable.path if executable else None, seed)
+        if executable is None:
+            yield Run(folder, None, seed)
+        else:
+            yield Run(folder, executable.path, seed, problem.stage, executable.kernels)
 
 
 def _lock_error(folder):

@@ -26,6 +26,7 @@ from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
 from gptbayes.fit.levels import Level, load_levels, run_level
+from gptbayes.fit.remote import is_remote
 from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
 from gptbayes.fit.transitions import log_density_of, log_lik_of
 from gptbayes.fit.units import Progress, given_up_together
@@ -202,6 +203,10 @@ def temper(
         Of each replicate.
     """
     (replicates,) = positive(replicates=replicates)
+    if is_remote(executor):
+        raise ValueError(
+            "sequential Monte Carlo runs on this machine: its levels are kept on the disk"
+        )
     # Programs run in folders of their own, from where a relative path leads nowhere.
     executable, data, folder = (Path(each).absolute() for each in (executable, data, folder))
     metric = None

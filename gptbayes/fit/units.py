@@ -10,13 +10,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gptbayes.fit import manifest
+from gptbayes.fit import manifest, remote
 from gptbayes.fit.directory import Run
 from gptbayes.fit.draws import NOT_CONVERGED, check_csv
 from gptbayes.processes import end_descendants
@@ -166,7 +173,9 @@ def run_units(
     run : Run
     units : sequence of Unit
     executor : concurrent.futures.Executor, optional
-        By default a pool with one worker for each core of this machine.
+        By default a pool with one worker for each core of this machine. That of a Dask client,
+        ``client.get_executor()``, has workers that share no disk with this machine; their progress
+        is known when they have finished.
     on_progress : callable, optional
         Called several times a second with the progress of all units.
 
@@ -198,18 +207,39 @@ def _check_finished(run, units):
 
 
 def _run_on(executor, run, missing, units, on_progress):
-    pending = {executor.submit(run_unit, unit): unit for unit in missing}
+    pending = {_submit(executor, run, unit): unit for unit in missing}
     with given_up_together(executor, pending, lambda: filter(None, map(_work_of, missing))):
         while pending:
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             finished = {future: pending.pop(future) for future in done}
-            complete = [unit for future, unit in finished.items() if not future.exception()]
+            complete = [unit for future, unit in finished.items() if not _error(future)]
+            if remote.is_remote(executor):
+                for future, unit in finished.items():
+                    if unit in complete:
+                        remote.put_in_place(future.result(), Path(unit.csv))
             if complete:
                 manifest.record(run.folder, [Path(unit.csv) for unit in complete])
-            for future in finished:
-                future.result()
+            for error in filter(None, map(_error, finished)):
+                raise error
             if on_progress:
                 on_progress([_progress(unit) for unit in units])
+
+
+def _error(future):
+    """Why a unit failed, None if it did not."""
+    try:
+        error = future.exception()
+    except CancelledError:
+        return RuntimeError("the scheduler was lost")
+    if error is None or isinstance(error, (RuntimeError, ValueError, OSError)):
+        return error
+    return RuntimeError(f"a worker was lost: {error}")  # of Dask, for example KilledWorker
+
+
+def _submit(executor, run, unit):
+    if remote.is_remote(executor):
+        return executor.submit(remote.run_remotely, remote.pack(run, unit), run_unit)
+    return executor.submit(run_unit, unit)
 
 
 @contextmanager
