@@ -74,6 +74,10 @@ def add_arguments(parser) -> None:
 
 def _fit(arguments):
     options = _options(arguments)
+    if arguments.scheduler is not None and arguments.method in ("prior", "smc"):
+        raise ValueError(
+            f"--scheduler has no effect with method {arguments.method}, which runs on this machine"
+        )
     problem = _problem(arguments)
     out = arguments.out or Path("runs") / f"{problem.stage.number}-{arguments.method}"
     method = getattr(fit, arguments.method)

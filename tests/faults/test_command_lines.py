@@ -133,3 +133,11 @@ def test_masks_of_many_layers_are_refused(tmp_path, capsys):
 
 def test_every_command_is_tried():
     assert {"fit", "text", "attention", "symmetry", "compare", "evidence"} < set(COMMANDS)
+
+
+@pytest.mark.parametrize("method", ["prior", "smc"])
+def test_a_scheduler_has_work_or_is_refused(tmp_path, capsys, method):
+    argv = ["fit", "--stage", "05", "--method", method, "--scheduler", "tcp://127.0.0.1:9"]
+    status, told = ended([*argv, "--out", str(tmp_path / "run")], capsys)
+    assert status == 2
+    assert f"--scheduler has no effect with method {method}" in told

@@ -44,11 +44,14 @@ class Started:
             time.sleep(0.01)
 
     def send(self, number):
-        """Send a signal to the parent alone; its error output, and how long it took to end."""
+        """Send a signal to the parent alone; its error output, and how long programs lived on."""
         begun = time.monotonic()
         self.process.send_signal(number)
+        while any(b"/models/" in line for line in sessions(self.process.pid)):
+            time.sleep(0.01)
+        seconds = time.monotonic() - begun
         _, errors = self.process.communicate(timeout=60)
-        return errors, time.monotonic() - begun
+        return errors, seconds
 
     def left_behind(self):
         """Processes of the session, and temporary files."""
@@ -122,16 +125,15 @@ def test_what_was_kept_is_used(arguments, tmp_path):
 @pytest.mark.parametrize("reached", ["gptbayes.signals", "numpy", "rich.console", "gptbayes.cli"])
 def test_a_signal_during_imports(tmp_path, number, reached):
     """The interpreter tells which modules it has imported."""
-    started = Started(tmp_path, "stages", before=())
-    started.process.kill()
-    started.process.communicate()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "gptbayes", "fit", "--stage", "05"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(started.temporary)},
+        env={**os.environ, "TMPDIR": str(temporary)},
         start_new_session=True,
     )
     lines = []
@@ -144,7 +146,7 @@ def test_a_signal_during_imports(tmp_path, number, reached):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors[-2000:]
     assert one_line(errors, number), errors[-2000:]
-    assert not list(started.temporary.iterdir())
+    assert not list(temporary.iterdir())
     assert sessions(process.pid) == []
 
 
