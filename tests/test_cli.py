@@ -144,7 +144,7 @@ def test_corrupted_draws_are_reported_in_one_line(runs, tmp_path):
     csv.write_bytes(csv.read_bytes()[:3000])
     done = run("report", folder)
     assert done.returncode == 2
-    assert "start-1.csv is truncated or corrupted" in done.stderr
+    assert "start-1.csv is damaged or was changed" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -151,7 +151,8 @@ def test_working_directory_stays_clean(tmp_path, monkeypatch):
     fit.pathfinder(small_problem("02"), "run", paths=1, draws=5)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     names = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert names == {".lock", "config.json", "data.json", "path-1.csv", "random-1.json"}
+    json_files = {"config.json", "data.json", "manifest.json", "random-1.json"}
+    assert names - {".manifest.json.lock"} == {".lock", "path-1.csv", *json_files}
 
 
 def test_seeds_and_chains_differ(runs, tmp_path):
@@ -192,6 +193,9 @@ def test_runs_without_superchains_setting_resume(runs, tmp_path):
     config = fit.read_config(folder)
     assert config["settings"].pop("superchains") is None
     fit.directory.write_json(folder / "config.json", config)
+    with pytest.raises(ValueError, match=r"config\.json is damaged or was changed"):
+        fit.read_config(folder)
+    (folder / "manifest.json").unlink()
     fit.nuts(small_problem("05"), folder, chains=2, iter_warmup=150, iter_sampling=100, seed=3)
     assert superchains_of(open_run(folder)) is None
 
@@ -280,7 +284,7 @@ def test_progress_reaches_the_end(tmp_path):
     ("changes", "message"),
     [
         ({"seed": 4}, "seed is 3 there, 4 here"),
-        ({"iter_sampling": 101}, "settings.iter_sampling is 100 there, 101 here"),
+        ({"iter_sampling": 99}, "settings.iter_sampling is 100 there, 99 here"),
     ],
 )
 def test_another_configuration_is_refused(runs, changes, message):
