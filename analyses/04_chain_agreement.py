@@ -22,11 +22,13 @@
 runs = "runs/demo"  # folder of the fits
 
 # %%
+import arviz as az
 import numpy as np
 
 from gptbayes import plots
 from gptbayes.cli.settings import output_folder, settings_from
 from gptbayes.findings import R_HAT_LIMIT
+from gptbayes.groups import IS_TREE, make_groups
 from gptbayes.model.forward import token_log_prob
 from gptbayes.report.analysis import Analysis
 from gptbayes.symmetry import align, symmetries
@@ -65,6 +67,27 @@ plots.show(fig, save=folder / "04-r-hat.png")
 
 columns = ["n", "r_hat_median", "r_hat_max", "ess_bulk_min", "ess_tail_min"]
 print(analysis.convergence.to_dataframe()[columns].round(3).to_string())
+
+# %% [markdown]
+# ## The same with ArviZ
+#
+# A fit is ArviZ's `InferenceData`, and so is any set of quantities that are computed from it.
+# ArviZ's own plots apply to both. Rank plots of the log probabilities with the largest R-hat are
+# flat if the chains agree. ArviZ 1 also shows the distribution of R-hat and ESS.
+
+# %%
+log_prob = analysis.quantities["log probabilities"]
+worst = np.argsort(analysis.r_hats["log probabilities"].values)[-4:]
+chosen = log_prob.isel(scalar=worst).drop_vars("scalar", errors="ignore")
+predicted = make_groups({"posterior": chosen.to_dataset(name="log probability")})
+if IS_TREE:
+    shown = {"ranks": az.plot_rank(predicted), "r-hat-arviz": az.plot_convergence_dist(predicted)}
+    figures = {name: each.viz["figure"].item() for name, each in shown.items()}
+else:
+    axes = az.plot_rank(predicted, kind="bars", figsize=(plots.TWO_COLUMNS, 4.5))
+    figures = {"ranks": np.ravel(axes)[0].figure}
+for name, fig in figures.items():
+    plots.show(fig, save=folder / f"04-{name}.png")
 
 # %% [markdown]
 # ## The answer

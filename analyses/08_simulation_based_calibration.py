@@ -43,7 +43,7 @@ from gptbayes.model.stages import STAGES
 from gptbayes.progress import progress_bars
 from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
 from gptbayes.validate.experiment import Experiment, change_program, toy_problem
-from gptbayes.validate.sbc import calibrate
+from gptbayes.validate.simulated_ranks import calibrate
 
 ALPHA = 0.01
 TESTS = ["band_p", "chi_square_p"]

@@ -30,9 +30,10 @@ keep = 16  # so many of the most frequent characters of the text, one sign for t
 stages = ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12"]  # or 01-log-gamma
 sizes = [64, 128, 256, 512, 1024, 2048]  # training characters, multiples of 8
 n_embed = 4
-replicates = 2  # independent runs; their spread is the standard error
-chains = 16  # of each level
+replicates = 3  # independent runs; their spread is the standard error
+chains = 12  # of each level
 moves = 6  # draws of each chain of a level
+max_treedepth = 5  # of NUTS: at most 31 gradients for a draw
 
 # %%
 import time
@@ -96,6 +97,7 @@ for size in sizes:
                 replicates=replicates,
                 chains=chains,
                 moves=moves,
+                max_treedepth=max_treedepth,
                 on_progress=on_progress,
             )
         fits[size, number] = open_run(run)

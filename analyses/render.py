@@ -109,9 +109,13 @@ def markdown_page(source: Path, links: dict[str, str]) -> str:
 def write_index(folder: Path) -> None:
     """Write the index of a folder of essays, and the front page above it."""
     shutil.copytree(HERE / "figures", folder / "figures", dirs_exist_ok=True)
-    links = {r"\]\((\d\d_\w+)\.py\)": r"](\1.html)", r"\(\.\./README\.md\)": "(../index.html)"}
-    index = markdown_page(HERE / "README.md", links)
-    (folder / "index.html").write_text(index, encoding="utf-8")
+    links = {
+        r"\]\((\d\d_\w+)\.py\)": r"](\1.html)",
+        r"\(\.\./README\.md\)": "(../index.html)",
+        r"\(borrow\.md\)": "(borrow.html)",
+    }
+    for source, page in (("README.md", "index.html"), ("borrow.md", "borrow.html")):
+        (folder / page).write_text(markdown_page(HERE / source, links), encoding="utf-8")
     links = {
         r"\(analyses/README\.md": f"({folder.name}/index.html",
         r"\(analyses/(\d\d_\w+)\.py\)": rf"({folder.name}/\1.html)",

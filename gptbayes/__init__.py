@@ -11,6 +11,8 @@ The names below are what an analysis needs; each is imported when it is first us
 - `read_text`, `zen_of_python`, `make_problem`: from text to a problem
 - `fit`: NUTS, Pathfinder, optimisation and prior draws
 - `open_run`: InferenceData of a run directory
+- `Group`, `Permutation`, `SignFlip`, `Orthogonal`, `read_group`, `check_invariance`, `align`,
+  `diagnose_mixing`: symmetry of any model
 - `Analysis`, `write_report`: everything that is asked of a fit, and its report
 - `predict`, `attention`, `symmetry`, `diagnostics`, `validate`, `compare`, `plots`: the rooms
 """
@@ -28,9 +30,17 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "Analysis": "gptbayes.report.analysis",
+    "Group": "gptbayes.symmetry.compact_group",
+    "Orthogonal": "gptbayes.symmetry.compact_group",
+    "Permutation": "gptbayes.symmetry.compact_group",
     "STAGES": "gptbayes.model.stages",
+    "SignFlip": "gptbayes.symmetry.compact_group",
+    "align": "gptbayes.symmetry.posterior",
+    "check_invariance": "gptbayes.symmetry.invariance",
+    "diagnose_mixing": "gptbayes.diagnostics.mixing",
     "make_problem": "gptbayes.model.problem",
     "open_run": "gptbayes.inference",
+    "read_group": "gptbayes.symmetry.compact_group",
     "read_text": "gptbayes.corpus",
     "stage": "gptbayes.model.stages",
     "write_report": "gptbayes.report.write",
@@ -50,14 +60,22 @@ _ROOMS = (
 __all__ = [
     "STAGES",
     "Analysis",
+    "Group",
+    "Orthogonal",
+    "Permutation",
+    "SignFlip",
+    "align",
     "attention",
+    "check_invariance",
     "compare",
+    "diagnose_mixing",
     "diagnostics",
     "fit",
     "make_problem",
     "open_run",
     "plots",
     "predict",
+    "read_group",
     "read_text",
     "stage",
     "symmetry",
@@ -78,11 +96,21 @@ if TYPE_CHECKING:
         validate,
     )
     from gptbayes.corpus import read_text, zen_of_python
+    from gptbayes.diagnostics.mixing import diagnose_mixing
     from gptbayes.inference import open_run
     from gptbayes.model.problem import make_problem
     from gptbayes.model.stages import STAGES, stage
     from gptbayes.report.analysis import Analysis
     from gptbayes.report.write import write_report
+    from gptbayes.symmetry.compact_group import (
+        Group,
+        Orthogonal,
+        Permutation,
+        SignFlip,
+        read_group,
+    )
+    from gptbayes.symmetry.invariance import check_invariance
+    from gptbayes.symmetry.posterior import align
 
 
 def __getattr__(name: str) -> Any:

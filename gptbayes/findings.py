@@ -7,7 +7,7 @@ report and a comparison say the same of the same draws. Imports nothing of the p
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 
@@ -79,6 +79,30 @@ def pareto_k_limit_words(n_draws: int) -> str:
     return f"{limit:.2f}, the limit for {n_draws} draw{'s' if n_draws != 1 else ''}"
 
 
+def plus_minus(
+    value: SupportsFloat, error: SupportsFloat, digits: int = 1, *, sign: str = "-"
+) -> str:
+    """A number with its standard error, or alone where the error is unknown.
+
+    Parameters
+    ----------
+    value, error : float, or an array of one number
+    digits : int
+        After the decimal point.
+    sign : {"-", "+"}
+        "+" shows the sign of a positive number too.
+
+    Examples
+    --------
+    >>> plus_minus(1.26, 0.5, sign="+")
+    '+1.3 ± 0.5'
+    >>> plus_minus(1.26, float("nan"), 2)
+    '1.26'
+    """
+    shown = f"{float(value):{sign}.{digits}f}"
+    return f"{shown} ± {float(error):.{digits}f}" if np.isfinite(float(error)) else shown
+
+
 def convergence_finding(
     name: str, *, r_hat: float, ess_bulk: float, ess_tail: float = np.inf
 ) -> Finding:
@@ -132,7 +156,10 @@ def convergence_warnings(r_hat: float, ess: float) -> list[str]:
     """
     warnings = []
     if r_hat > R_HAT_LIMIT:
-        warnings.append(f"R-hat above {R_HAT_LIMIT}: the chains have not mixed, run them longer")
+        short = "" if ess >= ESS_LIMIT else " or are too short to tell"
+        warnings.append(
+            f"R-hat above {R_HAT_LIMIT}: the chains have not mixed{short}, run them longer"
+        )
     if ess < ESS_LIMIT:
         warnings.append(f"ESS below {ESS_LIMIT}: intervals and tail probabilities are rough")
     return warnings

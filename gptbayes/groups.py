@@ -195,11 +195,12 @@ def power_scaling(
     Returns
     -------
     Dataset ()
-        One value for each quantity.
+        One value for each quantity, nan for one that is constant.
     """
     density = log_density.to_dataset(name="log_density")
     name = {"prior": "log_prior", "likelihood": "log_likelihood"}[component]
     scaled = make_groups({"posterior": values, name: density})
-    if IS_TREE:
-        return az.psense(scaled, group=component, alphas=(1 / (1 + delta), 1 + delta))
-    return az.psens(scaled, component=component, delta=delta)
+    with np.errstate(invalid="ignore"):
+        if IS_TREE:
+            return az.psense(scaled, group=component, alphas=(1 / (1 + delta), 1 + delta))
+        return az.psens(scaled, component=component, delta=delta)

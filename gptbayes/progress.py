@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import TimeRemainingColumn as TimeRemaining
 from rich.text import Text
 
@@ -38,10 +45,12 @@ def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
     console = Console(stderr=True, highlight=False)
     times = (TimeElapsedColumn(), _TimeRemaining(), TextColumn("{task.fields[note]}", markup=False))
     bars = Progress(*columns, *times, console=console)
-    with _displayed(bars) if in_notebook() else bars:
-        tasks = {}
+    with ExitStack() as shown:
+        tasks: dict[str, TaskID] = {}
 
         def on_progress(units):
+            if not tasks:  # bars without tasks are an empty line
+                shown.enter_context(_displayed(bars) if in_notebook() else bars)
             for unit in units:
                 if unit.label not in tasks:
                     name = printable(unit.label)

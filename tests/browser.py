@@ -59,6 +59,6 @@ def opened(browser: Browser, path: Path, **kwargs) -> Iterator[Opened]:
     page.on("console", lambda message: found.complaints.append(message.text))
     page.on("pageerror", lambda error: found.complaints.append(str(error)))
     page.on("request", lambda request: found.requests.append(request.url))
-    page.goto(path.resolve().as_uri())
+    page.goto(path.resolve().as_uri(), timeout=120_000)
     yield found
     context.close()

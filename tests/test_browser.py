@@ -71,7 +71,7 @@ def test_it_prints(browser, path):
     with opened(browser, path) as (page, *_):
         assert page.pdf().startswith(b"%PDF-")
         page.emulate_media(media="print")
-        first = page.locator(".text .c").first
+        first = page.locator("section > .text .c").first
         first.hover()
         assert first.is_visible()
         assert not first.locator(".n").is_visible()
@@ -84,7 +84,7 @@ def test_pointing_at_a_character_shows_what_the_netcdf_says(browser, path, runs)
         characters = json.loads(root.attrs["characters"])
     stage = problem_of(open_run(runs["nuts"])).stage
     with opened(browser, path) as (page, *_):
-        found = page.locator(".text")
+        found = page.locator("section > .text")
         assert found.count() >= 2
         for i in range(found.count()):
             block = found.nth(i)
@@ -120,7 +120,7 @@ def test_the_held_out_density_is_that_of_the_netcdf(browser, report, runs):
     each = np.take_along_axis(p, np.broadcast_to(y[..., None], (*p.shape[:-1], 1)), -1)[..., 0]
     elpd = np.log(each.prod(axis=-1).mean(axis=(0, 1))).sum() / y.size
     with opened(browser, report) as (page, *_):
-        cell = page.locator("#predictions table td:text-is('NUTS (nuts)') + td").first.inner_text()
+        cell = page.locator("#predictions table th:text-is('NUTS (nuts)') + td").first.inner_text()
     assert float(cell.split()[0]) == pytest.approx(elpd, abs=5e-4)
 
 
@@ -139,7 +139,7 @@ def test_the_roles_are_those_of_the_netcdf(browser, report, runs):
         beyond = (weights[..., t, t] - 1 / (t + 1)).mean(axis=(-1, -2)).max(axis=(-1, -2))
         wanted += [beyond.mean(), *np.quantile(beyond, [0.05, 0.95])]
     with opened(browser, report) as (page, *_):
-        cells = page.locator("#attention td:text-is('current token') ~ td").all_inner_texts()
+        cells = page.locator("#attention th:text-is('current token') ~ td").all_inner_texts()
     shown = [float(each) for cell in cells[:2] for each in re.findall(r"[+-][0-9.]+", cell)]
     np.testing.assert_allclose(shown, wanted, atol=6e-3)
 

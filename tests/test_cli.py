@@ -48,6 +48,7 @@ def fit_arguments(text, out, *more):
         ["text"],
         ["attention"],
         ["symmetry"],
+        ["mixing"],
         ["compare"],
         ["report"],
     ],

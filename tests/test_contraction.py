@@ -26,7 +26,7 @@ from gptbayes.diagnostics.contraction.sentences import gauge_sentence
 from gptbayes.inference import open_run, problem_of
 from gptbayes.model.forward import active_hidden_units
 from gptbayes.model.simulate import prior_draws
-from gptbayes.symmetry import null_dimension, permute_heads, rotate_query_key, rotate_stream
+from gptbayes.symmetry import null_dimension, transform_stage
 
 
 @pytest.fixture
@@ -123,9 +123,11 @@ def test_symmetry_does_not_change_what_was_learned(rng):
     problem = small_problem("05")
     draws = chains(problem, (1, 1), rng)
     pairs = ortho_group.rvs(2, size=3, random_state=1).reshape(1, 1, 1, 3, 2, 2)
-    turned = rotate_query_key(draws, pairs)
-    turned = permute_heads(turned, np.array([[[[2, 0, 1]]]]))
-    turned = rotate_stream(problem.stage, turned, ortho_group.rvs(6, random_state=1)[None, None])
+    turned = transform_stage(problem.stage, "rotate_query_key", draws, pairs)
+    order = np.array([[[[2, 0, 1]]]])
+    turned = transform_stage(problem.stage, "permute_heads", turned, order)
+    stream = ortho_group.rvs(6, random_state=1)[None, None]
+    turned = transform_stage(problem.stage, "rotate_stream", turned, stream)
     before, after = (local_contraction(problem, each, n_draws=1) for each in (draws, turned))
     for name in ("gauge", "learned", "spectrum", "head_learned"):
         np.testing.assert_allclose(after[name], before[name], atol=1e-7, err_msg=name)

@@ -27,9 +27,11 @@ from gptbayes.diagnostics.sensitivity import prior_sensitivity
 from gptbayes.diagnostics.verdict import ALPHA, DIFFERENT_PREDICTIONS, mixing_verdict
 from gptbayes.findings import PARETO_K_LIMIT, pareto_k_limit, pareto_k_limit_words
 from gptbayes.inference import open_run
-from gptbayes.predict import forecast_reliability, loo_finding
+from gptbayes.predict import check_text, forecast_reliability, loo_finding
 from gptbayes.predict.leave_one_out import psis_loo
 from gptbayes.report.sensitivity import sensitivity_section
+
+pytestmark = pytest.mark.slow
 
 LONG = bool(os.environ.get("GPTBAYES_LONG_TESTS"))
 SLOW = pytest.mark.skipif(not LONG, reason="minutes of simulations: set GPTBAYES_LONG_TESTS=1")
@@ -77,13 +79,15 @@ def test_chains_of_one_distribution_seldom_disagree(rng, n_chain, n_draw, correl
         assert set(states) == {"few draws"}
 
 
-@pytest.mark.parametrize(("n_chain", "n_draw", "correlation"), [(4, 50, 0.0), (4, 150, 0.5)])
+@pytest.mark.parametrize(("n_chain", "n_draw", "correlation"), [(4, 50, 0.0), (4, 400, 0.5)])
 def test_chains_apart_are_told_from_chance(rng, n_chain, n_draw, correlation):
     """Power: half of the chains are three sd away from the others in one of many scalars."""
+    found = []
     for _ in range(5):
         draws = chains(rng, n_chain, n_draw, correlation, 100)
         draws[n_chain // 2 :, :, 7] += 3
-        assert mixing_verdict({"log probabilities": draws}).name == DIFFERENT_PREDICTIONS
+        found.append(mixing_verdict({"log probabilities": draws}).name)
+    assert found.count(DIFFERENT_PREDICTIONS) >= 4
 
 
 @pytest.mark.parametrize(("n_draw", "correlation"), [(10, 0.0), (20, 0.7), (100, 0.9)])
@@ -188,6 +192,17 @@ def test_characters_of_the_forecasts_are_seldom_called_miscalibrated(rng, n_sequ
         found = forecast_reliability(forecast, tokens, rng, prob=0.9, n_simulations=200)
         failures += not found.findings["it"][0].ok
     assert failures <= at_most(0.1, n)
+
+
+@pytest.mark.parametrize("n_draw", [1, 2, 10])
+def test_texts_by_few_draws_are_called_nothing(rng, n_draw, tmp_path):
+    """The held-out text is by no model at all, and yet a few draws cannot tell."""
+    problem = small_problem("01", text="the cat sat on the mat, that cat. " * 12)
+    idata = open_run(fit.prior(problem, tmp_path / "run", draws=n_draw))
+    found = check_text(idata, rng)
+    assert bool(found.checks["ok"].all())
+    assert f"by {n_draw} effective draws, too few to tell" in found.checks.attrs["notes"][0]
+    assert any(each.endswith("too few draws to tell") for each in found.checks["sentence"].values)
 
 
 @pytest.mark.parametrize("n_replicate", [2, 3, 8])

@@ -271,7 +271,7 @@ def test_unusable_input_is_refused_in_one_line(rng):
     shorter[2, 15:] = np.nan
     refused = [
         ({}, None, "at least one quantity"),
-        ({"x": x}, None, "must have 'log probabilities', got x"),
+        ({"x": x}, None, "must have 'log probabilities' or 'functions', got x"),
         ({"log probabilities": x, "x": x[:3]}, None, r"same chains and draws, .*\(4, 20\)"),
         ({"log probabilities": shorter}, None, "got 5 nonfinite draws of .* in chain 3"),
         ({"log probabilities": x[:, :7]}, None, "at least 8 draws per chain, got 7"),

@@ -27,7 +27,7 @@ from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ra
 from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES, stan_folder
-from gptbayes.symmetry import permute_heads, rotate_query_key, rotate_stream, rotate_value
+from gptbayes.symmetry import transform_stage
 
 T = np.linspace(0, 1, 41)
 
@@ -43,9 +43,10 @@ def mode(runs):
         ortho_group.rvs(6, 4, random_state=1),
     )
     pair = pair.reshape(2, 4, 1, 3, 2, 2)
-    copies = rotate_value(rotate_query_key(copies, pair[0]), pair[1])
-    copies = permute_heads(copies, np.array([[[0, 1, 2]], [[1, 2, 0]], [[2, 1, 0]], [[0, 2, 1]]]))
-    copies = rotate_stream(problem.stage, copies, stream)
+    orders = np.array([[[0, 1, 2]], [[1, 2, 0]], [[2, 1, 0]], [[0, 2, 1]]])
+    names = "rotate_query_key", "rotate_value", "permute_heads", "rotate_stream"
+    for name, element in zip(names, (*pair, orders, stream), strict=True):
+        copies = transform_stage(problem.stage, name, copies, element)
     return problem, {name: value[:, None] for name, value in copies.items()}
 
 

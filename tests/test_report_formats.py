@@ -49,7 +49,7 @@ def test_the_abstract_says_what_the_analysis_says(analyses):
     n_pass = int((analysis.exact_marginals["p_value"].dropna("direction") >= 0).sum())
     assert f" {n_pass} tests against exact marginals" in found["Reliability"]
     loss = analysis.head_ablation.average["mean"].sel(source="posterior").max()
-    assert f"costs {float(loss):+.3f}" in found["Attention"]
+    assert f", with {float(loss):+.3f}" in found["Attention"]
 
 
 def test_every_predictor_is_on_the_side_of_its_difference(analyses):

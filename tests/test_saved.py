@@ -193,13 +193,13 @@ def test_draws_without_a_finite_log_likelihood_are_told_of(saved):
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 @pytest.mark.parametrize("method", ["nuts", "pathfinder", "prior"])
-def test_commands_tell_of_log_lik_that_is_not_finite(runs, method, value, capsys):
+def test_commands_tell_of_log_lik_that_is_not_finite(runs, method, value, tmp_path, capsys):
     """What reads log_lik says so, or refuses it in one line; nothing passes it over."""
     idata = open_run(runs[method])
     log_lik = idata.log_likelihood["log_lik"].copy()
     log_lik[0, 3, 2, 1] = value
     idata.log_likelihood["log_lik"] = log_lik
-    bad = runs["nuts"].parent / "bad"
+    bad = tmp_path / "bad"
     shutil.copytree(runs[method], bad)
     (bad / "posterior.nc").unlink(missing_ok=True)
     save_groups(idata, bad / "posterior.nc")

@@ -20,7 +20,7 @@ from gptbayes.model.forward import forward
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
 from gptbayes.validate.experiment import Experiment, change_program, toy_problem
-from gptbayes.validate.sbc import calibrate
+from gptbayes.validate.simulated_ranks import calibrate
 
 
 def as_ranks(values):

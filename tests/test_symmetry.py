@@ -19,13 +19,12 @@ from gptbayes.symmetry import (
     generators,
     generic_null_dimension,
     invariant_scalars,
-    permute_heads,
-    rotate_query_key,
     symmetries,
     symmetry_dimension,
+    transform_stage,
 )
-from gptbayes.symmetry.group.hidden_units import permute_hidden, scale_hidden
-from gptbayes.symmetry.group.stream import flip_stream, permute_stream, transform_stream
+from gptbayes.symmetry.group.hidden_units import scale_hidden
+from gptbayes.symmetry.group.stream import transform_stream
 
 N = 17
 ATTENDING = [number for number in STAGES if number >= "04"]
@@ -134,12 +133,17 @@ def near_misses(number, problem, draws, rng):
     stage, n_embed = problem.stage, 6
     whole = np.linalg.qr(rng.normal(size=(N, n_embed, n_embed)))[0]
     diagonal = np.exp(rng.normal(size=(N, n_embed)))[..., None] * np.eye(n_embed)
+    unmasked = replace(stage, masks=None)
     cycle = np.roll(np.arange(n_embed), 1)
+    orders = np.tile([2, 0, 1], (N, 1)), np.tile([1, 0], (N, 3, 1))
+    blocks = (
+        transform_stage(stage, "permute_stream", draws, *orders) if "07" <= number < "11" else {}
+    )
     if number == "02":
         shifted = {**draws, "token_embedding": draws["token_embedding"] + 0.3}
         return {"a translation of embeddings without the offset": shifted}
     if number == "05":
-        heads = permute_heads(draws, np.tile([1, 2, 0], (N, 1, 1)))
+        heads = transform_stage(stage, "permute_heads", draws, np.tile([1, 2, 0], (N, 1, 1)))
         stretch = np.broadcast_to(np.diag([2.0, 0.5]), (N, 1, 3, 2, 2))
         return {
             "heads without what reads them": {
@@ -148,7 +152,7 @@ def near_misses(number, problem, draws, rng):
             },
             "heads without their values": {**heads, "value": draws["value"]},
             "queries without keys": {**draws, "query": -draws["query"]},
-            "a stretch for a rotation": rotate_query_key(draws, stretch),
+            "a stretch for a rotation": transform_stage(stage, "rotate_query_key", draws, stretch),
             "values without what reads them": {**draws, "value": -draws["value"]},
         }
     if number == "06":
@@ -160,11 +164,11 @@ def near_misses(number, problem, draws, rng):
             "the sign of the stream": transform_stream(
                 stage, draws, np.tile(-np.eye(6), (N, 1, 1))
             ),
-            "coordinates without their heads": permute_stream(stage, draws, np.tile(cycle, (N, 1))),
+            "coordinates without their heads": {**blocks, "value": draws["value"]},
         }
     if number == "08":
         order = np.tile(np.roll(np.arange(24), 1), (N, 1, 1))
-        units = permute_hidden(stage, draws, order)
+        units = transform_stage(stage, "permute_hidden", draws, order)
         return {
             "a rotation of the whole stream": transform_stream(stage, draws, whole),
             "GL of the whole stream": transform_stream(stage, draws, diagonal @ whole),
@@ -174,17 +178,19 @@ def near_misses(number, problem, draws, rng):
             },
         }
     if number == "10":
-        flipped = flip_stream(stage, draws, np.full(N, -1.0))
+        flipped = transform_stage(stage, "flip_stream", draws, np.full(N, -1.0))
         return {
             "a scale of each coordinate": transform_stream(stage, draws, diagonal),
             "the sign of the stream without a bias": {**flipped, "ln1_bias": draws["ln1_bias"]},
-            "coordinates without their heads": permute_stream(stage, draws, np.tile(cycle, (N, 1))),
+            "coordinates without their heads": {**blocks, "value": draws["value"]},
         }
     swap = np.tile([1, 0, 2], (N, 2, 1))  # the masks of stage 12 tell heads and coordinates apart
     return {
         "a rotation that moves the vector of ones": transform_stream(stage, draws, whole),
-        "heads under their own masks": permute_heads(draws, swap),
-        "coordinates under their own masks": permute_stream(stage, draws, np.tile(cycle, (N, 1))),
+        "heads under their own masks": transform_stage(unmasked, "permute_heads", draws, swap),
+        "coordinates under their own masks": transform_stage(
+            unmasked, "permute_stream", draws, np.tile(cycle, (N, 1))
+        ),
     }
 
 

@@ -404,7 +404,8 @@ def _sentence(one, head, role, learned):
 
 
 def _has_enough_draws(summary):
-    return bool(summary["ess_bulk"] >= EFFECTIVE_DRAWS_LIMIT)
+    """Enough effective draws, which a role that is the same in every draw does not need."""
+    return bool((summary["ess_bulk"] >= EFFECTIVE_DRAWS_LIMIT) | (summary["sd"] == 0))
 
 
 def _interval(one):

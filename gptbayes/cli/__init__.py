@@ -23,6 +23,7 @@ COMMANDS = {
     "text": "generate text, with the uncertainty of each character",
     "attention": "attention weights, detection patterns and ablations",
     "symmetry": "tell symmetries of the weights from disagreement of the chains",
+    "mixing": "tell a symmetry from disagreement of the chains, for any model",
     "evidence": "compare the evidence of fits by sequential Monte Carlo",
     "compare": "compare fits of the same text",
     "report": "write the report of a fit",

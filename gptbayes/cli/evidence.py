@@ -28,6 +28,7 @@ from gptbayes.compare.evidence_sensitivity import (
     scale_sensitivity,
     scale_sentences,
 )
+from gptbayes.findings import plus_minus
 from gptbayes.inference import problem_of
 from gptbayes.model.problem import Priors
 from gptbayes.progress import progress_bars
@@ -110,8 +111,8 @@ def _refitted(run, before, family, factor):
     after = model_evidence(idata)
     change, se = after.log_evidence - before.log_evidence, np.hypot(after.se, before.se)
     return (
-        f"{factor:g} times {family}: {after.log_evidence:.2f} ± {after.se:.2f} nats, a change of "
-        f"{change:+.2f} ± {se:.2f}"
+        f"{factor:g} times {family}: {plus_minus(after.log_evidence, after.se, 2)} nats, a change "
+        f"of {plus_minus(change, se, 2, sign='+')}"
     )
 
 

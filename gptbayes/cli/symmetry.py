@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import xarray as xr
 from rich.text import Text
 
 from gptbayes.cli.terminal import (
@@ -21,7 +23,8 @@ from gptbayes.cli.terminal import (
 from gptbayes.diagnostics.examination import FILE
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.mode_masses import same_posterior
-from gptbayes.diagnostics.verdict import TOO_SHORT
+from gptbayes.diagnostics.verdict import TOO_SHORT, Verdict
+from gptbayes.findings import plus_minus
 from gptbayes.fit import read_config
 from gptbayes.inference import open_run
 from gptbayes.report import Analysis
@@ -75,11 +78,8 @@ def _symmetry(arguments):
     if arguments.out:
         write_table(verdict.evidence.to_dataframe(), arguments.out)
     _print_symmetries(analysis.symmetries, redundant, analysis.n_parameters)
-    _print_mixing(verdict.evidence)
-    OUT.print(Text(f"verdict: {verdict.name}", "bold"), verdict.text, sep="\n", soft_wrap=True)
-    if verdict.name != TOO_SHORT:
-        OUT.print(f"This would be wrong if {verdict.wrong_if}.", soft_wrap=True)
-    OUT.print()
+    print_mixing(verdict.evidence)
+    print_verdict(verdict)
     _print_modes(modes)
     _print_stacking(analysis.stacking)
     _print_masses(analysis)
@@ -118,7 +118,7 @@ def _print_masses(analysis):
     mixtures = analysis.weighted_by_mass
     if mixtures is not None:
         each = (
-            f"{name} {float(mixtures['elpd'][k]):.1f} ± {float(mixtures['se'][k]):.1f}"
+            f"{name} {plus_minus(mixtures['elpd'][k], mixtures['se'][k])}"
             for k, name in enumerate(mixtures["mixture"].values)
         )
         lines.append(f"held-out elpd of the chains weighted by each: {', '.join(each)}")
@@ -136,20 +136,33 @@ def _print_symmetries(symmetries, n_redundant, n_parameters):
     print_lines(title, [of_both, f"of the likelihood only: {', '.join(other) or 'none'}"])
 
 
-def _print_mixing(evidence):
+def print_verdict(verdict: Verdict) -> None:
+    """Print a verdict and what would show it wrong."""
+    OUT.print(Text(f"verdict: {verdict.name}", "bold"), verdict.text, sep="\n", soft_wrap=True)
+    if verdict.name != TOO_SHORT:
+        OUT.print(f"This would be wrong if {verdict.wrong_if}.", soft_wrap=True)
+    OUT.print()
+
+
+def print_mixing(evidence: xr.Dataset) -> None:
+    """Print the table of mixing."""
     shown = {k: v for k, v in _COLUMNS.items() if evidence[v[0]].notnull().any()}
     table = columns("quantity", *shown)
     for column in table.columns[1:]:
         column.justify = "right"
     for name in evidence["quantity"].values:
         row = evidence.sel(quantity=name)
-        cells = [f"{float(row[key]):.{digits}f}" for key, digits in shown.values()]
+        cells = [_cell(float(row[key]), digits) for key, digits in shown.values()]
         table.add_row(str(name), *cells)
     title = (
         "Mixing: R* is 1 if a classifier cannot tell half chains apart, "
         f"{float(evidence['r_star_largest'].max()):.0f} if it always can; smallest ESS"
     )
     print_table(title, table)
+
+
+def _cell(value, digits):
+    return "" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def _print_modes(modes):
@@ -162,8 +175,8 @@ def _print_modes(modes):
         table.add_row(
             str(k + 1),
             str(int(row["whole_chains"])),
-            f"{float(row['lp']):.1f} ± {float(row['lp_mcse']):.1f}",
-            f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}",
+            plus_minus(row["lp"], row["lp_mcse"]),
+            plus_minus(row["elpd"], row["se"]),
             Text(" ".join(str(row["text"].item()).split())),
         )
     print_table("Modes, in nats", table)
@@ -177,7 +190,8 @@ def _print_stacking(stacking):
     stacked = stacking.held_out.sel(mixture="stacked")
     text = (
         f"stacking weights of the chains, for prediction only: {weights}; held-out elpd against "
-        f"equal weights {float(stacked['difference']):+.1f} ± {float(stacked['difference_se']):.1f}"
+        "equal weights "
+        f"{plus_minus(stacked['difference'], stacked['difference_se'], sign='+')}"
     )
     n_bad = int(stacking.chains["n_bad_k"].max())
     if n_bad:

@@ -16,6 +16,7 @@ from gptbayes.cli.terminal import (
     check_targets,
     describe,
     print_findings,
+    print_lines,
     print_path,
     print_warnings,
     status,
@@ -50,6 +51,7 @@ def add_arguments(parser) -> None:
             gptbayes text runs/05-nuts --prompt "better t"
             gptbayes text runs/05-nuts --prompt "better t" --length 200 --texts 5 --html text.html
             gptbayes text runs/05-nuts --check
+            gptbayes text runs/05-nuts --prompt "better t" --because h
         """,
     )
     add("run", type=Path, metavar="RUN")
@@ -62,6 +64,8 @@ def add_arguments(parser) -> None:
     add("--seed", type=int, default=1, help="(1)")
     add("--html", type=Path, metavar="FILE.html", help="a page that shows the numbers on hover")
     add("--out", type=Path, metavar="FILE.csv", help="the numbers, one row per character")
+    help_text = "passages of the training text that raised and lowered its probability after PROMPT"
+    add("--because", metavar="CHARACTER", help=help_text)
     help_text = "does held-out text look like text simulated from the model?"
     add("--check", action="store_true", help=help_text)
 
@@ -76,6 +80,9 @@ def _text(arguments):
     if prompt is None:
         prompt = problem.vocabulary.decode(problem.held_out.x[0])
     predict.encode_prompt(problem.vocabulary, prompt)  # refused before anything takes time
+    if arguments.because is not None:
+        with status("computing influences"):
+            reasons = predict.because(idata, prompt, arguments.because)
     with status("generating") as show:
         coherent = arguments.kind == "coherent"
         generate = predict.generate_coherent if coherent else predict.generate_marginal
@@ -104,6 +111,8 @@ def _text(arguments):
         OUT.print(entropy_sentence(scored), soft_wrap=True)
     _print_legend()
     OUT.print()
+    if arguments.because is not None:
+        _print_reasons(reasons)
     if checks:
         title = "Does held-out text look like text simulated from the model?"
         OUT.print(Text(title, "bold"), soft_wrap=True)
@@ -112,6 +121,18 @@ def _text(arguments):
     for path in (arguments.html, arguments.out):
         if path:
             print_path(path)
+
+
+def _print_reasons(reasons):
+    """The passages of the training text on which a character rests."""
+    character, context = visible(reasons.attrs["character"]), visible(reasons.attrs["context"])
+    title = (
+        f"Why “{character}” after “{context}”? Its probability is {reasons.attrs['mean']:.4f}; "
+        "influence of the training sequences ± Monte Carlo error"
+    )
+    lines = predict.because_sentences(reasons) or ["no influence stands out from Monte Carlo error"]
+    print_lines(title, lines)
+    print_findings([predict.influence_finding(reasons)])
 
 
 def _title(generated, k, group):

@@ -25,7 +25,7 @@ from scipy.special import digamma, gammaln, logsumexp
 
 from gptbayes import fit
 from gptbayes.compare.refits import FittedRun
-from gptbayes.findings import pareto_k_limit, pareto_k_limit_words
+from gptbayes.findings import pareto_k_limit, pareto_k_limit_words, plus_minus
 from gptbayes.groups import pareto_smoothed
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.problem import Problem
@@ -87,16 +87,15 @@ def scale_sentences(sensitivity: xr.Dataset) -> list[str]:
     said, n_draws = [], int(sensitivity["n_draws"])
     for family in sensitivity["family"].values:
         row = sensitivity.sel(family=family)
-        tenth = math.log(1.1)
+        change, error = (math.log(1.1) * float(row[f"derivative{part}"]) for part in ("", "_se"))
         text = (
             f"{family}: a scale 10 % larger than {float(row['scale']):.3g} changes the log "
-            f"evidence by {tenth * float(row['derivative']):+.2f} ± "
-            f"{tenth * float(row['derivative_se']):.2f} nats, to first order"
+            f"evidence by {plus_minus(change, error, 2, sign='+')} nats, to first order"
         )
         known = row.isel(factor=np.flatnonzero(row["pareto_k"] <= pareto_k_limit(n_draws)))
         parts = [
-            f"{float(known['factor'][i]):g} times it by {float(known['change'][i]):+.2f} ± "
-            f"{float(known['change_se'][i]):.2f}"
+            f"{float(known['factor'][i]):g} times it by "
+            f"{plus_minus(known['change'][i], known['change_se'][i], 2, sign='+')}"
             for i in range(known.sizes["factor"])
         ]
         if parts:

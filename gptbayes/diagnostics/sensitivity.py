@@ -119,7 +119,7 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
         character = problem.vocabulary.decode(problem.held_out.y[i, -1:])
         p = np.exp(held_out.isel(held_out_sequence=i, position=-1, drop=True))
         found[f"probability of “{character}” after “{context}”"] = p
-    if "attention" in problem.stage.features:
+    if "attention" in problem.stage.features and problem.design.block_size > 1:
         contexts = problem.held_out.x[:8]
         each = [attention_draws(idata, one[None]).mean(("layer", "head")) for one in contexts]
         weights = xr.concat(each, "sequence")  # averaged one context at a time, to bound memory

@@ -53,9 +53,12 @@ ESS_PER_HALF = 5
 gives R-hats as large as those of chains that disagree."""
 TYPICAL_ESS_PER_HALF = 10
 """The same, of the median scalar of a kind: the sizes of single ones are uncertain estimates."""
-PREDICTIONS = "log probabilities"
-RAW_WEIGHTS = "raw weights"
-WEIGHT_KINDS = ("aligned weights", "invariants", "log posterior")
+PREDICTIONS = ("log probabilities", "functions")
+"""Kinds of quantities that are predictions: of a stage, and of any model."""
+RAW = ("raw weights", "raw variables")
+"""Kinds of quantities that a symmetry may change."""
+ALIGNED = ("aligned weights", "aligned variables", "invariants")
+"""Kinds of quantities that no symmetry changes."""
 
 
 class Verdict(NamedTuple):
@@ -117,8 +120,9 @@ def mixing_verdict(
     Parameters
     ----------
     kinds : mapping of str to DataArray (chain, draw, scalar)
-        "log probabilities" at fixed contexts, in nats, and any of "raw weights", "aligned
-        weights", "invariants" and "log posterior". Without aligned weights and invariants, raw
+        "log probabilities" at fixed contexts, in nats, or other "functions" that no symmetry
+        changes; and any of "raw weights", "aligned weights", "invariants" and "log posterior", with
+        "variables" for "weights" in other models. Without aligned weights and invariants, raw
         weights are assumed to have no symmetry.
     superchains : sequence of int, one per chain, optional
         Equal labels for chains that started at the same point. Nested R-hat then replaces R-hat.
@@ -158,8 +162,10 @@ def mixing_verdict(
     check_kinds(kinds)
     if superchains is not None:
         check_superchains(superchains, kinds[next(iter(kinds))].sizes["chain"])
-    if PREDICTIONS not in kinds:
-        raise ValueError(f"kinds must have {PREDICTIONS!r}, got {', '.join(kinds)}")
+    predictions = _first(PREDICTIONS, kinds)
+    if predictions is None:
+        wanted = " or ".join(repr(name) for name in PREDICTIONS)
+        raise ValueError(f"kinds must have {wanted}, got {', '.join(kinds)}")
     stuck = stuck_chains(kinds)
     if stuck:
         return _verdict_without_stuck(kinds, stuck)
@@ -167,7 +173,7 @@ def mixing_verdict(
         r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
     if table is None:
         table = mixing_table(kinds, superchains, r_hats=r_hats)
-    n_chain = kinds[PREDICTIONS].sizes["chain"]
+    n_chain = kinds[predictions].sizes["chain"]
     if n_chain < 2:
         words = "Too short to tell: there is one chain, and agreement of chains is unknown."
         return Verdict(TOO_SHORT, words, WRONG_IF[TOO_SHORT], table)
@@ -272,20 +278,21 @@ def _ess_bulk(draws):
 
 def _decide(kinds, assessed):
     """The name of the verdict, and its modes."""
-    functions = assessed[PREDICTIONS]
+    predictions, raw_name = _first(PREDICTIONS, kinds), _first(RAW, kinds)
+    functions = assessed[predictions]
     if functions.state == "modes":
         return DIFFERENT_PREDICTIONS, functions.groups
-    weight_kinds = [name for name in WEIGHT_KINDS if name in assessed]
-    if not {"aligned weights", "invariants"} & set(weight_kinds) and RAW_WEIGHTS in assessed:
-        weight_kinds.append(RAW_WEIGHTS)
+    weight_kinds = [name for name in (*ALIGNED, "log posterior") if name in assessed]
+    if not set(ALIGNED) & set(weight_kinds) and raw_name is not None:
+        weight_kinds.append(raw_name)
     modes = [assessed[name].groups for name in weight_kinds if assessed[name].state == "modes"]
     if modes:
-        if _predictions_differ(kinds[PREDICTIONS], modes[0]):
+        if _predictions_differ(kinds[predictions], modes[0]):
             return DIFFERENT_PREDICTIONS, modes[0]
         return (EQUAL_PREDICTIONS if functions.state == "agree" else TOO_SHORT), modes[0]
-    if any(assessed[name].state != "agree" for name in (*weight_kinds, PREDICTIONS)):
+    if any(assessed[name].state != "agree" for name in (*weight_kinds, predictions)):
         return TOO_SHORT, None
-    raw = assessed.get(RAW_WEIGHTS)
+    raw = assessed[raw_name] if raw_name is not None else None
     return (MIXED if raw is None or raw.state == "agree" else UP_TO_SYMMETRY), None
 
 
@@ -297,7 +304,7 @@ def _predictions_differ(log_prob, groups):
 
 
 def _verdict_without_stuck(kinds, stuck):
-    n_chain = kinds[PREDICTIONS].sizes["chain"]
+    n_chain = next(iter(kinds.values())).sizes["chain"]
     living = [c for c in range(n_chain) if c not in stuck]
     if not living:
         raise ValueError(f"kinds must have a chain that moves, got {n_chain} stuck chains")
@@ -305,6 +312,11 @@ def _verdict_without_stuck(kinds, stuck):
     names = ", ".join(str(c + 1) for c in stuck)
     words = f"Stuck chains (of {n_chain}): {names}. Without them: {rest.text}"
     return Verdict(STUCK, words, WRONG_IF[STUCK], rest.evidence, rest.groups)
+
+
+def _first(names, kinds):
+    """The first of some names that there is, or None."""
+    return next((name for name in names if name in kinds), None)
 
 
 def _evidence(table, assessed):
@@ -328,7 +340,10 @@ def _sentence(name, evidence, groups, n_chain):
                 " Invariants agree between chains: a symmetry that the alignment missed would "
                 "also explain these modes."
             )
-    if name == TOO_SHORT and _state(evidence, PREDICTIONS) == "agree":
+    if (
+        name == TOO_SHORT
+        and _state(evidence, _first(PREDICTIONS, evidence["quantity"].values)) == "agree"
+    ):
         found += " Predictions agree across the chains."
     return found
 

@@ -15,6 +15,7 @@ from gptbayes.fit.draws import Draws, iter_draws, n_units, read_csv, read_draws
 from gptbayes.fit.levels import Level
 from gptbayes.fit.prior_run import prior
 from gptbayes.fit.programs import KERNELS, executable_of
+from gptbayes.fit.sample_program import sample_program
 from gptbayes.fit.sampling import METRICS, nuts, start_of_chain
 from gptbayes.fit.smc import Smc, levels_of, sequential_monte_carlo
 from gptbayes.fit.smc_run import smc
@@ -43,6 +44,7 @@ __all__ = [
     "read_draws",
     "read_problem",
     "run_unit",
+    "sample_program",
     "sequential_monte_carlo",
     "smc",
     "start_of_chain",

@@ -324,14 +324,10 @@ def checked_seed(seed) -> int:
     ValueError
         If it is not an integer between 0 and 2**32 - 1.
     """
-    wanted = ValueError(f"seed must be an integer between 0 and 2**32 - 1, got {seed!r}")
     try:
-        number = whole_number("seed", seed, least=0)
+        return whole_number("seed", seed, least=0, most=2**32 - 1)
     except ValueError:
-        raise wanted from None
-    if number >= 2**32:
-        raise wanted
-    return number
+        raise ValueError(f"seed must be an integer between 0 and 2**32 - 1, got {seed!r}") from None
 
 
 def check_writable(what: str, value) -> None:

@@ -113,4 +113,4 @@ def _digest(files):
 
 
 def _name(folder, path):
-    return path.relative_to(folder).as_posix()
+    return Path(path).absolute().relative_to(Path(folder).absolute()).as_posix()

@@ -22,6 +22,8 @@ from gptbayes.model.stages import Stage
 _NUMBERS = ctypes.POINTER(ctypes.c_double)
 _INTS = ctypes.POINTER(ctypes.c_int)
 
+NO_MEMORY = "the kernels found no memory for one evaluation of the likelihood"
+
 
 class LogLikelihood(NamedTuple):
     """What the kernels say of one draw.
@@ -79,23 +81,121 @@ def log_posterior_gradient(
         If there is no compiler for the kernels.
     """
     library = kernel_sources.build().library if library is None else library
-    stage, design = problem.stage, problem.design
-    likelihood = kernel_likelihood(problem, library)
-    weights = np.full(problem.training.x.shape, problem.likelihood_weight)
+    order = kernel_order(problem)
+    mean, precision = prior_moments(problem)
+    weights = np.full(order.x.shape, problem.likelihood_weight)
+    log_lik = np.empty(order.x.shape)
+    function = ctypes.CDLL(str(library)).gptbayes_log_likelihood
+    fixed = [
+        ctypes.byref(order.sizes),
+        *(each.ctypes.data_as(_INTS) for each in (order.x, order.y)),
+    ]
+    outputs = [each.ctypes.data_as(_NUMBERS) for each in (weights, log_lik)]
+    double = ctypes.sizeof(ctypes.c_double)
+    pointers = ctypes.c_void_p * len(order.lengths)
+
+    def addresses(row, with_masks):
+        """One pointer for each argument, the parameters' into a row of numbers."""
+        start, found = row, []
+        for length, mask in zip(order.lengths, order.masks, strict=True):
+            if mask is None:
+                found.append(start)
+                start += double * length
+            else:
+                found.append(mask.ctypes.data if with_masks else None)
+        return pointers(*found)
 
     def evaluate(points):
-        parameters = unravel(stage, design, points)
-        values = log_prior(problem, parameters)
-        gradients = ravel(stage, _prior_gradient(problem, parameters))
-        stan = stage.to_stan(parameters, design)
-        for i in range(len(points)):
-            found = likelihood({name: value[i] for name, value in stan.items()}, weights)
-            assert found.gradient is not None
-            values[i] += (weights * found.log_lik).sum()
-            gradients[i] += ravel(stage, stage.from_stan(found.gradient, design))
+        given = np.ascontiguousarray(np.asarray(points, dtype=float)[:, order.weight_index])
+        slopes = np.zeros_like(given)
+        values, gradients = _log_prior_and_gradient(problem, points, mean, precision)
+        for i in range(len(given)):
+            status = function(
+                *fixed,
+                addresses(given[i].ctypes.data, True),
+                *outputs,
+                addresses(slopes[i].ctypes.data, False),
+            )
+            if status != 0:
+                raise MemoryError(NO_MEMORY)
+            values[i] += problem.likelihood_weight * log_lik.sum()
+        gradients[:, order.weight_index] += slopes
         return values, gradients
 
     return evaluate
+
+
+class KernelOrder(NamedTuple):
+    """The data of a problem, and the order of its weights, as the kernels read them.
+
+    Attributes
+    ----------
+    weight_index : ndarray of int, (weight,)
+        The kernels' weight ``k`` is weight ``weight_index[k]`` of `ravel`.
+    lengths : tuple of int
+        Number of elements of every argument of the stage.
+    masks : tuple of ndarray or None
+        The values of arguments that are masks.
+    x, y : ndarray of int32, (sequence, position)
+        From 0.
+    sizes : ctypes.Structure
+        ``gptbayes_sizes`` of ``gpt.h``.
+    """
+
+    weight_index: np.ndarray
+    lengths: tuple[int, ...]
+    masks: tuple[np.ndarray | None, ...]
+    x: np.ndarray
+    y: np.ndarray
+    sizes: ctypes.Structure
+
+
+def kernel_order(problem: Problem) -> KernelOrder:
+    """The data of a problem in the order of the kernels.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    KernelOrder
+    """
+    data, stage, design = stan_data(problem), problem.stage, problem.design
+    numbers = np.arange(stage.n_parameters(design))
+    stan = stage.to_stan(unravel(stage, design, numbers), design)
+    flat = [a.flat((data if a.kind == "mask" else stan)[a.name]) for a in stage.arguments]
+    index = [v for a, v in zip(stage.arguments, flat, strict=True) if a.kind != "mask"]
+    x, y = (np.array(data[name], dtype=np.int32) - 1 for name in ("x", "y"))
+    return KernelOrder(
+        np.concatenate(index).astype(np.int64),
+        tuple(len(v) for v in flat),
+        tuple(v if a.kind == "mask" else None for a, v in zip(stage.arguments, flat, strict=True)),
+        x,
+        y,
+        _sizes(problem, x.shape),
+    )
+
+
+def prior_moments(problem: Problem) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    """Means and inverse variances of the independent normal prior of each weight, as `ravel`.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    mean, precision : ndarray, (weight,), or None
+        None for the log-gamma prior.
+    """
+    stage, design = problem.stage, problem.design
+    if any(p.prior == "log_gamma" for p in stage.parameters):
+        return None, None
+    sizes = [int(np.prod(stage.shape(p, design))) for p in stage.parameters]
+    means = [float(p.prior_mean) for p in stage.parameters]
+    precisions = [problem.priors.scale(p) ** -2.0 for p in stage.parameters]
+    return np.repeat(means, sizes), np.repeat(precisions, sizes)
 
 
 def ravel(stage: Stage, parameters: Parameters) -> np.ndarray:
@@ -181,7 +281,7 @@ def kernel_likelihood(
             _pointers([gradients.get(name) for name in values]) if with_gradient else None,
         )
         if status != 0:
-            raise MemoryError("the kernels found no memory for one evaluation of the likelihood")
+            raise MemoryError(NO_MEMORY)
         if not with_gradient:
             return LogLikelihood(log_lik, None)
         return LogLikelihood(
@@ -206,6 +306,17 @@ def _sizes(problem, shape):
     sizes = problem.stage.sizes(problem.design)
     names = ("token", "position", "embed", "head", "layer")
     return _Sizes(int(problem.stage.number[:2]), *(sizes[name] for name in names), *shape)
+
+
+def _log_prior_and_gradient(problem, points, mean, precision):
+    if mean is None:
+        parameters = unravel(problem.stage, problem.design, points)
+        gradient = ravel(problem.stage, _prior_gradient(problem, parameters))
+        return log_prior(problem, parameters), gradient
+    if points.shape[-1] != mean.size:
+        raise ValueError(f"points must have {mean.size} weights, got {points.shape[-1]}")
+    gradient = (mean - points) * precision
+    return 0.5 * ((points - mean) * gradient).sum(axis=-1), gradient
 
 
 def _prior_gradient(problem, parameters):

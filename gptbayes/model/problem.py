@@ -281,6 +281,11 @@ class Problem:
                 f"training windows must have shape (batch_size, block_size) = {expected}, "
                 f"got {self.training.x.shape} and {self.training.y.shape}"
             )
+        if "layer_norm" in self.stage.features and self.design.n_embed < 2:
+            raise ValueError(
+                f"n_embed must be at least 2 at stage {self.stage.number}, whose layer norms "
+                f"divide by a standard deviation over the embedding, got {self.design.n_embed}"
+            )
         if len(self.vocabulary) != self.design.vocab_size:
             raise ValueError(
                 f"vocab_size must be the size of the vocabulary, {len(self.vocabulary)}, "

@@ -133,8 +133,11 @@ def image(fig: Figure, file_format: str, *, dpi: int = 150) -> bytes:
     bytes
         The same for the same figure: an SVG file has no date, and its identifiers are not random.
     """
-    buffer = io.BytesIO()
-    if file_format == "png":  # `savefig` would lay the figure out and draw it twice
+    buffer, engine = io.BytesIO(), fig.get_layout_engine()
+    if engine is not None:  # once, because a second layout differs a little from the first
+        engine.execute(fig)
+        fig.set_layout_engine("none")
+    if file_format == "png":  # `savefig` would draw it twice
         fig.set_dpi(dpi)
         canvas = FigureCanvasAgg(fig)
         canvas.draw()

@@ -6,6 +6,7 @@
 - `dirichlet_multinomial`: baselines in closed form
 - `psis_weights`, `path_weights`, `stack_chains`, `chain_weights`: weights of draws
 - `held_out_reliability`, `proper_scores`: calibration and scores
+- `influence`, `because`: the observations on which a posterior mean rests
 - `check_text`: posterior predictive checks with text statistics
 
 Imports `gptbayes.corpus`, `gptbayes.findings`, `gptbayes.groups`, `gptbayes.stats`,
@@ -43,6 +44,13 @@ from gptbayes.predict.held_out import (
     held_out_predictive,
     unigram_log_density,
 )
+from gptbayes.predict.influence import (
+    because,
+    because_sentences,
+    compare_with_refits,
+    influence,
+    influence_finding,
+)
 from gptbayes.predict.leave_one_out import compare_loo, loo, loo_finding, n_bad_pareto_k
 from gptbayes.predict.next_token import encode_prompt, entropy_split, next_character
 from gptbayes.predict.path_stacking import path_weights
@@ -74,11 +82,14 @@ __all__ = [
     "GeneratedTexts",
     "Reliability",
     "TextChecks",
+    "because",
+    "because_sentences",
     "chain_weights",
     "check_statistics",
     "check_text",
     "compare_held_out",
     "compare_loo",
+    "compare_with_refits",
     "dirichlet_multinomial",
     "effective_draws",
     "encode_prompt",
@@ -93,6 +104,8 @@ __all__ = [
     "held_out_log_prob",
     "held_out_predictive",
     "held_out_reliability",
+    "influence",
+    "influence_finding",
     "loo",
     "loo_finding",
     "n_bad_pareto_k",

@@ -30,8 +30,8 @@ def path_weights(idata: az.InferenceData) -> xr.DataArray:
     DataArray (chain, draw)
         Weights that sum to one; the draws of a path share its weight equally. ``attrs`` has
         ``per_path``, the stacking weights of the paths; ``ess_weights``, as of `psis_weights`; and
-        ``n_bad_k``, the number of pairs of a path and a sequence with a Pareto k above 0.7, of
-        ``n_k``. If it is not 0, the stacking weights are unreliable.
+        ``n_bad_k``, the number of pairs of a path and a sequence with a Pareto k above its limit,
+        of ``n_k``. If it is not 0, the stacking weights are unreliable.
 
     Raises
     ------

@@ -16,10 +16,13 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.findings import FEW_CHARACTERS, Finding
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, FEW_CHARACTERS, Finding
+from gptbayes.groups import group as group_of
 from gptbayes.inference import problem_of
 from gptbayes.predict import text_statistics
 from gptbayes.predict.generated_text import GeneratedTexts, generate_coherent
+from gptbayes.stats.mcmc import MIN_DRAWS
+from gptbayes.stats.summary import ess
 from gptbayes.stats.uniformity import holm
 
 ALPHA = 0.05
@@ -123,7 +126,13 @@ def check_text(
     prompt, observed = held_out[:block_size], held_out[block_size:]
     generated = generate_coherent(idata, prompt, len(observed), rng, n_texts=n_texts, group=group)
     return TextChecks(
-        check_statistics(observed, generated.texts, reference, prob=prob),
+        check_statistics(
+            observed,
+            generated.texts,
+            reference,
+            prob=prob,
+            n_effective=_effective_draws(idata, group),
+        ),
         {
             kind: relative_frequencies(observed, generated.texts, kind, prob=prob)
             for kind in FREQUENCY_KINDS
@@ -135,7 +144,12 @@ def check_text(
 
 
 def check_statistics(
-    observed: str, replicated: Sequence[str], reference: str, *, prob: float = 0.9
+    observed: str,
+    replicated: Sequence[str],
+    reference: str,
+    *,
+    prob: float = 0.9,
+    n_effective: float = np.inf,
 ) -> xr.Dataset:
     """Rank statistics of an observed text among those of replicated texts.
 
@@ -155,6 +169,9 @@ def check_statistics(
         The training text.
     prob : float
         Mass of the intervals.
+    n_effective : float
+        Effective number of draws by which the texts were generated. With fewer than 20 their
+        spread is not that of the model, and no check fails.
 
     Returns
     -------
@@ -195,11 +212,11 @@ def check_statistics(
             "p": ("statistic", p),
             "p_mcse": ("statistic", p_mcse),
             "p_holm": ("statistic", p_holm),
-            "ok": ("statistic", ~(p_holm < ALPHA)),
+            "ok": ("statistic", ~(p_holm < ALPHA) | (n_effective < EFFECTIVE_DRAWS_LIMIT)),
             "unit": ("statistic", [each.unit for each in TEXT_STATISTICS.values()]),
         },
         {"statistic": list(TEXT_STATISTICS)},
-        attrs={"prob": prob, "notes": _notes(observed, values[:, 1:], reference)},
+        attrs={"prob": prob, "notes": _notes(observed, values[:, 1:], reference, n_effective)},
     )
     sentences = [
         _sentence(each, found.sel(statistic=name)) for name, each in TEXT_STATISTICS.items()
@@ -344,8 +361,26 @@ def _interval(values, dim, prob):
     return {name: (dim, row) for name, row in found.items()}
 
 
-def _notes(observed, replicated, reference):
+def _effective_draws(idata, name):
+    """Effective number of draws of a group; those of a mode are all that there is."""
+    sizes = group_of(idata, name).sizes
+    n_draws = sizes["chain"] * sizes["draw"]
+    if name == "posterior" and idata.attrs["method"] == "optimize":
+        return np.inf
+    if name == "prior" or idata.attrs["method"] not in ("nuts", "smc"):
+        return n_draws
+    if sizes["draw"] < MIN_DRAWS:
+        return sizes["chain"]
+    return float(np.fmin(ess(idata.sample_stats["lp"])["ess_bulk"], n_draws))
+
+
+def _notes(observed, replicated, reference, n_effective):
     notes = []
+    if n_effective < EFFECTIVE_DRAWS_LIMIT:
+        notes.append(
+            f"the simulated texts are by {n_effective:.0f} effective draws, too few to tell how "
+            "texts of the model vary"
+        )
     n_words, n_texts = len(text_statistics.words(observed)), replicated.shape[1]
     if len(observed) < FEW_CHARACTERS or n_words < FEW_WORDS:
         notes.append(
@@ -381,7 +416,8 @@ def _sentence(check, row):
         return f"{text}; {p}"
     corrected = f"{float(row['p_holm']):.2g} corrected for {len(TEXT_STATISTICS)} checks"
     if row["ok"]:
-        return f"{text}; {p}, {corrected}: not significant"
+        why = "not significant" if row["p_holm"] >= ALPHA else "too few draws to tell"
+        return f"{text}; {p}, {corrected}: {why}"
     high = not check.two_sided or row["observed"] >= row["replicated"].median()
     return f"{text}; {p}, {corrected}: {check.too_high if high else check.too_low}"
 

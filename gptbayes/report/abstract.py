@@ -112,16 +112,19 @@ def _verdict(analysis):
 
 
 def _convergence(analysis):
-    table = analysis.convergence
-    if PREDICTIONS not in table["quantity"].values:
+    if analysis.n_chain < 2:
         return ""
-    one = table.sel(quantity=PREDICTIONS)
+    table = analysis.convergence
+    predictions = PREDICTIONS[0]
+    if predictions not in table["quantity"].values:
+        return ""
+    one = table.sel(quantity=predictions)
     r_hat, ess = float(one["r_hat_max"]), float(np.fmin(one["ess_bulk_min"], one["ess_tail_min"]))
     if not np.isfinite(r_hat):
-        return f"The effective sample size of {PREDICTIONS} is at least {ess:.0f}."
+        return f"The effective sample size of {predictions} is at least {ess:.0f}."
     limits = "" if r_hat <= R_HAT_LIMIT and ess >= ESS_LIMIT else _limits(r_hat, ess)
     return (
-        f"R-hat of {PREDICTIONS} is at most {r_hat:.3f}, and their effective sample size at least "
+        f"R-hat of {predictions} is at most {r_hat:.3f}, and their effective sample size at least "
         f"{ess:.0f}{limits}."
     )
 
@@ -278,7 +281,7 @@ def _attention(analysis):
         else f" ({float(one['lower']):+.3f} to {float(one['upper']):+.3f})"
     )
     return (
-        f"{learned} The head that matters most is {name}: its ablation costs "
+        f"{learned} The head whose ablation costs most is {name}, with "
         f"{float(one['mean']):+.3f}{spread} nats per character."
     )
 

@@ -7,7 +7,7 @@ import xarray as xr
 from gptbayes import plots
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.verdict import MIXED, TOO_SHORT, UP_TO_SYMMETRY
-from gptbayes.findings import R_HAT_LIMIT, Finding
+from gptbayes.findings import R_HAT_LIMIT, Finding, plus_minus
 from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings, picture
 from gptbayes.report.format import percent, sentence
@@ -149,8 +149,8 @@ def mode_blocks(analysis: Analysis) -> list:
         [
             str(k + 1),
             str(int(row["whole_chains"])),
-            f"{float(row['lp']):.1f} ± {float(row['lp_mcse']):.1f}",
-            f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}",
+            plus_minus(row["lp"], row["lp_mcse"]),
+            plus_minus(row["elpd"], row["se"]),
             str(row["text"].item()),
         ]
         for k in range(modes.table.sizes["mode"])
@@ -176,7 +176,7 @@ def mode_blocks(analysis: Analysis) -> list:
             repr(str(row["character"].item())),
             f"{float(row['probability']):.3f}",
             f"{float(row['other_probability']):.3f}",
-            f"{float(row['difference']):+.3f} ± {float(row['mcse']):.3f}",
+            plus_minus(row["difference"], row["mcse"], 3, sign="+"),
         ]
         for row in (modes.differences.isel(row=i) for i in range(modes.differences.sizes["row"]))
     ]
@@ -206,7 +206,7 @@ def _chain_table(per_chain: dict[str, xr.Dataset]):
 
 def _mean_error_sd(one):
     mean, error, sd = (float(one[name]) for name in ("mean", "mcse_mean", "sd"))
-    return f"{mean:.1f} ± {error:.1f} (sd {sd:.1f})"
+    return f"{plus_minus(mean, error)} (sd {sd:.1f})" if sd == sd else f"{mean:.1f}"
 
 
 def _connectivity(analysis):

@@ -12,6 +12,7 @@ import numpy as np
 from gptbayes import __version__, plots, predict
 from gptbayes.compare import RunComparison
 from gptbayes.compare.same_text import open_same_text
+from gptbayes.files import replacing
 from gptbayes.findings import Finding, few_sequences_finding
 from gptbayes.report.analysis import CHAINS, METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Link, Paragraph, Report, Section, Table, findings, picture
@@ -62,9 +63,8 @@ def write_comparison(
         if (Path(run.folder) / "report.html").exists()
     }
     html = page(comparison_report(analyses, links, compared))
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    partial.write_text(html, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(html, encoding="utf-8")
     return path
 
 

@@ -44,7 +44,7 @@ def _nuts(analysis):
             str(k + 1),
             f"{int(health['divergences'][k])}",
             f"{int(health['max_treedepth_hits'][k])}",
-            f"{float(health['e_bfmi'][k]):.2f}",
+            "" if np.isnan(health["e_bfmi"][k]) else f"{float(health['e_bfmi'][k]):.2f}",
             f"{float(health['step_size'][k]):.3f}",
             f"{float(health['n_steps'][k]):.0f}",
             f"{float(health['acceptance_rate'][k]):.2f}",

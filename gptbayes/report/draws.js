@@ -154,7 +154,7 @@ const attention = (view, data, label) => {
     table.append(body);
     rove(rows, (cell) => { detail.textContent = cell.words(); });
     maps.push({ name, context, head, cells });
-    return element("div", { className: "panel" }, element("h4", { textContent: title }), table);
+    return element("div", { className: "panel" }, element("p", { className: "name", textContent: title }), table);
   };
   const contexts = data.contexts.map((text) => `“${text.join("")}”`);
   const render = player(view, data, label,
@@ -210,7 +210,7 @@ const next = (view, data, label) => {
     table.append(body, element("tfoot", { "aria-hidden": "true" }, element("tr", {}, element("td", { className: "number" }), scale, element("td", { className: "number" }))));
     rove(rows.map(({ cell }) => [cell]), (cell) => { detail.textContent = cell.words(); });
     tables.push({ name, context: i, rows });
-    return element("div", { className: "panel" }, element("h4", { textContent: title }), table);
+    return element("div", { className: "panel" }, element("p", { className: "name", textContent: title }), table);
   };
   const render = player(view, data, label, { Show: both(data) }, draw);
   view.append(panels);

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gptbayes.files import replacing
 from gptbayes.report.blocks import Bibliography, Draws, Picture, Report, Table
 
 
@@ -85,6 +85,5 @@ def _tables_of(report):
 
 
 def _replace(path, content):
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_bytes(content)

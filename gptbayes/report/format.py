@@ -14,11 +14,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def plus_minus(value: float, error: float) -> str:
-    """A signed value with its standard error."""
-    return f"{float(value):+.1f} ± {float(error):.1f}"
-
-
 def interval(one: xr.Dataset, *, digits: int = 2, sign: str = "+") -> str:
     """A mean with its interval; a single draw has none."""
     mean, lower, upper = (float(one[name]) for name in ("mean", "lower", "upper"))

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.findings import Finding
+from gptbayes.findings import Finding, plus_minus
 from gptbayes.predict import Reliability
 from gptbayes.report.analysis import HeldOut
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Table, findings, picture
-from gptbayes.report.format import p_value, percent, plus_minus
+from gptbayes.report.format import p_value, percent
 
 
 def density_blocks(found: HeldOut) -> list:
@@ -23,12 +23,12 @@ def density_blocks(found: HeldOut) -> list:
     rows = []
     for name in table["fit"].values:
         row = table.sel(fit=name)
-        difference = plus_minus(float(row["difference"]), float(row["difference_se"]))
+        difference = plus_minus(row["difference"], row["difference_se"], sign="+")
         rows.append(
             [
                 str(name),
-                f"{float(row['per_character']):.3f} ± {float(row['per_character_se']):.3f}",
-                f"{float(row['elpd']):.1f} ± {float(row['se']):.1f}",
+                plus_minus(row["per_character"], row["per_character_se"], 3),
+                plus_minus(row["elpd"], row["se"]),
                 "" if np.isnan(row["mcse"]) else f"{float(row['mcse']):.1f}",
                 "" if name == first else difference,
             ]
@@ -81,7 +81,7 @@ def calibration_blocks(
     plots.share_legend(fig2, columns=2)
     last = found.by_position.isel(fit=0, position=-1)
     gain = (
-        f"{names[0]} gains {float(last['gain']):+.2f} ± {float(last['gain_se']):.2f} nats from "
+        f"{names[0]} gains {plus_minus(last['gain'], last['gain_se'], 2, sign='+')} nats from "
         f"contexts of {found.by_position.sizes['position']} characters instead of one, paired "
         "within sequences."
     )

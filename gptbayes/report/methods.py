@@ -28,7 +28,7 @@ def _model(analysis):
     return (
         f"The model is stage {problem.stage.number} of a ladder of decoder-only transformers, "
         f"{problem.stage.title.lower()}, with {analysis.n_parameters:,} parameters: "
-        f"{_sizes(problem)}. The prior is {prior_words(problem)}. The likelihood is that of the "
+        f"{_sizes(problem)}. Prior: {prior_words(problem)}. The likelihood is that of the "
         f"next character at each position of {sizes.batch_size} training sequences of "
         f"{sizes.block_size} characters from the beginning of {problem.source}; "
         f"{len(problem.held_out.x)} sequences from its end are held out.{power}{fixed}"
@@ -61,7 +61,7 @@ def _computation(analysis):
         "numpy": "",
     }[attrs["kernels"]]
     time = ""
-    if seconds and all(second == second for second in seconds):
+    if seconds and sum(seconds) >= 1:
         time = f" It took {sum(seconds):.0f} s of computing in all."
     return (
         f"{ran} The starting points are {starting_points(analysis.method, settings)}. The software "

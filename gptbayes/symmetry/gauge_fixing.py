@@ -24,10 +24,11 @@ from gptbayes.symmetry.group.centring import (
     shift_norm_readers,
     shift_value,
 )
+from gptbayes.symmetry.group.compact import stage_group, transform_stage
 from gptbayes.symmetry.group.dropout import droppable_parameters
 from gptbayes.symmetry.group.embeddings import shift_embeddings, shift_logits, shift_stream
-from gptbayes.symmetry.group.heads import head_readers, permute_heads, with_head_readers
-from gptbayes.symmetry.group.hidden_units import permute_hidden, scale_hidden
+from gptbayes.symmetry.group.heads import head_readers, with_head_readers
+from gptbayes.symmetry.group.hidden_units import scale_hidden
 from gptbayes.symmetry.group.layer_norms import scale_gain, shift_bias
 from gptbayes.symmetry.group.masks import (
     dropped_elements,
@@ -37,7 +38,7 @@ from gptbayes.symmetry.group.masks import (
     layers_with_equal_heads,
     stream_blocks,
 )
-from gptbayes.symmetry.group.stream import flip_stream, permute_stream, transform_stream
+from gptbayes.symmetry.group.stream import transform_stream
 
 
 def canonical_form(stage: Stage, parameters: Parameters) -> dict[str, np.ndarray]:
@@ -78,7 +79,7 @@ def canonical_form(stage: Stage, parameters: Parameters) -> dict[str, np.ndarray
     if "layer_norm" in stage.features:
         p = _fold_layer_norms(stage, p)
     p = _centre_lm_head(stage, p)
-    if "permute_hidden" in _free_permutations(stage):
+    if _has_free_hidden_units(stage):
         p = _balance_hidden(stage, p)
     if "attention" in stage.features:
         p = _balance_heads(stage, p)
@@ -147,7 +148,7 @@ def _scale_embeddings(stage, p):
     scale = 1 / _zero_to_one(np.sqrt((rows**2).mean(axis=(-1, -2))))
     p = transform_stream(stage, p, scale[..., None, None] * np.eye(n_embed))
     skew = (rows**3).sum(axis=(-1, -2))
-    return flip_stream(stage, p, np.where(skew < 0, -1.0, 1.0))
+    return transform_stage(stage, "flip_stream", p, np.where(skew < 0, -1.0, 1.0))
 
 
 def _fold_layer_norms(stage, p):
@@ -212,33 +213,29 @@ def _hidden_norms(stage, p):
     return np.sqrt(square + offset**2), np.linalg.norm(outputs, axis=-2)
 
 
+def _has_free_hidden_units(stage):
+    has = stage.features.__contains__
+    return has("wide_feed_forward") or (has("feed_forward") and not has("residual"))
+
+
 # Permutations.
 
 
-def _free_permutations(stage):
-    """The permutations that are symmetries without masks."""
-    has = stage.features.__contains__
-    names = {"permute_stream"} if has("residual") else set()
-    if has("multi_head") and not heads_write_stream(stage):
-        names.add("permute_heads")
-    if has("wide_feed_forward") or (has("feed_forward") and not has("residual")):
-        names.add("permute_hidden")
-    return names
-
-
 def _sort_parts(stage, p):
-    free, sizes = _free_permutations(stage), sizes_of(stage, p)
+    sizes, group = sizes_of(stage, p), stage_group(stage)
+    free = [part.name for part in group.parts] if group else []
     if "permute_heads" in free:
         labels = head_classes(stage, sizes["layer"], sizes["head"])
         strength = (p["query"] ** 2).sum(axis=(-1, -2))  # the sum of the singular values
         order = [_decreasing_order(strength[..., i, :], labels[i]) for i in range(sizes["layer"])]
-        p = permute_heads(p, np.stack(order, axis=-2))
+        p = transform_stage(stage, "permute_heads", p, np.stack(order, axis=-2))
     if "permute_hidden" in free:
         inputs, outputs = _hidden_norms(stage, p)
         labels = np.zeros(sizes["hidden"], dtype=int)
-        p = permute_hidden(stage, p, _decreasing_order(inputs * outputs, labels))
+        order = _decreasing_order(inputs * outputs, labels)
+        p = transform_stage(stage, "permute_hidden", p, order)
     if "permute_stream" in free:
-        p = permute_stream(stage, p, _stream_permutation(stage, p, sizes))
+        p = transform_stage(stage, "permute_stream", p, *_stream_permutation(stage, p, sizes))
     return p
 
 
@@ -251,6 +248,8 @@ def _stream_permutation(stage, p, sizes):
     strength = strength.reshape(*strength.shape[:-1], n_block, size)
     orders = [_decreasing_order(strength[..., i, :], within[i]) for i in range(n_block)]
     inner = np.stack(orders, axis=-2)  # (..., block, size)
+    if not heads_write_stream(stage):
+        return (inner[..., 0, :],)
     outer = _decreasing_order(strength.sum(axis=-1), blocks)  # (..., block)
     # Places of the coordinates of one block in another block.
     place = np.zeros((n_block, n_block, size), dtype=int)
@@ -260,8 +259,7 @@ def _stream_permutation(stage, p, sizes):
                 place[i, j, within[i] == label] = np.flatnonzero(within[j] == label)
     chosen = np.take_along_axis(inner, outer[..., None], axis=-2)
     at = place[np.arange(n_block), outer]  # (..., block, size)
-    order = outer[..., None] * size + np.take_along_axis(chosen, at, axis=-1)
-    return order.reshape(*order.shape[:-2], -1)
+    return outer, np.take_along_axis(chosen, at, axis=-1)
 
 
 def _decreasing_order(strength, labels):

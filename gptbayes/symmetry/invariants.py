@@ -249,12 +249,17 @@ def _hidden_strength(stage, p, tokens):
 def _attention(stage, p, tokens):
     """Mean entropy and weights of attention, each sorted over heads."""
     weights = forward(stage, p, tokens).attention_weights  # (draw, L, H, B, T, T)
+    if weights.shape[-1] == 1:  # a position that can attend to itself only
+        itself = np.broadcast_to([0.0, 1.0, 0.0], (*weights.shape[:3], 3))
+        return itself, ("layer", "largest", _OF_ATTENTION)
     own = np.diagonal(weights, axis1=-2, axis2=-1)[..., 1:].mean(axis=(-1, -2))
     last = np.diagonal(weights, offset=-1, axis1=-2, axis2=-1).mean(axis=(-1, -2))
     entropy = entr(weights).sum(axis=-1)[..., 1:].mean(axis=(-1, -2))
     summaries = np.stack([entropy, own, last], axis=-1)  # (draw, L, H, 3)
-    names = ("entropy", "on the current token", "on the previous token")
-    return -np.sort(-summaries, axis=2), ("layer", "largest", names)
+    return -np.sort(-summaries, axis=2), ("layer", "largest", _OF_ATTENTION)
+
+
+_OF_ATTENTION = ("entropy", "on the current token", "on the previous token")
 
 
 def _effect_of_attention_weights(stage, p, tokens):

@@ -1,282 +1,95 @@
-"""Move draws towards a reference by one part of the symmetry group at a time.
+"""Move draws towards a reference by one part of a compact group at a time.
 
-Rotations solve the orthogonal Procrustes problem, permutations a linear assignment problem. Each
-update is the optimum over its part of the group, given the other parts.
+Orthogonal maps solve the orthogonal Procrustes problem, permutations a linear assignment problem,
+and signs are those of inner products. Each update is the optimum over its part of the group, given
+the other parts. A permutation of items counts each pair of items as close as the parts that act
+within items can bring them: rotations by the nuclear norm, signs by the absolute value, inner
+permutations by their own assignment.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import permutations
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from gptbayes.model.forward import Parameters
-from gptbayes.model.stages import Stage
-from gptbayes.symmetry.group.architecture import (
-    heads_write_stream,
-    hidden_reader,
-    layer_norms,
-    stream_readers,
-    stream_writers,
-)
-from gptbayes.symmetry.group.axes import concatenate_heads, sizes_of
-from gptbayes.symmetry.group.heads import (
-    head_readers,
-    permute_heads,
-    rotate_query_key,
-    rotate_value,
-)
-from gptbayes.symmetry.group.hidden_units import permute_hidden
-from gptbayes.symmetry.group.masks import head_classes, stream_blocks
-from gptbayes.symmetry.group.stream import (
-    flip_stream,
-    flipped_by_stream,
-    permute_stream,
-    rotate_stream,
-)
-from gptbayes.symmetry.group.table import symmetries
+from gptbayes.symmetry.compact_group import Orthogonal, Permutation, SignFlip
+from gptbayes.symmetry.elements import Element, apply_element
+from gptbayes.symmetry.layout import Draws, Layout, Site, front
 
 ENUMERATED = 4
 """Assignments of up to this many items are found by enumeration."""
 
-Update = Callable[[Parameters, Parameters, bool], dict[str, np.ndarray]]
+Update = Callable[[Draws, Draws, bool], dict[str, np.ndarray]]
 """``update(draws, reference, first)`` returns the moved draws, each ``(draw, dims)``.
 
 In the first pass only weights that no later update changes are compared.
 """
 
 
-def updates_towards(stage: Stage, reference: Parameters) -> list[Update]:
-    """Updates that bring draws closer to a reference, one per part of the symmetry group.
+def updates_towards(layout: Layout) -> list[Update]:
+    """Updates that bring draws closer to a reference, in the order of the parts of the group.
 
     Parameters
     ----------
-    stage : Stage
-    reference : mapping of str to ndarray
-        One draw, each ``(dims of that parameter)``.
+    layout : Layout
 
     Returns
     -------
     list of callable
         ``update(draws, reference, first)``, see `Update`, in the order that the first pass needs.
     """
-    known, sizes = symmetries(stage), sizes_of(stage, reference)
     updates = []
-    if "permute_stream" in known or "flip_stream" in known:
-        updates.append(_stream_permutation(stage, sizes))
-    if "rotate_stream" in known:
-        updates.append(_stream_rotation(stage, sizes))
-    if "permute_heads" in known:
-        updates.append(_head_permutation(stage, sizes))
-    if "rotate_query_key" in known:
-        updates.append(_query_key_rotation)
-    if "rotate_value" in known:
-        updates.append(_value_rotation)
-    if "permute_hidden" in known:
-        updates.append(_hidden_permutation(stage))
+    joint = {_permutation_with(layout, k) for k in range(len(layout.parts))} - {None}
+    taken = {k for k in range(len(layout.parts)) if _permutation_with(layout, k) in joint}
+    for k, placed in enumerate(layout.parts):
+        carried = [j for j in placed.inside if isinstance(layout.parts[k].part, Permutation)]
+        if carried or k in taken:
+            continue  # found together with the permutation
+        if isinstance(placed.part, Permutation):
+            flips = [j for j in taken if _permutation_with(layout, j) == k]
+            updates.append(_permutation_update(layout, k, flips[0] if flips else None))
+        elif isinstance(placed.part, Orthogonal):
+            updates.append(_rotation_update(layout, k))
+        else:
+            updates.append(_sign_update(layout, k))
     return updates
 
 
-def _stream_permutation(stage, sizes):
-    """Permutation (and sign) of the residual stream, with the heads that write to it."""
-    blocks, within = stream_blocks(stage, sizes["embed"], sizes["head"])
-    flips = "flip_stream" in symmetries(stage)
-    rotates = "rotate_stream" in symmetries(stage)
+def largest_cross_product(layout: Layout) -> int:
+    """Number of elements of the largest array that an update makes for each draw.
 
-    def update(draws, reference, first):
-        signed, unsigned = _cross_products(stage, draws, reference, stream_only=first)
-        head_gain = _query_key_gain(draws, reference) if len(blocks) > 1 and not first else 0.0
-        order, gain = _best_block_permutation(signed + unsigned, blocks, within, head_gain, rotates)
-        if flips:
-            opposite, other_gain = _best_block_permutation(
-                unsigned - signed, blocks, within, head_gain, rotates
-            )
-            flip = other_gain > gain
-            order = np.where(flip[:, None], opposite, order)
-            draws = flip_stream(stage, draws, np.where(flip, -1.0, 1.0))
-        return permute_stream(stage, draws, order)
+    Parameters
+    ----------
+    layout : Layout
 
-    return update
-
-
-def _best_block_permutation(cross, blocks, within, head_gain, rotates):
-    """The best permutation of coordinates (draw, embed), in blocks, and its gain (draw,).
-
-    Coordinates within a block are not permuted if a rotation follows.
+    Returns
+    -------
+    int
     """
-    n_draws, (n, size) = len(cross), within.shape
-    pairs = np.moveaxis(cross.reshape(n_draws, n, size, n, size), 2, 3)  # (draw, n, n, k, k)
-    same_block = blocks[:, None] == blocks
-    inner = np.broadcast_to(np.arange(size), (n_draws, n, n, size))
-    if rotates:
-        gain = _nuclear_norm(pairs)
-    else:
-        same = within[:, None, :, None] == within[None, :, None, :]
-        inner = _best_assignment(pairs, same | ~same_block[..., None, None])
-        gain = np.take_along_axis(pairs, inner[..., None], axis=-1)[..., 0].sum(axis=-1)
-    outer = _best_assignment(gain + head_gain, same_block)  # (draw, n)
-    total = np.take_along_axis(gain + head_gain, outer[..., None], axis=-1)[..., 0].sum(axis=-1)
-    chosen = np.take_along_axis(inner, outer[..., None, None], axis=2)[:, :, 0]  # (draw, n, k)
-    return (outer[..., None] * size + chosen).reshape(n_draws, -1), total
+    sizes = [math.prod(placed.each) * placed.n**2 for placed in layout.parts]
+    for placed in layout.parts:
+        for k in placed.inside:
+            sizes.append(math.prod(placed.each) * placed.n**2 * layout.parts[k].n)
+    return max(sizes)
 
 
-def _stream_rotation(stage, sizes):
-    """Rotation of the residual stream: one, or one per head where heads write to it."""
-    n_block = sizes["head"] if heads_write_stream(stage) else 1
-
-    def update(draws, reference, first):
-        signed, unsigned = _cross_products(stage, draws, reference, stream_only=first)
-        n_embed = unsigned.shape[-1]
-        size = n_embed // n_block
-        rotation = np.zeros_like(unsigned)
-        for start in range(0, n_embed, size):
-            block = slice(start, start + size)
-            cross = (signed + unsigned)[:, block, block]
-            rotation[:, block, block] = _procrustes_rotation(np.swapaxes(cross, -1, -2))
-        return rotate_stream(stage, draws, rotation)
-
-    return update
-
-
-def _head_permutation(stage, sizes):
-    labels = head_classes(stage, sizes["layer"], sizes["head"])
-    same = labels[:, :, None] == labels[:, None, :]  # (layer, head, head)
-
-    def update(draws, reference, first):
-        gain = _query_key_gain(draws, reference, by_layer=True)
-        pairs = _value_weights(draws, first), _value_weights(reference, first)
-        gain = gain + _nuclear_norm(_cross_products_of_heads(*pairs))
-        return permute_heads(draws, _best_assignment(gain, same))
-
-    return update
-
-
-def _query_key_rotation(draws, reference, first):
-    cross = np.swapaxes(_query_key_weights(draws), -1, -2) @ _query_key_weights(reference)
-    return rotate_query_key(draws, _procrustes_rotation(cross))
-
-
-def _value_rotation(draws, reference, first):
-    cross = np.swapaxes(_value_weights(draws, first), -1, -2) @ _value_weights(reference, first)
-    return rotate_value(draws, _procrustes_rotation(cross))
-
-
-def _hidden_permutation(stage):
-    def update(draws, reference, first):
-        units = _hidden_units(stage, reference)  # (layer, hidden, F)
-        gain = units @ np.swapaxes(_hidden_units(stage, draws), -1, -2)
-        return permute_hidden(stage, draws, _best_assignment(gain))
-
-    return update
-
-
-# Cross products of reference and draws.
-
-
-def _cross_products(stage, draws, reference, stream_only):
-    """Inner products of coordinates of the residual stream, (draw, reference's, draw's).
-
-    In two parts: the first changes sign with the residual stream. The first pass compares only
-    weights that no other symmetry changes (``stream_only``).
-    """
-    flips = flipped_by_stream(stage)
-    n_draws, _, n_embed = draws["token_embedding"].shape
-    parts = [np.zeros((n_draws, n_embed, n_embed)) for _ in range(2)]
-    views = zip(
-        _stream_views(stage, draws, stream_only),
-        _stream_views(stage, reference, stream_only),
-        strict=True,
-    )
-    for (name, ours), (_, theirs) in views:
-        which = 0 if "layer_norm" in stage.features and name in flips else 1
-        parts[which] += theirs.T @ ours  # (C, F) @ (draw, F, C)
-    return parts
-
-
-def _stream_views(stage, parameters, stream_only):
-    """Weights with an axis of the residual stream, that axis last and all others flattened."""
-    axes = list(stream_writers(stage))
-    axes += [(name, axis) for name, axis, _ in stream_readers(stage)]
-    axes += [(f"{norm}_{part}", -1) for norm in layer_norms(stage) for part in ("weight", "bias")]
-    for name, axis in axes:
-        dims = list(stage.parameter(name).dims)
-        del dims[axis]
-        if not (stream_only and {"hidden", "head", "head_dim", "embed"} & set(dims)):
-            yield name, _flatten_rows(np.moveaxis(parameters[name], axis, -1), len(dims) + 1)
-    if heads_write_stream(stage) and not stream_only:
-        yield "value", _flatten_rows(concatenate_heads(parameters["value"]), 3)
-
-
-def _flatten_rows(values, n_dims):
-    batch = values.shape[: values.ndim - n_dims]
-    return values.reshape(*batch, math.prod(values.shape[len(batch) : -1]), values.shape[-1])
-
-
-def _query_key_weights(parameters):
-    """Weights that the query-key rotation of a head acts on, (..., L, H, 2 embed, head_dim)."""
-    return np.concatenate([parameters["query"], parameters["key"]], axis=-2)
-
-
-def _value_weights(parameters, first):
-    """Weights that the value rotation of a head acts on, (..., L, H, embed + row, head_dim).
-
-    In the first pass without the hidden units that read the heads of stage 06, which have not been
-    matched yet.
-    """
-    read_by_hidden_units = (
-        "feed_forward_multiplier" in parameters and "sa_proj_multiplier" not in parameters
-    )
-    if first and read_by_hidden_units:
-        return parameters["value"]
-    return np.concatenate([parameters["value"], head_readers(parameters)], axis=-2)
-
-
-def _query_key_gain(draws, reference, by_layer=False):
-    """Gain of matching heads, each with its best rotation, (draw, [layer,] head, head)."""
-    gain = _nuclear_norm(
-        _cross_products_of_heads(_query_key_weights(draws), _query_key_weights(reference))
-    )
-    return gain if by_layer else gain.sum(axis=1)
-
-
-def _cross_products_of_heads(draws, reference):
-    """Cross products of all pairs of heads, (draw, layer, reference's, draw's, h, h)."""
-    return np.swapaxes(reference, -1, -2)[:, :, None] @ draws[:, :, None]
-
-
-def _hidden_units(stage, parameters):
-    """Input weights, offset and output weights of each hidden unit, (..., layer, hidden, F)."""
-    outputs = parameters[hidden_reader(stage)]
-    if hidden_reader(stage) == "lm_head_multiplier":
-        outputs = outputs[..., None, :, :]
-    inputs = parameters["feed_forward_multiplier"], parameters["feed_forward_offset"][..., None]
-    return np.concatenate([*inputs, np.swapaxes(outputs, -1, -2)], axis=-1)
-
-
-# Linear algebra and assignment, batched.
-
-
-def _procrustes_rotation(cross):
-    """The orthogonal matrix with the largest trace against ``cross``, (..., k, k)."""
-    left, _, right = np.linalg.svd(cross)
-    return left @ right
-
-
-def _nuclear_norm(matrices):
-    return np.linalg.svd(matrices, compute_uv=False).sum(axis=-1)
-
-
-def _best_assignment(gain, allowed=None):
-    """The assignment of columns to rows, (..., k), with the largest gain.
+def best_assignment(gain: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+    """The assignment of columns to rows with the largest gain.
 
     Parameters
     ----------
     gain : ndarray, (..., k, k)
     allowed : ndarray of bool, (..., k, k), optional
         Broadcasts against the gain. At least one assignment must be allowed.
+
+    Returns
+    -------
+    ndarray of int, (..., k)
+        The column of each row. Ties are broken in favour of the first candidate.
     """
     k = gain.shape[-1]
     if allowed is not None and not allowed.all():
@@ -285,10 +98,243 @@ def _best_assignment(gain, allowed=None):
     flat = gain.reshape(-1, k, k)
     if k <= ENUMERATED:
         orders = np.array(list(permutations(range(k))))
-        total = sum(flat[:, i, orders[:, i]] for i in range(k))  # (draw, order)
+        total = np.sum([flat[:, i, orders[:, i]] for i in range(k)], axis=0)  # (draw, order)
         return orders[total.argmax(axis=1)].reshape(*gain.shape[:-1])
     best = flat.argmax(axis=-1)
     clash = (np.sort(best, axis=-1) != np.arange(k)).any(axis=-1)
     for i in np.flatnonzero(clash):  # elsewhere the largest gains of all rows are compatible
         best[i] = linear_sum_assignment(flat[i], maximize=True)[1]
     return best.reshape(*gain.shape[:-1])
+
+
+# Updates.
+
+
+def _rotation_update(layout, k):
+    placed = layout.parts[k]
+
+    def update(draws, reference, first):
+        cross = 0.0
+        for site in _compared(layout, k, [(site, site.axes) for site in placed.sites], first):
+            ours, theirs = _both(layout, draws, reference, site, site.axes)
+            cross = cross + ours @ np.swapaxes(theirs, -1, -2)  # (draw, each, k, k)
+        left, _, right = np.linalg.svd(cross)
+        return apply_element(layout, draws, [Element(k, left @ right)])
+
+    return update
+
+
+def _sign_update(layout, k):
+    placed = layout.parts[k]
+
+    def update(draws, reference, first):
+        product = 0.0
+        for site in _compared(layout, k, [(site, site.axes) for site in placed.sites], first):
+            ours, theirs = _both(layout, draws, reference, site, site.axes)
+            product = product + (ours * theirs).sum(axis=-1)
+        return apply_element(layout, draws, [Element(k, np.where(product < 0, -1.0, 1.0))])
+
+    return update
+
+
+def _permutation_update(layout, k, flip):
+    """Permutation of items, with what acts within them, and with the sign of whole variables."""
+    placed = layout.parts[k]
+    carried = [j for j, other in enumerate(layout.parts) if k in other.inside]
+    signed = {site.variable for site in layout.parts[flip].sites} if flip is not None else set()
+    same = None
+    if placed.labels is not None:
+        same = placed.labels[..., :, None] == placed.labels[..., None, :]
+
+    def update(draws, reference, first):
+        crosses = _cross_products_of_items(layout, k, carried, draws, reference, first, signed)
+        alone = _products_of(draws, reference, signed - {site.variable for site in placed.sites})
+        order, inner, gain = _best_order(layout, k, crosses, same, 1.0)
+        elements = []
+        if flip is not None:
+            other = _best_order(layout, k, crosses, same, -1.0)
+            opposite = other[2] - alone > gain + alone
+            order = np.where(opposite.reshape(-1, *(1,) * (order.ndim - 1)), other[0], order)
+            inner = {
+                j: np.where(opposite.reshape(-1, *(1,) * (v.ndim - 1)), other[1][j], v)
+                for j, v in inner.items()
+            }
+            elements.append(Element(flip, np.where(opposite, -1.0, 1.0)))
+        elements.append(Element(k, order))
+        elements += [Element(j, values) for j, values in inner.items()]
+        return apply_element(layout, draws, elements)
+
+    return update
+
+
+def _best_order(layout, k, crosses, same, sign):
+    """The best permutation (draw, *each, n), those within its items, and the gain (draw,)."""
+    placed = layout.parts[k]
+    gain, within = np.zeros(()), {}
+    for j, pair in crosses.items():
+        cross = pair[1] if pair[0] is None else pair[1] + sign * pair[0]
+        # (draw, each, n, n, extra, k, k), of the reference and of the draw
+        if j is None:
+            gain = gain + cross[..., 0, 0, 0]
+        elif isinstance(layout.parts[j].part, Orthogonal):
+            gain = gain + _nuclear_norm(cross).sum(axis=-1)
+        elif isinstance(layout.parts[j].part, SignFlip):
+            gain = gain + np.abs(cross[..., 0, 0]).sum(axis=-1)
+        else:
+            found = best_assignment(cross, _same_within(layout, k, j, same))
+            chosen = np.take_along_axis(cross, found[..., None], axis=-1)[..., 0]
+            gain = gain + chosen.sum(axis=(-1, -2))
+            within[j] = found
+    flat_same = None if same is None else same.reshape(-1, placed.n, placed.n)
+    order = best_assignment(gain, flat_same)  # (draw, each, n)
+    total = np.take_along_axis(gain, order[..., None], axis=-1)[..., 0].sum(axis=(-1, -2))
+    inner = {}
+    for j, found in within.items():
+        at = order[..., None, None, None]
+        inner[j] = _restored(layout, k, j, np.take_along_axis(found, at, axis=3)[:, :, :, 0])
+    return order.reshape(len(order), *placed.each, placed.n), inner, total
+
+
+# Cross products of reference and draws.
+
+
+def _cross_products_of_items(layout, k, carried, draws, reference, first, signed):
+    """Inner products of the items of a permutation, by the part that acts within them.
+
+    Each is a pair: what changes sign with `signed`, or None, and what does not.
+    """
+    placed = layout.parts[k]
+    views: list[tuple[Site, tuple, int | None]] = []
+    for site in placed.sites:
+        inside = _carried_at(layout, k, carried, site)
+        if inside is None:
+            views.append((site, (*site.axes, None), None))
+            continue
+        j, other = inside
+        views.append((other, _axes_by_item(layout, k, j, other), j))
+    chosen = set(_compared(layout, k, [(v[0], v[1]) for v in views], first))
+    found: dict = {}
+    for site, axes, j in views:
+        if site not in chosen:
+            continue
+        cross = _pairs_of_items(layout, k, j, draws, reference, site, axes)
+        pair = found.setdefault(j, [None, None])
+        which = 0 if site.variable in signed else 1
+        pair[which] = cross if pair[which] is None else pair[which] + cross
+    for pair in found.values():
+        if pair[1] is None:
+            pair[1] = np.zeros_like(pair[0])
+    return found
+
+
+def _products_of(draws, reference, names):
+    """Inner products of whole variables, (draw,)."""
+    products = [
+        (draws[name] * reference[name]).reshape(len(draws[name]), -1).sum(axis=1) for name in names
+    ]
+    return np.sum(products, axis=0) if products else 0.0
+
+
+def _pairs_of_items(layout, k, j, draws, reference, site, axes):
+    """(draw, each, n, n, extra, k, k), the first of each pair the reference's."""
+    n = layout.parts[k].n
+    ours, theirs = _both(layout, draws, reference, site, axes)
+    size, n_rest = (1 if j is None else layout.parts[j].n), ours.shape[-1]
+    n_each = math.prod(layout.parts[k].each)
+    n_draws = len(ours)
+
+    def arranged(values):  # (..., each, n, extra, k, rest) -> (..., each, extra, n * k, rest)
+        split = values.reshape(*values.shape[:1], n_each, n, -1, size, n_rest)
+        return np.moveaxis(split, 2, 3).reshape(len(values), n_each, -1, n * size, n_rest)
+
+    cross = arranged(theirs[None]) @ np.swapaxes(arranged(ours), -1, -2)
+    cross = cross.reshape(n_draws, n_each, -1, n, size, n, size)
+    return cross.transpose(0, 1, 3, 5, 2, 4, 6)
+
+
+def _axes_by_item(layout, k, j, site):
+    """Axes of a site of an inner part: those of the permutation, the others, its own."""
+    at = layout.parts[j].inside[k]
+    others = [i for i in range(len(layout.parts[j].each)) if i not in at]
+    return (*(site.each[i] for i in at), *(site.each[i] for i in others), site.axis)
+
+
+def _restored(layout, k, j, values):
+    """Inner permutations (draw, each, n, extra, k) with the axes of their part."""
+    inner, outer = layout.parts[j], layout.parts[k]
+    at = inner.inside[k]
+    others = [i for i in range(len(inner.each)) if i not in at]
+    lengths = [*outer.each, outer.n, *(inner.each[i] for i in others)]
+    split = values.reshape(len(values), *lengths, inner.n)
+    back = np.argsort([*at, *others])
+    return split.transpose(0, *(1 + back), split.ndim - 1)
+
+
+def _same_within(layout, k, j, same):
+    """Which items within an item may take which places, (each, n, n, extra, k, k) or None."""
+    inner, outer = layout.parts[j], layout.parts[k]
+    if inner.labels is None:
+        return None
+    at = inner.inside[k]
+    others = [i for i in range(len(inner.each)) if i not in at]
+    labels = inner.labels.transpose(*at, *others, len(inner.each))
+    labels = labels.reshape(math.prod(outer.each), outer.n, -1, inner.n)
+    equal = labels[:, :, None, :, :, None] == labels[:, None, :, :, None, :]
+    if same is None:
+        return equal
+    pairs = same.reshape(-1, outer.n, outer.n)
+    return equal | ~pairs[..., None, None, None]
+
+
+def _carried_at(layout, k, carried, site):
+    """The first part that acts within items at a site, and its own site there, or None."""
+    for j in carried:
+        for other in layout.parts[j].sites:
+            axes = [other.each[i] for i in layout.parts[j].inside[k]]
+            if other.variable == site.variable and all(
+                a == b for a, b in zip(axes, site.axes, strict=True) if b is not None
+            ):
+                return j, other
+    return None
+
+
+def _compared(layout, k, views, first):
+    """Sites to compare; in the first pass those that no later part changes, if there are any."""
+    if not first:
+        return [site for site, _ in views]
+    settled = [site for site, axes in views if not _changes_later(layout, k, site, axes)]
+    return settled or [site for site, _ in views]
+
+
+def _changes_later(layout, k, site, axes):
+    """Whether another axis of the variable is changed by this part or by a later one."""
+    for j, placed in enumerate(layout.parts):
+        for other in placed.sites if j >= k else ():
+            changed = other.axis if other.axis is not None else (other.each or (None,))[-1]
+            if other.variable == site.variable and changed is not None and changed not in axes:
+                return True
+    return False
+
+
+def _both(layout, draws, reference, site, axes):
+    n_dims = len(layout.split[site.variable])
+    return tuple(front(each[site.variable], axes, n_dims) for each in (draws, reference))
+
+
+def _permutation_with(layout, k) -> int | None:
+    """The permutation with which a sign of whole variables is found, the first that shares one."""
+    placed = layout.parts[k]
+    if not isinstance(placed.part, SignFlip) or placed.each:
+        return None
+    variables = {site.variable for site in placed.sites}
+    taken: Sequence[int] = [j for j in range(k) if _permutation_with(layout, j) is not None]
+    used = {_permutation_with(layout, j) for j in taken}
+    for j, other in enumerate(layout.parts):
+        shared = {site.variable for site in other.sites} & variables
+        if isinstance(other.part, Permutation) and not other.inside and shared and j not in used:
+            return j
+    return None
+
+
+def _nuclear_norm(matrices):
+    return np.linalg.svd(matrices, compute_uv=False).sum(axis=-1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gptbayes.toolchain.errors import ToolchainError
 from gptbayes.toolchain.install import Toolchain, describe, ensure_cmdstan
-from gptbayes.toolchain.kernels import Kernels, build_kernels, machine_flags
+from gptbayes.toolchain.kernels import Kernels, build_extension, build_kernels, machine_flags
 from gptbayes.toolchain.programs import Check, check, compile_program
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Kernels",
     "Toolchain",
     "ToolchainError",
+    "build_extension",
     "build_kernels",
     "check",
     "compile_program",

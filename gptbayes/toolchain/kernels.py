@@ -100,6 +100,47 @@ def build_kernels(
     return Kernels(target / "gpt.o", target / library_name, target)
 
 
+def build_extension(source: str | Path, kernels: Kernels, include: str | Path) -> Path:
+    """Compile a shared library that wraps the kernels, unless it is in the cache.
+
+    Parameters
+    ----------
+    source : path
+        A C++ file that includes ``gpt.h``.
+    kernels : Kernels
+        Linked into the library.
+    include : path
+        A folder of headers of another library, whose version is a part of its path or not: the
+        headers that the source includes from it enter the key by their names and sizes.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ToolchainError
+        Without a compiler, or if it fails, with what it said.
+    """
+    source, include = Path(source), Path(include)
+    headers = sorted(path for path in include.rglob("*") if path.suffix in _SUFFIXES)
+    parts: list[str | bytes] = [system.compiler_version(), *_FLAGS, source.read_bytes()]
+    parts += [kernels.headers.name]
+    parts += [f"{path.relative_to(include)} {path.stat().st_size}" for path in headers]
+    target = cache.cache_folder() / "kernels" / f"{source.stem}-{cache.key(parts)}"
+    name = f"lib{source.stem}.{'dylib' if platform.system() == 'Darwin' else 'so'}"
+
+    def fill(part: Path) -> None:
+        system.require_compiler_and_make()
+        _log.info("compiling %s: some seconds, once", source.name)
+        folders = [f"-I{kernels.headers}", f"-I{include}"]
+        files = [str(source), str(kernels.object_file), "-o", str(part / name)]
+        _run([*system.compiler().split(), *_FLAGS, "-shared", *folders, *files])
+
+    cache.folder_once(target, fill)
+    return target / name
+
+
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

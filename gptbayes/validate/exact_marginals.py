@@ -77,7 +77,7 @@ def check_exact_marginals(idata: az.InferenceData) -> xr.Dataset:
     See Also
     --------
     family_wise_p : One p-value for all kinds together.
-    gptbayes.validate.sbc.calibrate : Tests of all predictions, by many fits.
+    gptbayes.validate.calibrate : Tests of all predictions, by many fits.
 
     Notes
     -----
@@ -113,7 +113,7 @@ def check_exact_marginals(idata: az.InferenceData) -> xr.Dataset:
     """
     known = known_marginals(problem_of(idata), group(idata, "posterior"))
     names = xr.DataArray(list(known), dims="direction", name="direction")
-    return xr.concat([_test_moments(each) for each in known.values()], names)
+    return xr.concat([compare_moments(each) for each in known.values()], names)
 
 
 def family_wise_p(checks: xr.Dataset) -> float:
@@ -254,7 +254,7 @@ def _scalars(values):
     return xr.DataArray(values.reshape(*values.shape[:2], -1), dims=("chain", "draw", "scalar"))
 
 
-def _test_moments(known):
+def compare_moments(known: ExactMarginal) -> xr.Dataset:
     """Test location and spread by batch means, see `check_exact_marginals`."""
     centered = known.draws.values - known.mean
     scores = _normal_scores(known)  # (moment, chain, draw, scalar)

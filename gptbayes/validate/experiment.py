@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,34 @@ from gptbayes.model.stages import Stage, stage, stan_folder
 METHODS = ("nuts", "smc")
 SMC_MOVES = 8
 """Draws of a segment of sequential Monte Carlo."""
+
+
+class RankSettings(NamedTuple):
+    """How many draws are ranked, and how long chains are.
+
+    Attributes
+    ----------
+    n_ranked, iter_warmup, iter_sampling, max_doublings : int
+        As in `gptbayes.validate.experiment.Experiment`.
+    """
+
+    n_ranked: int
+    iter_warmup: int
+    iter_sampling: int
+    max_doublings: int
+
+    def check(self) -> None:
+        """Raise ValueError if a number is out of range."""
+        if self.n_ranked < 1 or self.max_doublings < 0:
+            raise ValueError(
+                "n_ranked must be at least 1 and max_doublings at least 0, "
+                f"got {self.n_ranked} and {self.max_doublings}"
+            )
+        if self.iter_sampling < self.n_ranked:
+            raise ValueError(
+                f"iter_sampling must be at least n_ranked = {self.n_ranked}, "
+                f"got {self.iter_sampling}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +105,12 @@ class Experiment:
                 f"fitted must have the stage and the sizes of truth, {truth}, got {fitted}"
             )
         check_one_of("method", self.method, METHODS)
-        if self.n_ranked < 1 or self.max_doublings < 0:
-            raise ValueError(
-                "n_ranked must be at least 1 and max_doublings at least 0, "
-                f"got {self.n_ranked} and {self.max_doublings}"
-            )
-        if self.iter_sampling < self.n_ranked:
-            raise ValueError(
-                f"iter_sampling must be at least n_ranked = {self.n_ranked}, "
-                f"got {self.iter_sampling}"
-            )
+        self.rank_settings.check()
+
+    @property
+    def rank_settings(self) -> RankSettings:
+        """The settings that any program has too."""
+        return RankSettings(self.n_ranked, self.iter_warmup, self.iter_sampling, self.max_doublings)
 
 
 def toy_problem(

@@ -6,8 +6,10 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import xarray as xr
@@ -18,7 +20,8 @@ from gptbayes.groups import group
 from gptbayes.inference import convert
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.summary import ess
-from gptbayes.validate.experiment import SMC_MOVES, Experiment
+from gptbayes.toolchain import interface
+from gptbayes.validate.experiment import SMC_MOVES, Experiment, RankSettings
 from gptbayes.validate.ranked_quantities import ranked_quantities
 
 TIE_TOLERANCE = 1e-9
@@ -26,13 +29,162 @@ TIE_TOLERANCE = 1e-9
 MAX_TREEDEPTH = 10
 
 
+class Fitted(NamedTuple):
+    """What a fit gives to ranks: quantities (chain, draw, quantity), and the sampler's troubles."""
+
+    quantities: xr.DataArray
+    divergences: int
+    max_treedepth_hits: int
+    init: str
+
+
+class Model(Protocol):
+    """What simulation-based calibration asks of a model."""
+
+    @property
+    def key(self) -> list[int]:
+        """Numbers that distinguish the random numbers of this model from those of others."""
+
+    def simulate(self, rng: np.random.Generator) -> tuple[Any, Any]:
+        """Parameters from the prior, and data simulated from them."""
+
+    def true_values(self, parameters: Any, data: Any) -> xr.DataArray:
+        """Quantities (chain, draw, quantity) of the true parameters, one draw."""
+
+    def fit(self, data: Any, settings: RankSettings, iter_sampling: int, seed: int) -> Fitted:
+        """A fit of the data."""
+
+
+@dataclass(frozen=True, eq=False)
+class StageModel:
+    """A stage, see `gptbayes.validate.experiment.Experiment`."""
+
+    experiment: Experiment
+
+    @property
+    def key(self):
+        return [int(self.experiment.truth.stage.number)]
+
+    def simulate(self, rng):
+        truth = self.experiment.truth
+        weights = {name: draw[0] for name, draw in prior_draws(truth, 1, rng).items()}
+        return weights, generate_windows(truth, weights, rng)
+
+    def true_values(self, parameters, data):
+        truth = replace(self.experiment.truth, training=data)
+        return ranked_quantities(truth, _as_posterior(truth, parameters))
+
+    def fit(self, data, settings, iter_sampling, seed):
+        """With the chosen starting point, or a random one if Pathfinder fails (rarely)."""
+        try:
+            idata = self._fit_from(self.experiment.init, data, iter_sampling, seed)
+        except RuntimeError:
+            if self.experiment.init == "random":
+                raise
+            idata = self._fit_from("random", data, iter_sampling, seed)
+        truth, stats = replace(self.experiment.truth, training=data), idata.sample_stats
+        return Fitted(
+            ranked_quantities(truth, group(idata, "posterior")),
+            int(stats["diverging"].sum()),
+            int((stats["tree_depth"] >= MAX_TREEDEPTH).sum()),
+            json.loads(idata.attrs["settings"]).get("init", "prior"),
+        )
+
+    def _fit_from(self, init, data, iter_sampling, seed):
+        problem = replace(self.experiment.fitted, training=data)
+        with tempfile.TemporaryDirectory(dir=home.temporary_folder()) as folder:
+            if self.experiment.method == "smc":
+                run = fit.smc(
+                    problem,
+                    Path(folder) / "run",
+                    replicates=1,
+                    chains=math.ceil(iter_sampling / SMC_MOVES),
+                    moves=SMC_MOVES,
+                    max_treedepth=MAX_TREEDEPTH,
+                    seed=seed,
+                )
+                return convert(fit.read_config(run), problem, fit.read_draws(run))
+            run = fit.nuts(
+                problem,
+                Path(folder) / "run",
+                chains=1,
+                iter_warmup=self.experiment.iter_warmup,
+                iter_sampling=iter_sampling,
+                init=init,
+                adapt_delta=self.experiment.adapt_delta,
+                max_treedepth=MAX_TREEDEPTH,
+                seed=seed,
+            )
+            return convert(fit.read_config(run), problem, fit.read_draws(run))
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramModel:
+    """Any compiled program with a prior, a simulation and quantities as Python functions."""
+
+    executable: str
+    prior: Callable[[np.random.Generator], Mapping[str, Any]]
+    simulation: Callable[..., Mapping[str, Any]]
+    quantities: Callable[..., Mapping[str, Any]]
+    adapt_delta: float = 0.8
+
+    @property
+    def key(self):
+        return []
+
+    def simulate(self, rng):
+        parameters = {name: np.asarray(value) for name, value in self.prior(rng).items()}
+        return parameters, dict(self.simulation(parameters, rng))
+
+    def true_values(self, parameters, data):
+        return self._values({name: value[None] for name, value in parameters.items()}, data, 1)
+
+    def fit(self, data, settings, iter_sampling, seed):
+        with tempfile.TemporaryDirectory(dir=home.temporary_folder()) as folder:
+            fitted = interface.run(
+                self.executable,
+                "sample",
+                data=data,
+                chains=1,
+                iter_warmup=settings.iter_warmup,
+                iter_sampling=iter_sampling,
+                adapt_delta=self.adapt_delta,
+                max_treedepth=MAX_TREEDEPTH,
+                seed=seed,
+                sig_figs=17,
+                output_dir=folder,
+            )
+            draws, stats = fitted.stan_variables(), fitted.method_variables()
+        return Fitted(
+            self._values(draws, data, iter_sampling),
+            int(stats["divergent__"].sum()),
+            int((stats["treedepth__"] >= MAX_TREEDEPTH).sum()),
+            "random",
+        )
+
+    def _values(self, parameters, data, n):
+        found = {
+            k: np.asarray(v, dtype=float) for k, v in self.quantities(parameters, data).items()
+        }
+        if not found:
+            raise ValueError("quantities must be at least one, got none")
+        for name, value in found.items():
+            if value.shape != (n,) or not np.isfinite(value).all():
+                what = "nan or infinity" if value.shape == (n,) else f"shape {value.shape}"
+                raise ValueError(f"the quantity {name} must be finite of shape ({n},), got {what}")
+        columns = np.stack(list(found.values()), axis=-1)[None]
+        dims = ("chain", "draw", "quantity")
+        return xr.DataArray(columns, dims=dims, coords={"quantity": list(found)})
+
+
 @dataclass(frozen=True, eq=False)
 class Replicate:
-    """One replicate: a simulated text, a fit, and one rank for each quantity.
+    """One replicate: simulated data, a fit, and one rank for each quantity.
 
     Attributes
     ----------
-    experiment : Experiment
+    model : Model
+    settings : RankSettings
     index : int
         Number of the replicate. With ``seed`` it determines all random numbers.
     seed : int
@@ -40,14 +192,15 @@ class Replicate:
         Path of the JSON file with the ranks.
     """
 
-    experiment: Experiment
+    model: Model
+    settings: RankSettings
     index: int
     seed: int
     result: str
 
 
 def run_replicate(unit: Replicate) -> None:
-    """Draw parameters, simulate a text, fit it, and write the ranks to a JSON file.
+    """Draw parameters, simulate data, fit them, and write the ranks to a JSON file.
 
     Parameters
     ----------
@@ -59,76 +212,35 @@ def run_replicate(unit: Replicate) -> None:
         If the fit fails.
     """
     start = time.perf_counter()
-    experiment = unit.experiment
-    rng = np.random.default_rng([unit.seed, int(experiment.truth.stage.number), unit.index])
-    weights = {name: draw[0] for name, draw in prior_draws(experiment.truth, 1, rng).items()}
-    text = generate_windows(experiment.truth, weights, rng)
-    truth = replace(experiment.truth, training=text)
-    fitted = replace(experiment.fitted, training=text)
-    idata = _fit_until_long_enough(experiment, truth, fitted, int(rng.integers(2**32)))
-    stats = idata.sample_stats
-    draws = ranked_quantities(truth, group(idata, "posterior"))
-    true_value = ranked_quantities(truth, _as_posterior(truth, weights))
+    model, settings = unit.model, unit.settings
+    rng = np.random.default_rng([unit.seed, *model.key, unit.index])
+    parameters, data = model.simulate(rng)
+    fitted = _fit_until_long_enough(model, settings, data, int(rng.integers(2**32)))
+    true_value = model.true_values(parameters, data)
+    draws = fitted.quantities
     names = [str(name) for name in draws["quantity"].values]
-    ranks = _ranks(true_value.values[0, 0], draws.values[0], experiment.n_ranked, rng)
+    ranks = _ranks(true_value.values[0, 0], draws.values[0], settings.n_ranked, rng)
     sizes = ess(draws)["ess_bulk"].values
     result = {
         "rank": dict(zip(names, ranks.tolist(), strict=True)),
         "ess": dict(zip(names, np.round(sizes, 1).tolist(), strict=True)),
         "n_draws": draws.sizes["draw"],
-        "divergences": int(stats["diverging"].sum()),
-        "max_treedepth_hits": int((stats["tree_depth"] >= MAX_TREEDEPTH).sum()),
-        "init": json.loads(idata.attrs["settings"]).get("init", "prior"),
+        "divergences": fitted.divergences,
+        "max_treedepth_hits": fitted.max_treedepth_hits,
+        "init": fitted.init,
         "seconds": round(time.perf_counter() - start, 3),
     }
     write_json(Path(unit.result), result)
 
 
-def _fit_until_long_enough(experiment, truth, fitted, seed):
+def _fit_until_long_enough(model, settings, data, seed):
     """Fit until all ranked quantities have an ESS of ``n_ranked``, or the chain is longest."""
-    for doubling in range(experiment.max_doublings + 1):
-        idata = _fit(experiment, fitted, experiment.iter_sampling * 2**doubling, seed)
-        sizes = ess(ranked_quantities(truth, group(idata, "posterior")))["ess_bulk"].values
-        if np.nanmin(sizes) >= experiment.n_ranked:  # nan for a constant
+    for doubling in range(settings.max_doublings + 1):
+        fitted = model.fit(data, settings, settings.iter_sampling * 2**doubling, seed)
+        sizes = ess(fitted.quantities)["ess_bulk"].values
+        if np.nanmin(sizes) >= settings.n_ranked:  # nan for a constant
             break
-    return idata
-
-
-def _fit(experiment, problem, iter_sampling, seed):
-    """Fit with the chosen starting point, or a random one if Pathfinder fails (rarely)."""
-    try:
-        return _fit_from(experiment.init, experiment, problem, iter_sampling, seed)
-    except RuntimeError:
-        if experiment.init == "random":
-            raise
-        return _fit_from("random", experiment, problem, iter_sampling, seed)
-
-
-def _fit_from(init, experiment, problem, iter_sampling, seed):
-    with tempfile.TemporaryDirectory(dir=home.temporary_folder()) as folder:
-        if experiment.method == "smc":
-            run = fit.smc(
-                problem,
-                Path(folder) / "run",
-                replicates=1,
-                chains=math.ceil(iter_sampling / SMC_MOVES),
-                moves=SMC_MOVES,
-                max_treedepth=MAX_TREEDEPTH,
-                seed=seed,
-            )
-            return convert(fit.read_config(run), problem, fit.read_draws(run))
-        run = fit.nuts(
-            problem,
-            Path(folder) / "run",
-            chains=1,
-            iter_warmup=experiment.iter_warmup,
-            iter_sampling=iter_sampling,
-            init=init,
-            adapt_delta=experiment.adapt_delta,
-            max_treedepth=MAX_TREEDEPTH,
-            seed=seed,
-        )
-        return convert(fit.read_config(run), problem, fit.read_draws(run))
+    return fitted
 
 
 def _ranks(true_value, draws, n_ranked, rng):

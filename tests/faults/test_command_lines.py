@@ -27,6 +27,8 @@ some = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
+pytestmark = pytest.mark.slow
+
 
 def options_of(command):
     parser = argparse.ArgumentParser()

@@ -59,7 +59,8 @@ def contraction_sentences(found: Contraction) -> list[str]:
         sentences.append(gauge_sentence(found.gauge))
     if found.local is not None:
         sentences += _local_sentences(found.local)
-    sentences.append(_prediction_sentence(found.predictions))
+    if found.predictions["contraction"].notnull().all():  # not with a vocabulary of one
+        sentences.append(_prediction_sentence(found.predictions))
     for name, table in found.parts.items():
         sentences += _part_sentences(name, table)
     smallest = min(float(t["ess_bulk"].min()) for t in (found.predictions, found.weights))

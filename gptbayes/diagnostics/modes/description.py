@@ -114,12 +114,12 @@ def find_modes(
     chain = label["chain_index"]
     table = xr.merge([xr.concat(lp, "mode"), held_out.rename(fit="mode").drop_vars("mode")])
     table = table.assign(
-        whole_chains=("mode", [_whole_chains(label.values, chain.values, k) for k in numbers]),
+        whole_chains=("mode", [whole_chains(label.values, chain.values, k) for k in numbers]),
         share_of_draws=("mode", [float((label == k).sum() / (label >= 0).sum()) for k in numbers]),
         text=("mode", np.array(texts, dtype=object)),
     )
-    switches = _switches(label.values, chain.values)
-    attrs = {"switches": switches, "mass": _mass_sentence(switches), "prompt": prompt}
+    switches = count_switches(label.values, chain.values)
+    attrs = {"switches": switches, "mass": mass_sentence(switches), "prompt": prompt}
     return Modes(
         label,
         table.drop_vars(("per_character", "per_character_se")).assign_attrs(attrs),
@@ -162,17 +162,20 @@ def _lp_summary(lp):
     return xr.Dataset({"lp": found["mean"], "lp_mcse": found["mcse_mean"], "lp_sd": found["sd"]})
 
 
-def _whole_chains(label, chain, k):
+def whole_chains(label: np.ndarray, chain: np.ndarray, k: int) -> int:
+    """The number of chains all of whose segments are in a mode."""
     return sum(bool((label[chain == c] == k).all()) for c in np.unique(chain))
 
 
-def _switches(label, chain):
+def count_switches(label: np.ndarray, chain: np.ndarray) -> int:
+    """How often chains move between modes, from one segment to the next."""
     known = label >= 0
     label, chain = label[known], chain[known]
     return int(((np.diff(label) != 0) & (np.diff(chain) == 0)).sum())
 
 
-def _mass_sentence(switches):
+def mass_sentence(switches: int) -> str:
+    """What the number of moves between modes says about their masses."""
     times = "once" if switches == 1 else f"{switches} times"
     if switches >= MIN_SWITCHES:
         return (

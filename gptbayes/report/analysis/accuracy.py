@@ -11,6 +11,7 @@ import xarray as xr
 from gptbayes import predict
 from gptbayes.findings import Finding, few_sequences_finding
 from gptbayes.inference import ensemble_of
+from gptbayes.report.analysis.methods import METHOD_NAMES
 
 if TYPE_CHECKING:
     from gptbayes.report.analysis.analysis import Analysis
@@ -83,8 +84,14 @@ def own_predictors(analysis: Analysis) -> tuple[Predictor, ...]:
     if ensemble is not None:
         n = ensemble.posterior.sizes["draw"]
         density = predict.held_out_log_prob(ensemble).sum("position")
-        found.append(Predictor(f"{name}, ensemble of {n}", ensemble, density))
+        found.append(Predictor(_ensemble_name(name, n), ensemble, density))
     return tuple(found)
+
+
+def _ensemble_name(name, n):
+    """The ensemble of a fit that is called by its method, or otherwise."""
+    ensemble, mode = f"deep ensemble of {n} modes", METHOD_NAMES["optimize"]
+    return name.replace(mode, ensemble, 1) if name.startswith(mode) else f"{name}, {ensemble}"
 
 
 def _of_pathfinder(name, idata, density):
@@ -104,8 +111,8 @@ def _k_warning(n_bad, n):
     if not n_bad:
         return None
     return (
-        f"Pareto k above 0.7 for {n_bad} of {n} leave-one-out densities: the stacking weights are "
-        "not reliable"
+        f"Pareto k above its limit for {n_bad} of {n} leave-one-out densities: the stacking "
+        "weights are not reliable"
     )
 
 
@@ -118,7 +125,7 @@ def baselines(analysis: Analysis) -> dict[str, predict.Forecast]:
     """Dirichlet-multinomial forecasts of the held-out text, by name."""
     n_position = analysis.problem.held_out.x.shape[1]
     return {
-        f"Dirichlet-multinomial, order {order}": predict.dirichlet_multinomial(
+        f"Dirichlet-multinomial of order {order}": predict.dirichlet_multinomial(
             analysis.problem, order
         )
         for order in ORDERS

@@ -149,6 +149,7 @@ class Analysis:
 
     held_out_log_prob = cached_property(posterior_predictive.held_out_log_prob)
     next_characters = cached_property(posterior_predictive.next_characters)
+    because = cached_property(posterior_predictive.because)
     texts = cached_property(posterior_predictive.texts)
     text_checks = cached_property(posterior_predictive.text_checks)
 

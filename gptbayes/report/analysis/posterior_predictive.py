@@ -8,7 +8,8 @@ import xarray as xr
 
 from gptbayes import predict
 from gptbayes.predict.text_statistics import GAP, join_windows
-from gptbayes.report.analysis.methods import evenly_spaced
+from gptbayes.report.analysis.methods import CHAINS, evenly_spaced
+from gptbayes.stats import mcmc
 
 if TYPE_CHECKING:
     from gptbayes.report.analysis.analysis import Analysis
@@ -53,6 +54,19 @@ def next_characters(analysis: Analysis) -> list[tuple[str, str, xr.Dataset, xr.D
         )
         found.append((context, character, posterior, prior))
     return found
+
+
+def because(analysis: Analysis) -> xr.Dataset | None:
+    """Influences of the training sequences on the first of `next_characters`.
+
+    None for a single draw, and for methods whose draws have no log likelihood or are not from the
+    posterior.
+    """
+    if analysis.method not in CHAINS or analysis.n_draw < mcmc.MIN_DRAWS:
+        return None
+    held_out, decode = analysis.problem.held_out, analysis.problem.vocabulary.decode
+    i = evenly_spaced(len(held_out.x), N_NEXT)[0]
+    return predict.because(analysis.idata, decode(held_out.x[i]), decode(held_out.y[i, -1:]))
 
 
 def texts(analysis: Analysis) -> list[ScoredText]:

@@ -17,6 +17,7 @@ from gptbayes.model.forward import forward
 from gptbayes.model.simulate import generate_text
 from gptbayes.predict.next_token import next_probabilities
 from gptbayes.report.analysis.methods import evenly_spaced
+from gptbayes.stats import mcmc
 
 if TYPE_CHECKING:
     from gptbayes.report.analysis.analysis import Analysis
@@ -73,9 +74,10 @@ def drawn_attention(analysis: Analysis) -> dict[str, xr.DataArray] | None:
     Returns
     -------
     dict of str to DataArray (draw, sequence, layer, head, query_position, key_position), or None
-        Of posterior and prior. None for a single draw, or without attention.
+        Of posterior and prior. None without attention, or without intervals, which few draws do
+        not have.
     """
-    if analysis.n_chain * analysis.n_draw < 2 or not analysis.has_attention:
+    if analysis.n_draw < mcmc.MIN_DRAWS or not analysis.has_attention:
         return None
     matchings = {"posterior": analysis.matching, "prior": analysis.prior_matching}
     contexts, stage = analysis.map_contexts, analysis.problem.stage
@@ -98,9 +100,9 @@ def drawn_next(analysis: Analysis) -> dict[str, np.ndarray] | None:
     Returns
     -------
     dict of str to ndarray (draw, context, token), or None
-        Of posterior and prior. None for a single draw.
+        Of posterior and prior. None without intervals, which few draws do not have.
     """
-    if analysis.n_chain * analysis.n_draw < 2:
+    if analysis.n_draw < mcmc.MIN_DRAWS:
         return None
     encode = analysis.problem.vocabulary.encode
     contexts = [encode(context) for context, *_ in analysis.next_characters]
@@ -108,9 +110,9 @@ def drawn_next(analysis: Analysis) -> dict[str, np.ndarray] | None:
 
 
 def drawn_texts(analysis: Analysis) -> DrawnTexts | None:
-    """A text of each shown draw of the posterior; None for a single draw."""
+    """A text of each shown draw of the posterior; None without intervals."""
     some = analysis.shown_draws["posterior"]
-    if len(some) < 2:
+    if analysis.n_draw < mcmc.MIN_DRAWS:
         return None
     analysis.on_step("generating a text of each shown draw")
     problem, n = analysis.problem, len(some)

@@ -1,4 +1,4 @@
-"""Multiply, permute, join and split axes of parameters with leading batch dims."""
+"""Multiply, join and split axes of parameters with leading batch dims."""
 
 from __future__ import annotations
 
@@ -31,27 +31,6 @@ def multiply_axis(values: np.ndarray, matrix: np.ndarray, axis: int, n_dims: int
     product = moved.reshape(*batch, math.prod(dims[:-1]), dims[-1]) @ matrix
     product = product.reshape(*product.shape[:-2], *dims)
     return np.moveaxis(product, -1, axis)
-
-
-def permute_axis(values: np.ndarray, permutation: np.ndarray, axis: int, n_dims: int) -> np.ndarray:
-    """Permute one axis of a parameter.
-
-    Parameters
-    ----------
-    values : ndarray, (..., n_dims dims)
-    permutation : ndarray of int, (..., k)
-        New element ``i`` is the old element ``permutation[..., i]``.
-    axis, n_dims : int
-        As for `multiply_axis`.
-
-    Returns
-    -------
-    ndarray
-    """
-    shape = [1] * n_dims
-    shape[axis] = permutation.shape[-1]
-    at = permutation.reshape(*permutation.shape[:-1], *shape)
-    return np.take_along_axis(values, at, axis=axis)
 
 
 def concatenate_heads(per_head: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """What a generator of the symmetry group is, and how generators are made from actions.
 
 A generator pairs an action on the parameters with random elements and tangents. Each function
-here makes one kind: translations, scalings, sign flips and permutations. Generators whose elements
-are matrices are in `gptbayes.symmetry.group.stream` and `gptbayes.symmetry.group.heads`.
+here makes one kind: translations, scalings and sign flips. Those that keep the prior are made from
+the compact group in `gptbayes.symmetry.group.compact`; others whose elements are matrices are in
+`gptbayes.symmetry.group.stream` and `gptbayes.symmetry.group.heads`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from gptbayes.model.stages import Stage
 from gptbayes.symmetry.dimension import STEP
 from gptbayes.symmetry.group.axes import sizes_of
 from gptbayes.symmetry.group.masks import Allowed
-from gptbayes.symmetry.group.matrices import LOG_SCALE_SD
+from gptbayes.symmetry.matrices import LOG_SCALE_SD
 
 Action = Callable[[Stage, Parameters, np.ndarray], dict[str, np.ndarray]]
 """``act(stage, parameters, element)`` gives the transformed parameters."""
@@ -37,7 +38,8 @@ class Generator(NamedTuple):
         posterior.
     random : callable
         ``random(stage, design, batch_shape, rng)`` gives random elements, one array
-        ``(*batch_shape, ...)``, not near the identity.
+        ``(*batch_shape, ...)``, not near the identity; of the compact group a list of
+        `gptbayes.symmetry.elements.Element`.
     act : callable
         ``act(stage, parameters, element)`` gives the transformed parameters; batch dims broadcast.
     tangents : callable
@@ -107,14 +109,13 @@ def scalings(name: str, act: Action, shape: Shape) -> Generator:
     return Generator(name, True, False, random, act, tangents_of(act, directions))
 
 
-def sign_flips(name: str, act: Action, shape: Shape, *, keeps_prior: bool) -> Generator:
+def sign_flips(name: str, act: Action, shape: Shape) -> Generator:
     """A generator whose elements are 1 or -1.
 
     Parameters
     ----------
     name, act, shape
         As for `translations`.
-    keeps_prior : bool
 
     Returns
     -------
@@ -124,28 +125,7 @@ def sign_flips(name: str, act: Action, shape: Shape, *, keeps_prior: bool) -> Ge
     def random(stage, design, batch, rng):
         return rng.choice([-1.0, 1.0], size=(*batch, *shape(stage.sizes(design))))
 
-    return Generator(name, False, keeps_prior, random, act, _no_tangents)
-
-
-def permutations(name: str, act: Action, random_permutations: Callable) -> Generator:
-    """A generator whose elements are permutations, which keep the prior.
-
-    Parameters
-    ----------
-    name : str
-    act : callable
-    random_permutations : callable
-        ``random_permutations(stage, sizes, batch_shape, rng)``, ndarray of int.
-
-    Returns
-    -------
-    Generator
-    """
-
-    def random(stage, design, batch, rng):
-        return random_permutations(stage, stage.sizes(design), batch, rng)
-
-    return Generator(name, False, True, random, act, _no_tangents)
+    return Generator(name, False, False, random, act, _no_tangents)
 
 
 def without_stage(action: Callable[[Parameters, np.ndarray], dict[str, np.ndarray]]) -> Action:
@@ -196,25 +176,6 @@ def tangents_of(
         return found
 
     return tangents
-
-
-def shuffle_within(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random permutation that moves no item to a place with another label.
-
-    Parameters
-    ----------
-    labels : ndarray of int, (item,)
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray of int, (item,)
-    """
-    order = np.arange(len(labels))
-    for label in np.unique(labels):
-        at = np.flatnonzero(labels == label)
-        order[at] = rng.permutation(at)
-    return order
 
 
 def _no_tangents(stage, parameters) -> dict[str, np.ndarray]:

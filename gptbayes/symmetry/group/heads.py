@@ -1,4 +1,4 @@
-"""Symmetries of attention heads: bases of queries with keys and of values, and the order of heads.
+"""Symmetries of attention heads: invertible bases of queries with keys and of values.
 
 Scores are products of queries and keys, so that a matrix on the queries and its inverse on the keys
 cancel. The same holds for the values and the parameter that reads the output of the head, except in
@@ -11,17 +11,14 @@ import numpy as np
 
 from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
-from gptbayes.symmetry.group.architecture import QUERY_KEY_VALUE, heads_write_stream
+from gptbayes.symmetry.group.architecture import heads_write_stream
 from gptbayes.symmetry.group.axes import concatenate_heads, split_heads
 from gptbayes.symmetry.group.families import (
     Generator,
-    permutations,
-    shuffle_within,
     tangents_of,
     without_stage,
 )
-from gptbayes.symmetry.group.masks import has_head_permutations, head_classes
-from gptbayes.symmetry.group.matrices import GENERAL_LINEAR, ORTHOGONAL
+from gptbayes.symmetry.matrices import GENERAL_LINEAR
 
 
 def transform_query_key(parameters: Parameters, matrix: np.ndarray) -> dict[str, np.ndarray]:
@@ -45,26 +42,6 @@ def transform_query_key(parameters: Parameters, matrix: np.ndarray) -> dict[str,
     }
 
 
-def rotate_query_key(parameters: Parameters, rotation: np.ndarray) -> dict[str, np.ndarray]:
-    """As `transform_query_key`, by an orthogonal matrix, which the prior keeps.
-
-    Parameters
-    ----------
-    parameters : mapping of str to ndarray
-    rotation : ndarray, (..., layer, head, head_dim, head_dim)
-        Orthogonal, one per head.
-
-    Returns
-    -------
-    dict of str to ndarray
-    """
-    return {
-        **parameters,
-        "key": parameters["key"] @ rotation,
-        "query": parameters["query"] @ rotation,
-    }
-
-
 def transform_value(parameters: Parameters, matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Change the basis of the values of each head.
 
@@ -83,44 +60,6 @@ def transform_value(parameters: Parameters, matrix: np.ndarray) -> dict[str, np.
     inverse = np.swapaxes(np.linalg.inv(matrix), -1, -2)
     moved = with_head_readers(parameters, head_readers(parameters) @ inverse)
     return {**moved, "value": parameters["value"] @ matrix}
-
-
-def rotate_value(parameters: Parameters, rotation: np.ndarray) -> dict[str, np.ndarray]:
-    """As `transform_value`, by an orthogonal matrix, which the prior keeps.
-
-    Parameters
-    ----------
-    parameters : mapping of str to ndarray
-        Of stages 04, 05, 06 or 12.
-    rotation : ndarray, (..., layer, head, head_dim, head_dim)
-        Orthogonal, one per head.
-
-    Returns
-    -------
-    dict of str to ndarray
-    """
-    moved = with_head_readers(parameters, head_readers(parameters) @ rotation)
-    return {**moved, "value": parameters["value"] @ rotation}
-
-
-def permute_heads(parameters: Parameters, permutation: np.ndarray) -> dict[str, np.ndarray]:
-    """Permute the heads of each layer, with the parameters that belong to them.
-
-    Parameters
-    ----------
-    parameters : mapping of str to ndarray
-        Of stages 05, 06 or 12.
-    permutation : ndarray of int, (..., layer, head)
-        New head ``i`` is the old head ``permutation[..., i]``.
-
-    Returns
-    -------
-    dict of str to ndarray
-    """
-    at = permutation[..., None, None]
-    moved = {n: np.take_along_axis(parameters[n], at, axis=-3) for n in QUERY_KEY_VALUE}
-    readers = np.take_along_axis(head_readers(parameters), at, axis=-3)
-    return {**with_head_readers(parameters, readers), **moved}
 
 
 def head_readers(parameters: Parameters) -> np.ndarray:
@@ -177,17 +116,9 @@ def head_generators(stage: Stage) -> list[Generator]:
     """
     if "attention" not in stage.features:
         return []
-    found = [
-        _matrix_generator("transform_query_key", transform_query_key, keeps_prior=False),
-        _matrix_generator("rotate_query_key", rotate_query_key, keeps_prior=True),
-    ]
-    if heads_write_stream(stage):
-        return found
-    found.append(_matrix_generator("transform_value", transform_value, keeps_prior=False))
-    found.append(_matrix_generator("rotate_value", rotate_value, keeps_prior=True))
-    if "multi_head" in stage.features and has_head_permutations(stage):
-        act = without_stage(permute_heads)
-        found.append(permutations("permute_heads", act, _random_permutations))
+    found = [_matrix_generator("transform_query_key", transform_query_key)]
+    if not heads_write_stream(stage):
+        found.append(_matrix_generator("transform_value", transform_value))
     return found
 
 
@@ -197,27 +128,19 @@ def _head_reader(parameters):
     return "lm_head_multiplier"
 
 
-def _matrix_generator(name, action, *, keeps_prior):
-    """One matrix per head: an orthogonal one if the prior is to be kept, else an invertible one."""
-    group = ORTHOGONAL if keeps_prior else GENERAL_LINEAR
+def _matrix_generator(name, action):
+    """One invertible matrix per head."""
     act = without_stage(action)
 
     def random(stage, design, batch, rng):
         n = stage.sizes(design)
-        return group.random(n["head_dim"], (*batch, n["layer"], n["head"]), rng)
+        return GENERAL_LINEAR.random(n["head_dim"], (*batch, n["layer"], n["head"]), rng)
 
     def directions(stage, n):
-        basis = group.algebra(n["head_dim"])
+        basis = GENERAL_LINEAR.algebra(n["head_dim"])
         n_heads = n["layer"] * n["head"]
         one_hot = np.eye(n_heads).reshape(n_heads, 1, n["layer"], n["head"], 1, 1)
         found = one_hot * basis[:, None, None]
         return np.eye(n["head_dim"]), found.reshape(-1, *found.shape[2:])
 
-    return Generator(name, True, keeps_prior, random, act, tangents_of(act, directions))
-
-
-def _random_permutations(stage, sizes, batch, rng):
-    labels = head_classes(stage, sizes["layer"], sizes["head"])
-    n = int(np.prod(batch))
-    orders = np.array([[shuffle_within(row, rng) for row in labels] for _ in range(n)])
-    return orders.reshape(*batch, sizes["layer"], sizes["head"])
+    return Generator(name, True, False, random, act, tangents_of(act, directions))

@@ -1,4 +1,4 @@
-"""Symmetries of the hidden units of the feed-forward layer: their order and their scale."""
+"""The scales of the hidden units of the feed-forward layer."""
 
 from __future__ import annotations
 
@@ -7,39 +7,7 @@ import numpy as np
 from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
 from gptbayes.symmetry.group.architecture import hidden_reader
-from gptbayes.symmetry.group.axes import permute_axis
-from gptbayes.symmetry.group.families import Generator, permutations, scalings
-
-
-def permute_hidden(
-    stage: Stage, parameters: Parameters, permutation: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Permute the hidden units of each layer.
-
-    Parameters
-    ----------
-    stage : Stage
-        06, or from 08 on.
-    parameters : mapping of str to ndarray
-    permutation : ndarray of int, (..., layer, hidden)
-        New unit ``i`` is the old one ``permutation[..., i]``.
-
-    Returns
-    -------
-    dict of str to ndarray
-    """
-    name = hidden_reader(stage)
-    if name == "lm_head_multiplier":
-        columns = permute_axis(parameters[name], permutation[..., 0, :], -1, 2)
-    else:
-        columns = np.take_along_axis(parameters[name], permutation[..., None, :], axis=-1)
-    weight, offset = parameters["feed_forward_multiplier"], parameters["feed_forward_offset"]
-    return {
-        **parameters,
-        name: columns,
-        "feed_forward_multiplier": np.take_along_axis(weight, permutation[..., None], axis=-2),
-        "feed_forward_offset": np.take_along_axis(offset, permutation, axis=-1),
-    }
+from gptbayes.symmetry.group.families import Generator, scalings
 
 
 def scale_hidden(stage: Stage, parameters: Parameters, scale: np.ndarray) -> dict[str, np.ndarray]:
@@ -84,12 +52,4 @@ def hidden_unit_generators(stage: Stage) -> list[Generator]:
     has = stage.features.__contains__
     if not has("wide_feed_forward") and (has("residual") or not has("feed_forward")):
         return []
-    return [
-        scalings("scale_hidden", scale_hidden, lambda n: (n["layer"], n["hidden"])),
-        permutations("permute_hidden", permute_hidden, _random_permutations),
-    ]
-
-
-def _random_permutations(stage, sizes, batch, rng):
-    lead = (*batch, sizes["layer"])
-    return rng.permuted(np.tile(np.arange(sizes["hidden"]), (*lead, 1)), axis=-1)
+    return [scalings("scale_hidden", scale_hidden, lambda n: (n["layer"], n["hidden"]))]

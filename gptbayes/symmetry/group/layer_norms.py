@@ -125,5 +125,5 @@ def _of_layer_norm(norm):
     return [
         scalings(f"scale_{norm}", act_scale, shape),
         translations(f"shift_{norm}", act_shift, shape),
-        sign_flips(f"flip_{norm}", act_scale, shape, keeps_prior=False),
+        sign_flips(f"flip_{norm}", act_scale, shape),
     ]

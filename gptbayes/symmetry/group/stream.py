@@ -1,4 +1,4 @@
-"""Symmetries of the residual stream: changes of its basis, its order and its sign.
+"""Symmetries of the residual stream that change the prior: changes of its basis.
 
 A matrix that multiplies the residual stream multiplies every parameter that writes to it, and its
 inverse multiplies every parameter that reads it. Which matrices are allowed depends on what acts
@@ -12,7 +12,6 @@ import numpy as np
 from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
 from gptbayes.symmetry.group.architecture import (
-    QUERY_KEY,
     heads_write_stream,
     layer_norms,
     stream_readers,
@@ -22,21 +21,16 @@ from gptbayes.symmetry.group.axes import (
     concatenate_heads,
     gain_on_axis,
     multiply_axis,
-    permute_axis,
     split_heads,
 )
 from gptbayes.symmetry.group.families import (
     Generator,
-    permutations,
     scalings,
-    shuffle_within,
-    sign_flips,
     tangents_of,
 )
-from gptbayes.symmetry.group.masks import has_stream_permutations, stream_blocks, stream_classes
-from gptbayes.symmetry.group.matrices import (
+from gptbayes.symmetry.group.masks import stream_classes
+from gptbayes.symmetry.matrices import (
     GENERAL_LINEAR,
-    ORTHOGONAL,
     ORTHOGONAL_FIXING_ONES,
     MatrixGroup,
 )
@@ -74,101 +68,6 @@ def transform_stream(
     return moved
 
 
-def rotate_stream(
-    stage: Stage, parameters: Parameters, rotation: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Change the basis of the residual stream by an orthogonal matrix.
-
-    The prior keeps it in stages 02 to 06 and 08. From 09 on it does not, because the gains of a
-    layer norm act on single coordinates.
-
-    Parameters
-    ----------
-    stage, parameters
-        As for `transform_stream`.
-    rotation : ndarray, (..., embed, embed)
-        Orthogonal.
-
-    Returns
-    -------
-    dict of str to ndarray
-    """
-    return transform_stream(stage, parameters, rotation)
-
-
-def permute_stream(
-    stage: Stage, parameters: Parameters, permutation: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Permute the coordinates of the residual stream.
-
-    Parameters
-    ----------
-    stage : Stage
-        From 07 on.
-    parameters : mapping of str to ndarray
-    permutation : ndarray of int, (..., embed)
-        New coordinate ``i`` is the old one ``permutation[..., i]``. In stages 07 to 11 the
-        coordinates of a head stay together, and the heads are permuted with them.
-
-    Returns
-    -------
-    dict of str to ndarray
-    """
-    moved = dict(parameters)
-    axes = [(name, axis) for name, axis, _ in stream_readers(stage)]
-    axes += [(f"{norm}_{part}", -1) for norm in layer_norms(stage) for part in ("weight", "bias")]
-    for name, axis in (*stream_writers(stage), *axes):
-        moved[name] = permute_axis(moved[name], permutation, axis, len(stage.parameter(name).dims))
-    if heads_write_stream(stage):
-        outputs = permute_axis(concatenate_heads(moved["value"]), permutation, -1, 3)
-        moved["value"] = split_heads(outputs, *parameters["value"].shape[-3::2])
-        head_dim = parameters["value"].shape[-1]
-        for name in QUERY_KEY:
-            moved[name] = permute_axis(moved[name], permutation[..., ::head_dim] // head_dim, -3, 4)
-    return moved
-
-
-def flip_stream(stage: Stage, parameters: Parameters, sign: np.ndarray) -> dict[str, np.ndarray]:
-    """Change the sign of the whole residual stream, from stage 09 on.
-
-    Parameters
-    ----------
-    stage : Stage
-    parameters : mapping of str to ndarray
-    sign : ndarray, (...)
-        1 or -1.
-
-    Returns
-    -------
-    dict of str to ndarray
-        Gains of layer norms are unchanged and their biases change sign, so that all that attention
-        reads changes sign. Scores are products of queries and keys and do not change. Values change
-        sign without a change of their weights.
-    """
-    moved = dict(parameters)
-    for name in flipped_by_stream(stage):
-        ones = (1,) * len(stage.parameter(name).dims)
-        moved[name] = parameters[name] * sign.reshape(*sign.shape, *ones)
-    return moved
-
-
-def flipped_by_stream(stage: Stage) -> tuple[str, ...]:
-    """The parameters whose sign `flip_stream` changes.
-
-    Parameters
-    ----------
-    stage : Stage
-
-    Returns
-    -------
-    tuple of str
-    """
-    names = ["token_embedding", "position_embedding", "feed_forward_multiplier"]
-    names += ["feed_forward_proj_multiplier", "feed_forward_proj_offset", "lm_head_multiplier"]
-    names += [f"{norm}_bias" for norm in layer_norms(stage)]
-    return (*names, "sa_proj_offset") if "projection" in stage.features else tuple(names)
-
-
 def stream_generators(stage: Stage) -> list[Generator]:
     """The generators of this module that a stage has.
 
@@ -185,19 +84,13 @@ def stream_generators(stage: Stage) -> list[Generator]:
         return []
     if has("layer_norm"):
         found = [
-            _matrix_generator("rotate_centred_stream", ORTHOGONAL_FIXING_ONES, keeps_prior=False),
+            _matrix_generator("rotate_centred_stream", ORTHOGONAL_FIXING_ONES),
             scalings("scale_stream", _scale_stream, lambda n: (1,)),
-            sign_flips("flip_stream", flip_stream, lambda n: (), keeps_prior=True),
         ]
     elif has("wide_feed_forward") or not has("residual"):
-        found = [
-            _matrix_generator("transform_stream", GENERAL_LINEAR, keeps_prior=False),
-            _matrix_generator("rotate_stream", ORTHOGONAL, keeps_prior=True),
-        ]
+        found = [_matrix_generator("transform_stream", GENERAL_LINEAR)]
     else:
         found = [scalings("scale_stream", _scale_stream, lambda n: (n["embed"],))]
-    if has("residual") and has_stream_permutations(stage):
-        found.append(permutations("permute_stream", permute_stream, _random_permutations))
     return found
 
 
@@ -231,7 +124,7 @@ def _scale_stream(stage, parameters, element):
     return transform_stream(stage, parameters, diagonal[..., None] * np.eye(n_embed))
 
 
-def _matrix_generator(name: str, group: MatrixGroup, *, keeps_prior: bool) -> Generator:
+def _matrix_generator(name: str, group: MatrixGroup) -> Generator:
     """Matrices of a group on each set of coordinates that may be mixed."""
 
     def random(stage, design, batch, rng):
@@ -251,7 +144,7 @@ def _matrix_generator(name: str, group: MatrixGroup, *, keeps_prior: bool) -> Ge
         return np.eye(n_embed), np.concatenate(found)
 
     act = transform_stream
-    return Generator(name, True, keeps_prior, random, act, tangents_of(act, directions))
+    return Generator(name, True, False, random, act, tangents_of(act, directions))
 
 
 def _mixable_coordinates(stage, sizes):
@@ -262,16 +155,3 @@ def _mixable_coordinates(stage, sizes):
     labels = np.stack([blocks, stream_classes(stage, sizes["embed"])])
     which = np.unique(labels, axis=1, return_inverse=True)[1].reshape(-1)
     return [np.flatnonzero(which == label) for label in np.unique(which)]
-
-
-def _random_permutations(stage, sizes, batch, rng):
-    blocks, within = stream_blocks(stage, sizes["embed"], sizes["head"])
-    n_block, size = within.shape
-    orders = np.empty((int(np.prod(batch)), n_block, size), dtype=np.int64)
-    for order in orders:
-        sources = shuffle_within(blocks, rng)
-        for block, source in enumerate(sources):
-            for label in np.unique(within[block]):
-                at = np.flatnonzero(within[source] == label)
-                order[block, within[block] == label] = source * size + rng.permutation(at)
-    return orders.reshape(*batch, sizes["embed"])

@@ -19,6 +19,7 @@ from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
 from gptbayes.symmetry.dimension import ZERO
 from gptbayes.symmetry.group.centring import centring_generators
+from gptbayes.symmetry.group.compact import compact_generators
 from gptbayes.symmetry.group.dropout import dropout_generators
 from gptbayes.symmetry.group.embeddings import embedding_generators
 from gptbayes.symmetry.group.families import Generator
@@ -44,6 +45,7 @@ def generators(stage: Stage) -> tuple[Generator, ...]:
         not add up: see `symmetry_dimension`.
     """
     return (
+        *compact_generators(stage),
         *embedding_generators(stage),
         *stream_generators(stage),
         *head_generators(stage),
