@@ -13,7 +13,7 @@ TIMEOUT = 15
 
 
 @contextmanager
-def workers(scheduler: str | None) -> Iterator[Executor | None]:
+def dask_executor(scheduler: str | None) -> Iterator[Executor | None]:
     """The executor of a Dask scheduler.
 
     Parameters

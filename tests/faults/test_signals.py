@@ -155,7 +155,7 @@ def test_a_signal_that_is_ignored_stays_ignored(arguments, tmp_path):
     """Under nohup a fit survives the end of its terminal."""
     more = ["--chains", 1, "--warmup", 300, "--draws", 100]
     started = Started(tmp_path, *arguments, *more, before=["nohup"])
-    started.wait_for(lambda: list(tmp_path.glob("run/csv/.chain-1-*")))
+    started.wait_for(lambda: list(tmp_path.glob("run/csv/.chain-1.csv.part-*")))
     started.process.send_signal(signal.SIGHUP)
     _, errors = started.process.communicate(timeout=300)
     assert started.process.returncode == 0, errors
