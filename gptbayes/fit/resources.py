@@ -8,8 +8,11 @@ from pathlib import Path
 from gptbayes.model.problem import Problem
 from gptbayes.toolchain.system import physical_memory
 
-BYTES_PER_VALUE = 22
-"""Size of a number in a CSV file with 17 significant digits."""
+BYTES_ON_DISK = 22 + 8
+"""Of a number with 17 significant digits in a CSV file, and in netCDF."""
+
+BYTES_IN_MEMORY = 4 * 8
+"""Of a number that is read, converted, saved and analyzed."""
 
 
 def check_resources(problem: Problem, folder: Path, n_draws: int) -> None:
@@ -28,18 +31,25 @@ def check_resources(problem: Problem, folder: Path, n_draws: int) -> None:
     RuntimeError
         If disk or memory are too small. The message says how many draws have room.
     """
-    n_columns = problem.stage.n_parameters(problem.design) + problem.n_targets
-    n_values = n_draws * (n_columns + problem.n_new_tokens)
+    n_weights = problem.stage.n_parameters(problem.design)
+    parts = {
+        "weights": n_weights,
+        "log densities": problem.n_targets,
+        "generated characters": problem.n_new_tokens,
+    }
+    per_draw = sum(parts.values())
     present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    on_disk = n_values * (BYTES_PER_VALUE + 8) - present  # CSV and netCDF
-    in_memory = 4 * 8 * n_values  # draws are read, converted, saved and analyzed
-    free = shutil.disk_usage(folder).free
-    needs = [(on_disk, free, "disk"), (in_memory, physical_memory(), "memory")]
-    for need, have, what in needs:
-        if have is not None and need > have:
+    room = {
+        "disk": (BYTES_ON_DISK * per_draw, shutil.disk_usage(folder).free + present),
+        "memory": (BYTES_IN_MEMORY * per_draw, physical_memory()),
+    }
+    for what, (per, have) in room.items():
+        if have is not None and n_draws * per > have:
+            numbers = ", ".join(f"{n:,} {name}" for name, n in parts.items() if n)
             raise RuntimeError(
-                f"{n_draws} draws of {n_columns} numbers need about {_megabytes(need)} of {what}, "
-                f"got {_megabytes(have)}"
+                f"{n_draws:,} draws of {numbers} need about {_megabytes(n_draws * per)} of {what}, "
+                f"got {_megabytes(have)}: at most {have // per:,} draws have room, so take fewer "
+                "chains, fewer draws of each, or a smaller model"
             )
 
 

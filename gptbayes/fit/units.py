@@ -314,7 +314,7 @@ def _reason(unit, work, error):
     console = interface.console(work)
     lines = [] if console is None else console.read_text(errors="replace").splitlines()
     messages = [line.strip() for line in lines if line.strip()]
-    if messages:
+    if messages and not messages[-1].startswith("Iteration:"):  # then it was in the middle
         return messages[-1]
     found = re.search(r"retcodes=\[(-?\d+)\]", str(error))
     if not found:

@@ -78,7 +78,7 @@ def one_line(told):
 
 
 @pytest.mark.parametrize("command", ["fit", "text", "attention", "symmetry", "compare", "evidence"])
-def test_any_command_line_ends_in_one_line(tmp_path_factory, capsys, command):
+def test_any_command_line_ends_in_one_line(tmp_path_factory, capsys, survived, command):
     """Nothing is fitted, for the run directory is a file; nor read, for there is none."""
     folder = tmp_path_factory.mktemp("lines")
     (folder / "text.txt").write_text(TEXT)
@@ -95,6 +95,7 @@ def test_any_command_line_ends_in_one_line(tmp_path_factory, capsys, command):
         status, told = ended([command, *begin, *words], capsys)
         assert status in (1, 2), words
         assert one_line(told), (words, told)
+        survived(f"command lines of {command}")
 
     refused()
 

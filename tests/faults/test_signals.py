@@ -87,7 +87,9 @@ def one_line(errors, number):
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("number", ENDING)
 @pytest.mark.parametrize("method", ["nuts", "smc"])
-def test_a_signal_to_the_parent_alone_while_it_samples(arguments, tmp_path, number, method):
+def test_a_signal_to_the_parent_alone_while_it_samples(
+    arguments, tmp_path, survived, number, method
+):
     """Finished chains stay, and the same command runs those that are missing."""
     more = {
         "nuts": ["--chains", 5, "--warmup", 300, "--draws", 300],
@@ -104,6 +106,7 @@ def test_a_signal_to_the_parent_alone_while_it_samples(arguments, tmp_path, numb
     assert started.left_behind() == ([], [])
     assert not [path for path in tmp_path.glob("run/**/.*") if not path.name.endswith(".lock")]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    survived("signals while it samples")
 
 
 @pytest.mark.usefixtures("programs")
@@ -123,7 +126,7 @@ def test_what_was_kept_is_used(arguments, tmp_path):
 
 @pytest.mark.parametrize("number", ENDING)
 @pytest.mark.parametrize("reached", ["gptbayes.signals", "numpy", "rich.console", "gptbayes.cli"])
-def test_a_signal_during_imports(tmp_path, number, reached):
+def test_a_signal_during_imports(tmp_path, survived, number, reached):
     """The interpreter tells which modules it has imported."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -148,6 +151,7 @@ def test_a_signal_during_imports(tmp_path, number, reached):
     assert one_line(errors, number), errors[-2000:]
     assert not list(temporary.iterdir())
     assert sessions(process.pid) == []
+    survived("signals during imports")
 
 
 @pytest.mark.usefixtures("programs")
