@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 SETTINGS = {"chains": 3, "iter_warmup": 60, "iter_sampling": 40, "seed": 2}
-FIT = ["fit", "--stage", "05", "--batch-size", "11", "--warmup", "300", "--draws", "700"]
+FIT = ["fit", "--stage", "05", "--batch-size", "11", "--warmup", "100", "--draws", "100"]
 FIT += ["--chains", "3"]
 
 
@@ -132,7 +132,7 @@ def test_workers_give_the_draws_of_this_machine(tmp_path, cluster, monkeypatch):
     cluster.add_worker()
     monkeypatch.chdir(tmp_path)  # relative paths mean nothing to a worker
     problem, told = small_problem("05"), []
-    settings = {**SETTINGS, "init": "pathfinder", "iter_sampling": 400}
+    settings = {**SETTINGS, "init": "pathfinder", "iter_sampling": 240}
     with cluster.client() as client:
         options = {"executor": client.get_executor(), "on_progress": told.append}
         there = fit.nuts(problem, "a", **options, **settings)
@@ -160,7 +160,7 @@ def test_everything_that_takes_an_executor_takes_this_one(tmp_path, runs):
             compile_program(program), DATA, draw_prior, folder / "levels", **tiny, **pool
         ).log_evidence,
         "calibrate": lambda folder, **pool: calibrate(
-            Experiment(bigram), folder / "ranks", replicates=2, **pool
+            Experiment(small_problem("01")), folder / "ranks", replicates=2, **pool
         )["rank"].values,
         "sbc": lambda folder, **pool: sbc(
             program, lambda rng: {"mu": rng.normal(0, 2)}, simulate, lambda p, data: p,
@@ -183,7 +183,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_chain(tmp_path, cluster):
     cluster.add_worker()
     cluster.add_worker()
     problem, killed = small_problem("05"), cluster.workers[1]
-    settings = {**SETTINGS, "chains": 2, "iter_warmup": 300, "iter_sampling": 600}
+    settings = {**SETTINGS, "chains": 2, "iter_warmup": 200, "iter_sampling": 200}
 
     def kill(_):
         if killed.poll() is None and samples(killed):

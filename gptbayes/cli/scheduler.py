@@ -40,7 +40,8 @@ def dask_executor(scheduler: str | None) -> Iterator[Executor | None]:
         raise ValueError("--scheduler needs Dask: pip install 'gptbayes[dask]'")
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says is said in one line
+    for handler in logging.getLogger("distributed").handlers:  # what it says is said in one line
+        handler.setLevel(logging.CRITICAL)
     where = {"scheduler_file" if scheduler.endswith(".json") else "address": scheduler}
     try:
         client = Client(**where, timeout=TIMEOUT)

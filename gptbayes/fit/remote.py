@@ -217,8 +217,8 @@ class Workers:
         return self.executor._client  # type: ignore[attr-defined]
 
     def _send(self, unit, **where):
-        # Not pure: a unit that is sent again is run again.
-        future = self.executor.submit(_run_remotely, unit, pure=False, **where)
+        how = {"pure": False, **where}  # not pure: a unit that is sent again is run again
+        future = self.executor.submit(_run_remotely, unit, **how)
         self._sent[future] = unit
         return future
 

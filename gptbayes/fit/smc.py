@@ -27,7 +27,8 @@ from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
 from gptbayes.fit.levels import Level, load_levels, run_level
-from gptbayes.fit.remote import Program, Workers
+from gptbayes.fit.programs import Program
+from gptbayes.fit.remote import Workers
 from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
 from gptbayes.fit.transitions import log_density_of, log_lik_of
 from gptbayes.fit.units import Progress, given_up_together

@@ -24,7 +24,8 @@ import xarray as xr
 from gptbayes import fit
 from gptbayes.corpus import whole_number
 from gptbayes.fit.directory import checked_seed, write_json
-from gptbayes.fit.remote import Program, Workers
+from gptbayes.fit.programs import Program
+from gptbayes.fit.remote import Workers
 from gptbayes.stats.uniformity import holm, uniformity_test
 from gptbayes.toolchain import compile_program
 from gptbayes.validate.experiment import Experiment, RankSettings, description_of
