@@ -42,7 +42,8 @@ OLDEST_CMDSTAN = (2, 37) if int(VERSION.split(".")[0]) >= 2 else (2, 33)
 
 _SCRIPT = """\
 #!/bin/sh
-# Run the program beside this script; what it prints goes to a file beside its output file.
+# Run the program beside this script; what it prints goes to a file beside its output file. The
+# pipe to cmdstanpy stays open as descriptor 3: it reads in a loop, which would never wait.
 program=${0%.logged}
 output= previous=
 for word in "$@"; do
@@ -50,7 +51,7 @@ for word in "$@"; do
   previous=$word
 done
 [ -n "$output" ] || exec "$program" "$@"
-exec "$program" "$@" > "${output%.*}.console" 2>&1
+exec "$program" "$@" 3>&1 > "${output%.*}.console" 2>&1
 """
 
 

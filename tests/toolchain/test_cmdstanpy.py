@@ -191,3 +191,17 @@ def test_nothing_private_of_cmdstanpy_is_used():
                 assert "CmdStan" not in "".join(map(ast.unparse, node.bases)), path
             if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("cmdstanpy."):
                 assert "._" not in ast.unparse(node).replace(".__version__", ""), path
+
+
+def test_the_pipe_of_a_program_is_open_until_it_ends(known_executable, tmp_path):
+    """cmdstanpy reads it in a loop, which would keep a core busy if it were closed."""
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nsleep 0.5\necho said\ntouch ended\n")
+    program.chmod(0o755)
+    script = known_executable.with_name(f"{known_executable.name}.logged")
+    logged = shutil.copy(script, tmp_path / "program.logged")
+    arguments = [logged, "output", f"file={tmp_path / 'draws.csv'}"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=tmp_path) as running:
+        assert running.stdout.read() == b""
+        assert (tmp_path / "ended").exists()
+    assert (tmp_path / "draws.console").read_text() == "said\n"
