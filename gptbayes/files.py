@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import itertools
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +35,38 @@ def replacing(path: str | Path) -> Iterator[Path]:
         To write to. It is removed if the block fails.
     """
     path = Path(path)
-    name = f".{path.name}.part-{_machine()}-{os.getpid()}-{next(_numbers)}"
-    partial = path.with_name(name)
+    partial = path.with_name(f"{_unfinished(path)}{next(_numbers)}")
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def work_folder(path: Path) -> Path:
+    """Make a folder beside a file, in which the file is made; its name says by which process.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        What is to be written.
+
+    Returns
+    -------
+    pathlib.Path
+        To be removed when the file is there.
+
+    See Also
+    --------
+    work_folder_of : One that a process uses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=_unfinished(path), dir=path.parent))
+
+
+def work_folder_of(path: Path) -> Path | None:
+    """A folder in which a file is being made, None if there is none."""
+    return next(path.parent.glob(f".{glob.escape(path.name)}.part-*"), None)
 
 
 def sha256(path: Path) -> str:
@@ -49,20 +76,20 @@ def sha256(path: Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove unfinished files of `replacing` whose process is gone.
+    """Remove files of `replacing` and folders of `work_folder` whose process is gone.
 
     Parameters
     ----------
     folder : pathlib.Path
-        Only files in this folder itself are looked at.
+        Only what is in this folder itself is looked at.
     """
     for path in folder.glob(".*.part-*"):
         with contextlib.suppress(OSError, ValueError):
             machine, process, _ = path.name.rpartition(".part-")[2].rsplit("-", 2)
-            age = time.time() - path.stat().st_mtime
+            age = time.time() - max(each.stat().st_mtime for each in (path, *path.rglob("*")))
             gone = not _is_running(int(process)) if machine == _machine() else age > ABANDONED_AGE
             if gone:
-                path.unlink()
+                remove(path)
 
 
 def remove(path: Path) -> None:
@@ -72,6 +99,10 @@ def remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _unfinished(path):
+    return f".{path.name}.part-{_machine()}-{os.getpid()}-"
 
 
 def _machine():

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,8 +14,13 @@ import xarray as xr
 from browser import opened
 from scipy.special import softmax
 
+from gptbayes import fit
+from gptbayes.cli import main
+from gptbayes.corpus import printable
 from gptbayes.inference import open_run, problem_of
 from gptbayes.model.forward import forward
+from gptbayes.model.problem import make_problem
+from gptbayes.model.stages import stage
 from gptbayes.report import write_report
 
 pytestmark = pytest.mark.usefixtures("programs", "browser")
@@ -159,3 +165,45 @@ def _check(tip, p, token):
     raised = total + (mean * np.log(mean)).sum()  # what was added for the finite number of draws
     assert -6e-4 <= raised < 0.1
     assert total - expected == pytest.approx(within, abs=2e-3)
+
+
+HOSTILE = (
+    "<script>hacked=1</script> <img src=x onerror=hacked=2> {{7*7}} {% raw %} ${7*7} </style> "
+    "\x1b[31m \x1b]0;t\x07 abc\u202edef \u2066ghi\u202bjkl &lt;b&gt; \"'>x "
+)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A report and a page of texts of a corpus that would like to be more than a text."""
+    folder = tmp_path_factory.mktemp("hostile")
+    source = "\u202eevil <script>hacked=3</script> {{7*7}} caf\udce9\x1b.txt"
+    problem = make_problem(stage("01"), HOSTILE * 4, source=printable(source), batch_size=9)
+    run = fit.nuts(problem, folder / "<b>x {{7*7}}", chains=2, iter_warmup=50, iter_sampling=50)
+    texts = folder / "texts.html"
+    arguments = ["--prompt", "abc\u202ed", "--length", "60", "--texts", "3", "--html", str(texts)]
+    assert main(["text", str(run), *arguments]) == 0
+    return {"report": write_report(run), "texts": texts}
+
+
+@pytest.mark.parametrize("name", ["report", "texts"])
+def test_hostile_text_is_nothing_but_text(browser, hostile, name):
+    """It runs no script, breaks no policy, is no template, and each character is in its place."""
+    with opened(browser, hostile[name]) as (page, complaints, requests):
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("typeof hacked") == "undefined"
+        said = page.evaluate("document.body.innerText")
+        places = page.evaluate(
+            """[...document.querySelectorAll(".text")].map(text => [...text.children].map(
+                each => { const box = each.getClientRects()[0]; return [box.top, box.left] }))"""
+        )
+    assert not complaints
+    assert all(url.startswith("data:") for url in requests[1:])
+    assert "{{7*7}}" in said
+    assert "49" not in said.replace("{{7*7}}", "") or name == "report"  # where numbers are many
+    assert not any(c in said for c in "\u202e\u2066\u202b\x1b\x07")
+    lines = [[(top, left) for top, left in text] for text in places]
+    assert any(len(text) > 50 for text in lines)
+    for text in lines:  # from left to right, then the next line
+        for (top, left), (below, right) in pairwise(text):
+            assert right > left or below > top

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from gptbayes import corpus, fit
+from gptbayes.cli.scheduler import dask_executor
 from gptbayes.cli.terminal import OUT, describe, print_findings
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import stage
@@ -26,9 +27,10 @@ OPTIONS = {
         "adapt_delta": "adapt_delta",
         "max_treedepth": "max_treedepth",
         "kernels": "kernels",
+        "only": "only",
     },
-    "pathfinder": {"paths": "paths", "draws": "draws", "kernels": "kernels"},
-    "optimize": {"starts": "starts", "kernels": "kernels"},
+    "pathfinder": {"paths": "paths", "draws": "draws", "kernels": "kernels", "only": "only"},
+    "optimize": {"starts": "starts", "kernels": "kernels", "only": "only"},
     "prior": {"draws": "draws"},
     "smc": {
         "replicates": "replicates",
@@ -61,6 +63,11 @@ def add_arguments(parser) -> None:
     add("--method", choices=METHODS, default="nuts")
     add("--out", type=Path, help="run directory (runs/STAGE-METHOD)")
     add("--seed", type=int, default=1, help="default 1")
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a Dask scheduler, tcp://HOST:PORT or its file FILE.json, whose workers run the units",
+    )
     _add_text_options(parser.add_argument_group("text"))
     _add_model_options(parser.add_argument_group("model"))
     _add_method_options(parser.add_argument_group("method"))
@@ -68,14 +75,21 @@ def add_arguments(parser) -> None:
 
 def _fit(arguments):
     options = _options(arguments)
+    if arguments.scheduler is not None and arguments.method == "prior":
+        raise ValueError("--scheduler has no effect with method prior, which runs on this machine")
     problem = _problem(arguments)
     out = arguments.out or Path("runs") / f"{problem.stage.number}-{arguments.method}"
     method = getattr(fit, arguments.method)
     if arguments.method == "prior":
         folder = fit.prior(problem, out, seed=arguments.seed, **options)
     else:
-        with progress_bars() as on_progress:
-            folder = method(problem, out, seed=arguments.seed, on_progress=on_progress, **options)
+        with dask_executor(arguments.scheduler) as executor, progress_bars() as on_progress:
+            options |= {"executor": executor, "on_progress": on_progress}
+            folder = method(problem, out, seed=arguments.seed, **options)
+    if arguments.only is not None:
+        rest = "the same command without --only runs what is missing and completes the run"
+        OUT.print(f"{folder}: {arguments.only} is done; {rest}", soft_wrap=True)
+        return
     analysis = Analysis.of_run(folder)
     print_findings(analysis.findings)
     if told := continuation(json.loads(analysis.idata.attrs["settings"])):
@@ -204,5 +218,8 @@ def _add_method_options(group):
     )
     add("--replicates", type=int, help="smc: independent runs, for errors (4)")
     add("--moves", type=int, help="smc: draws of each chain of a level (8)")
+    add(
+        "--only", metavar="UNIT", help="run chain-3, path-3 or start-3 only, beside other processes"
+    )
     add("--paths", type=int, help="Pathfinder paths (4)")
     add("--starts", type=int, help="starts of the optimiser (4)")

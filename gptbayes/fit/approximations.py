@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
-from gptbayes.fit.checks import positive
+from gptbayes.fit.checks import chosen, positive
 from gptbayes.fit.directory import run_directory
 from gptbayes.fit.starts import mode_unit, path_unit, random_inits
 from gptbayes.fit.units import Progress, run_units
@@ -22,6 +22,7 @@ def pathfinder(
     max_lbfgs_iters: int = 1000,
     kernels: str = "auto",
     seed: int = 1,
+    only: str | None = None,
     executor: Executor | None = None,
     on_progress: Callable[[list[Progress]], None] | None = None,
 ) -> Path:
@@ -44,6 +45,8 @@ def pathfinder(
         Maximum number of L-BFGS iterations of each path.
     kernels, seed, executor, on_progress
         As for `nuts`.
+    only : str, optional
+        A path, such as "path-3", as for `nuts`.
 
     Returns
     -------
@@ -65,14 +68,16 @@ def pathfinder(
     )
     settings = {"paths": paths, "draws": draws, "max_lbfgs_iters": max_lbfgs_iters}
     n_draws = paths * draws
-    with run_directory(problem, out, "pathfinder", settings, seed, n_draws, kernels=kernels) as run:
+    numbers, shared = chosen(only, "path", paths), only is not None
+    with run_directory(
+        problem, out, "pathfinder", settings, seed, n_draws, kernels=kernels, shared=shared
+    ) as run:
         inits = random_inits(run, problem, paths)
         units = [
-            path_unit(run, f"path {k}", init, k, draws, max_lbfgs_iters)
-            for k, init in enumerate(inits, start=1)
+            path_unit(run, f"path {k}", inits[k - 1], k, draws, max_lbfgs_iters) for k in numbers
         ]
         run_units(run, units, executor, on_progress)
-    return run.folder
+    return Path(out)
 
 
 def optimize(
@@ -83,6 +88,7 @@ def optimize(
     max_iterations: int = 20_000,
     kernels: str = "auto",
     seed: int = 1,
+    only: str | None = None,
     executor: Executor | None = None,
     on_progress: Callable[[list[Progress]], None] | None = None,
 ) -> Path:
@@ -102,6 +108,8 @@ def optimize(
         Maximum number of L-BFGS iterations from each starting point.
     kernels, seed, executor, on_progress
         As for `nuts`.
+    only : str, optional
+        A start, such as "start-3", as for `nuts`.
 
     Returns
     -------
@@ -119,11 +127,11 @@ def optimize(
     """
     starts, max_iterations = positive(starts=starts, max_iterations=max_iterations)
     settings = {"starts": starts, "max_iterations": max_iterations}
-    with run_directory(problem, out, "optimize", settings, seed, starts, kernels=kernels) as run:
+    numbers, shared = chosen(only, "start", starts), only is not None
+    with run_directory(
+        problem, out, "optimize", settings, seed, starts, kernels=kernels, shared=shared
+    ) as run:
         inits = random_inits(run, problem, starts)
-        units = [
-            mode_unit(run, f"start {k}", init, max_iterations)
-            for k, init in enumerate(inits, start=1)
-        ]
+        units = [mode_unit(run, f"start {k}", inits[k - 1], max_iterations) for k in numbers]
         run_units(run, units, executor, on_progress)
-    return run.folder
+    return Path(out)

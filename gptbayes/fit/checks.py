@@ -41,3 +41,22 @@ def positive(**values: object) -> list[int]:
         If one is not a positive integer, or above its bound.
     """
     return [whole_number(name, value, most=MOST[name]) for name, value in values.items()]
+
+
+def chosen(only: str | None, word: str, count: int) -> list[int]:
+    """Numbers of the units to run, counted from 1: all, or the one that is named.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+
+    Examples
+    --------
+    >>> chosen(None, "chain", 3), chosen("chain-2", "chain", 3)
+    ([1, 2, 3], [2])
+    """
+    numbers = [k for k in range(1, count + 1) if only in (None, f"{word}-{k}")]
+    if not numbers:
+        raise ValueError(f"only must be {word}-1 to {word}-{count}, got {only!r}")
+    return numbers

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,16 +14,13 @@ import numpy as np
 
 from gptbayes import __version__
 from gptbayes.corpus import whole_number
-from gptbayes.files import remove, remove_leftovers, replacing
+from gptbayes.files import remove_leftovers, replacing
 from gptbayes.fit import manifest, schema
-from gptbayes.fit.programs import executable_of
+from gptbayes.fit.programs import Program, executable_of
+from gptbayes.fit.resources import check_resources
 from gptbayes.model.problem import Problem
 from gptbayes.model.stan_data import from_stan_data, stan_data
 from gptbayes.toolchain import ensure_cmdstan, interface
-from gptbayes.toolchain.system import physical_memory
-
-BYTES_PER_VALUE = 22
-"""Size of a number in a CSV file with 17 significant digits."""
 
 
 def read_config(folder: str | Path) -> dict:
@@ -105,20 +101,28 @@ class Run:
     Attributes
     ----------
     folder : pathlib.Path
+        Absolute.
     executable : pathlib.Path or None
         The compiled Stan program; None for a run without Stan.
     seed : int
+    program : callable, optional
+        Tells other machines what the program is made of.
+    shared : bool
+        Whether other processes run other units of it at the same time.
     """
 
     folder: Path
     executable: Path | None
     seed: int
+    program: Callable[[], Program] | None = None
+    shared: bool = False
 
 
-@contextmanager
+@contextlib.contextmanager
 def run_directory(
-    problem, out, method, settings, seed, n_draws, *, kernels="auto", stan=True, growing=None
-) -> Iterator[Run]:
+    problem, out, method, settings, seed, n_draws, *,
+    kernels="auto", stan=True, growing=None, shared=False,
+) -> Iterator[Run]:  # fmt: skip
     """Check, create and lock a run directory, and compile its program.
 
     Parameters
@@ -138,6 +142,10 @@ def run_directory(
     growing : str, optional
         The setting that may be larger than that of the run which is there: it is then continued,
         and ``continued_after`` in its settings has the former value.
+    shared : bool
+        Whether other processes, maybe of other machines, run other units of the same run at the
+        same time. The directory is then not locked, and nothing is recorded in its manifest: a
+        later call does so.
 
     Yields
     ------
@@ -161,19 +169,11 @@ def run_directory(
     check_writable("the data", data)
     _check_configuration(folder, config, growing)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise _lock_error(folder) from None
-    except NotImplementedError:  # of filelock, where the file system has no locks at all
-        raise OSError(f"{folder} cannot be locked: its file system has no locks") from None
-    with lock:
-        _check_resources(problem, folder, n_draws)
+    with contextlib.nullcontext() if shared else _locked(folder):
+        check_resources(problem, folder, n_draws)
         for name in ("csv", "init"):  # before anything is compiled: it may not be allowed
             (folder / name).mkdir(exist_ok=True)
-            for leftover in (folder / name).glob(".*-*"):
-                remove(leftover)
+            remove_leftovers(folder / name)
         remove_leftovers(folder)
         if stan:
             ensure_cmdstan()
@@ -185,8 +185,26 @@ def run_directory(
             versions = {"versions": _versions(stan), "schema": schema.SCHEMA}
             write_json(folder / "config.json", {**config, **used, **versions})
         write_json(folder / "data.json", data)
-        manifest.record(folder, [folder / "config.json", folder / "data.json"])
-        yield Run(folder, executable.path if executable else None, seed)
+        if not shared:
+            manifest.record(folder, [folder / "config.json", folder / "data.json"])
+        if executable is None:
+            yield Run(folder.absolute(), None, seed)
+        else:
+            of = (executable.path, problem.stage, executable.kernels)
+            yield Run(folder.absolute(), executable.path, seed, lambda: Program.of(*of), shared)
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise _lock_error(folder) from None
+    except NotImplementedError:  # of filelock, where the file system has no locks at all
+        raise OSError(f"{folder} cannot be locked: its file system has no locks") from None
+    with lock:
+        yield
 
 
 def _lock_error(folder):
@@ -249,8 +267,29 @@ def _grow(folder, settings, growing):
         new = {**before, growing: settings[growing], "continued_after": after}
         for derived in ("posterior.nc", "symmetry.nc"):
             (folder / derived).unlink(missing_ok=True)
-        manifest.forget(folder, path)  # killed between the two, either is whole
-        write_json(path, {**there, "settings": new})
+        _write_config(folder, {**there, "settings": new})
+
+
+def note_setups(folder: Path, setups: Mapping[str, str]) -> None:
+    """Note which files of a run were made on a machine with another set-up than this one's.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        A run directory.
+    setups : mapping of str to str
+        Machine and set-up by name of the file.
+    """
+    there = read_config(folder) if setups else {}
+    noted = {**there.get("setups", {}), **setups}
+    if noted != there.get("setups", {}):
+        _write_config(folder, {**there, "setups": noted})
+        manifest.record(folder, [folder / "config.json"])
+
+
+def _write_config(folder, config):
+    manifest.forget(folder, folder / "config.json")  # killed between the two, either is whole
+    write_json(folder / "config.json", config)
 
 
 def _check_configuration(folder, config, growing=None):
@@ -259,7 +298,8 @@ def _check_configuration(folder, config, growing=None):
     if not folder.is_dir():
         raise ValueError(f"a run needs a directory, got the file {folder}")
     if not (folder / "config.json").exists():
-        if any(not path.name.startswith(".") for path in folder.iterdir()):
+        begun = {folder / name for name in ("csv", "init")}  # before it was interrupted
+        if any(_visible(folder) - begun) or any(_visible(each) for each in begun):
             raise ValueError(
                 f"{folder} is not empty and not a run directory, choose another directory"
             )
@@ -278,6 +318,11 @@ def _check_configuration(folder, config, growing=None):
         )
 
 
+def _visible(folder):
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {path for path in paths if not path.name.startswith(".")}
+
+
 def _flat(config):
     flat = {}
     for key, value in config.items():
@@ -286,26 +331,6 @@ def _flat(config):
         else:
             flat[key] = value
     return flat
-
-
-def _check_resources(problem, folder, n_draws):
-    n_columns = problem.stage.n_parameters(problem.design) + problem.n_targets
-    n_values = n_draws * (n_columns + problem.n_new_tokens)
-    present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    on_disk = n_values * (BYTES_PER_VALUE + 8) - present  # CSV and netCDF
-    in_memory = 4 * 8 * n_values  # draws are read, converted, saved and analyzed
-    free = shutil.disk_usage(folder).free
-    needs = [(on_disk, free, "disk"), (in_memory, physical_memory(), "memory")]
-    for need, have, what in needs:
-        if have is not None and need > have:
-            raise RuntimeError(
-                f"{n_draws} draws of {n_columns} numbers need about {_megabytes(need)} of {what}, "
-                f"got {_megabytes(have)}"
-            )
-
-
-def _megabytes(n_bytes):
-    return f"{n_bytes / 1e6:,.0f} MB"
 
 
 def checked_seed(seed) -> int:
@@ -352,11 +377,17 @@ def check_writable(what: str, value) -> None:
 def write_json(path: Path, value) -> None:
     """Write a JSON file atomically, so that a reader never finds an incomplete file.
 
+    A file that has this content is left alone: on a network file system, whoever reads a file that
+    is replaced may fail.
+
     Parameters
     ----------
     path : pathlib.Path
     value
         Anything that `json.dumps` accepts.
     """
+    text = json.dumps(value).encode()
+    if path.is_file() and path.read_bytes() == text:
+        return
     with replacing(path) as partial:
-        partial.write_text(json.dumps(value), encoding="utf-8")
+        partial.write_bytes(text)

@@ -122,9 +122,25 @@ class LevelUnit:
     max_treedepth: int
     seed: int
 
+    @property
+    def inputs(self) -> list[str]:
+        """Paths of the files that it reads."""
+        before = _particles(Path(self.folder), self.number - 1)
+        return [self.data, str(before), *([self.metric] if self.metric else [])]
 
-def run_level(unit: LevelUnit) -> None:
-    """Run a level in a folder of its own, then move what is kept into place."""
+
+def run_level(unit: LevelUnit) -> list[Path]:
+    """Run a level in a folder of its own, then move what is kept into place.
+
+    Parameters
+    ----------
+    unit : LevelUnit
+
+    Returns
+    -------
+    list of pathlib.Path
+        What is kept, in the order in which it is moved.
+    """
     folder, begun = Path(unit.folder), time.perf_counter()
     before = load_particles(folder, unit.number - 1)
     work = Path(tempfile.mkdtemp(prefix=f".level-{unit.number}-", dir=folder))
@@ -152,7 +168,7 @@ def run_level(unit: LevelUnit) -> None:
         except ValueError as error:
             raise RuntimeError(f"{unit.label} failed: {error}; is the disk full?") from None
         level = _level(unit, step_size, drawn, begun)
-        _keep(unit, level, joined, {name: drawn.variables[name] for name in before})
+        return _keep(unit, level, joined, {name: drawn.variables[name] for name in before})
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -174,7 +190,7 @@ def keep_prior(
     """
     nan, ancestor = float("nan"), np.arange(log_lik.size).reshape(log_lik.shape)
     start = np.empty(0, dtype=int)
-    _save(folder / "particles-0.npz", particles)
+    _save(_particles(folder, 0), particles)
     level = Level(0.0, 0.0, 1.0, nan, nan, nan, 0, seconds, 0.0, start, ancestor, log_lik)
     _save(folder / "level-0.npz", level._asdict())
 
@@ -216,7 +232,7 @@ def load_levels(folder: Path, first: int = 0) -> list[Level]:
 
 def load_particles(folder: Path, number: int) -> dict[str, np.ndarray]:
     """The particles of the newest level, each ``(particle, stan_shape)``."""
-    path = folder / f"particles-{number}.npz"
+    path = _particles(folder, number)
     try:
         with np.load(path) as file:
             return dict(file)
@@ -247,11 +263,19 @@ def _keep(unit, level, joined, particles):
     """First what the level's own file promises, that file, and then nothing that is outdated."""
     folder = Path(unit.folder)
     if unit.last:
-        os.replace(joined, folder.with_suffix(".csv"))
+        draws = folder.with_suffix(".csv")
+        os.replace(joined, draws)
     else:
-        _save(folder / f"particles-{unit.number}.npz", particles)
-    _save(folder / f"level-{unit.number}.npz", level._asdict())
-    (folder / f"particles-{unit.number - 1}.npz").unlink(missing_ok=True)
+        draws = _particles(folder, unit.number)
+        _save(draws, particles)
+    described = folder / f"level-{unit.number}.npz"
+    _save(described, level._asdict())
+    _particles(folder, unit.number - 1).unlink(missing_ok=True)
+    return [draws, described]
+
+
+def _particles(folder, number):
+    return folder / f"particles-{number}.npz"
 
 
 def _save(path, arrays):

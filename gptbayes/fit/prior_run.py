@@ -64,7 +64,7 @@ def prior(problem: Problem, out: str | Path, *, draws: int = 1000, seed: int = 1
         if not csv.exists():
             write_csv(csv, _stan_variables(problem, draws, np.random.default_rng(seed)))
             manifest.record(run.folder, [csv])
-    return run.folder
+    return Path(out)
 
 
 def _stan_variables(problem, n_draws, rng):

@@ -7,11 +7,13 @@ With the kernels, one expression of the program is replaced before it is compile
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from gptbayes import home
 from gptbayes.model import kernel_sources
-from gptbayes.model.stages import Stage
+from gptbayes.model.stages import Stage, stage
 from gptbayes.toolchain import Kernels, ToolchainError, cache, compile_program
 
 KERNELS = ("auto", "stan", "c++")
@@ -30,6 +32,57 @@ class Executable(NamedTuple):
 
     path: Path
     kernels: str
+
+
+class Program(NamedTuple):
+    """A Stan program that another machine can compile.
+
+    Attributes
+    ----------
+    name : str
+        Number of a stage, or file name of a program.
+    kernels : {"stan", "c++"}
+        What computes the likelihood of a stage.
+    sources : tuple of (str, str)
+        File names and texts of a program that is no stage of this package, and below ``include``
+        of what it includes.
+    """
+
+    name: str
+    kernels: str = "stan"
+    sources: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, executable: Path, of: Stage | None = None, kernels: str = "stan") -> Program:
+        """The program of an executable, which is a stage or has its source beside it.
+
+        Raises
+        ------
+        ValueError
+            If it has none.
+        """
+        if of is not None and of.folder is None:
+            return cls(of.number, kernels)
+        folder, name = executable.parent, f"{executable.name}.stan"
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"Dask's workers compile programs themselves, and {executable} has no {name} "
+                "beside it"
+            )
+        paths = [folder / name, *(p for p in (folder / "include").rglob("*") if p.is_file())]
+        texts = [(p.relative_to(folder).as_posix(), p.read_text(encoding="utf-8")) for p in paths]
+        return cls(name, sources=tuple(texts))
+
+    def compiled(self) -> Path:
+        """The executable on this machine."""
+        if not self.sources:
+            return executable_of(stage(self.name), self.kernels).path
+        with tempfile.TemporaryDirectory(dir=home.temporary_folder()) as folder:
+            for name, text in self.sources:
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            return compile_program(Path(folder) / self.name, [Path(folder) / "include"])
 
 
 def executable_of(stage: Stage, kernels: str = "auto") -> Executable:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gptbayes.corpus import real_number
-from gptbayes.fit.checks import check_one_of, positive
+from gptbayes.fit.checks import check_one_of, chosen, positive
 from gptbayes.fit.continuation import continued_arguments
 from gptbayes.fit.directory import read_config, run_directory, write_json
 from gptbayes.fit.parts import label_of, parts_of
@@ -39,6 +39,7 @@ def nuts(
     max_treedepth: int = 10,
     kernels: str = "auto",
     seed: int = 1,
+    only: str | None = None,
     executor: Executor | None = None,
     on_progress: Callable[[list[Progress]], None] | None = None,
 ) -> Path:
@@ -78,8 +79,13 @@ def nuts(
         equals plain Stan up to rounding, and is many times faster. "auto" is "c++" where it can be
         compiled.
     seed : int
+    only : str, optional
+        A chain, such as "chain-3", the only one that is run. So each process of many, on machines
+        that share a disk, runs one chain of the same run directory, which is not locked. The same
+        call without it afterwards checks and records the chains, and runs those that are missing.
     executor : concurrent.futures.Executor, optional
-        Runs the chains. By default a pool with one worker for each core of this machine.
+        Runs the chains. By default a pool with one worker for each core of this machine; with
+        ``client.get_executor()`` of a Dask client, its workers, which need share no disk with it.
     on_progress : callable, optional
         Called several times a second with the progress of all chains.
 
@@ -121,6 +127,7 @@ def nuts(
     adapt_delta = real_number("adapt_delta", adapt_delta, "between 0 and 1")
     if not 0 < adapt_delta < 1:
         raise ValueError(f"adapt_delta must be between 0 and 1, got {adapt_delta!r}")
+    numbers, start_of = chosen(only, "chain", chains), start_of_chain(chains, superchains)
     settings = {
         "chains": chains,
         "superchains": superchains,
@@ -141,11 +148,12 @@ def nuts(
     }
     n_draws = chains * iter_sampling
     with run_directory(
-        problem, out, "nuts", settings, seed, n_draws, kernels=kernels, growing="iter_sampling"
-    ) as run:
+        problem, out, "nuts", settings, seed, n_draws,
+        kernels=kernels, growing="iter_sampling", shared=only is not None,
+    ) as run:  # fmt: skip
         first, *more = parts_of(read_config(run.folder)["settings"])
-        n_starts = superchains or chains
-        inits = chain_inits(run, problem, init, n_starts, executor, on_progress)
+        n_starts, wanted = superchains or chains, {start_of[k - 1] for k in numbers}
+        inits = chain_inits(run, problem, init, n_starts, wanted, executor, on_progress)
         arguments |= _metric_arguments(run, problem, metric, iter_warmup)
         units = [
             make_unit(
@@ -155,13 +163,13 @@ def nuts(
                 {
                     **arguments,
                     "chain_ids": [k],
-                    "inits": str(inits[start]),
+                    "inits": str(inits[start_of[k - 1]]),
                     "iter_sampling": first.n_draws,
                 },
                 total=iter_warmup + first.n_draws,
                 n_draws=first.n_draws,
             )
-            for k, start in enumerate(start_of_chain(chains, superchains), start=1)
+            for k in numbers
         ]
         run_units(run, units, executor, on_progress)
         for before, part in pairwise([first, *more]):
@@ -181,10 +189,10 @@ def nuts(
                     total=part.n_draws,
                     n_draws=part.n_draws,
                 )
-                for k in range(1, chains + 1)
+                for k in numbers
             ]
             run_units(run, units, executor, on_progress)
-    return run.folder
+    return Path(out)
 
 
 def start_of_chain(chains: int, superchains: int | None) -> list[int]:

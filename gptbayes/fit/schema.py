@@ -116,6 +116,7 @@ class Config(Struct):
     data_sha256: Digest
     kernels: Literal["stan", "c++"] | None = None
     versions: dict[str, str] = {}
+    setups: dict[str, str] = {}
     schema: Version = SCHEMA
 
 

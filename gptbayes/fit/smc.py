@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import write_json
 from gptbayes.fit.draws import Draws, read_csv
 from gptbayes.fit.levels import Level, load_levels, run_level
+from gptbayes.fit.programs import Program
+from gptbayes.fit.remote import Workers
 from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
 from gptbayes.fit.transitions import log_density_of, log_lik_of
 from gptbayes.fit.units import Progress, given_up_together
@@ -182,7 +185,7 @@ def sequential_monte_carlo(
 
 def temper(
     *, executable, data, folder, draw_prior, settings, replicates, inverse_metric, seed,
-    executor=None, on_progress=None, on_complete=None,
+    program=None, executor=None, on_progress=None, on_complete=None,
 ) -> list[list[Level]]:  # fmt: skip
     """Run the levels that are missing; `sequential_monte_carlo` without its checks.
 
@@ -195,8 +198,11 @@ def temper(
     settings : Settings
     replicates, inverse_metric, seed, executor, on_progress
         As for `sequential_monte_carlo`.
+    program : callable, optional
+        Tells other machines what the program is made of; by default, what is beside it.
     on_complete : callable, optional
-        Called with the CSV file of each replicate that is complete.
+        Called with the CSV file of each replicate that is complete, and with
+        `gptbayes.fit.remote.Workers.setups`.
 
     Returns
     -------
@@ -218,37 +224,46 @@ def temper(
     ]
     for each in running:
         each.begin(draw_prior)
+
+    def drive(executor):
+        root = os.path.commonpath([folder, data.parent])
+        of = program or (lambda: Program.of(executable))
+        with Workers(executor, root, executable, of) as workers:
+            _drive(running, workers, on_progress, on_complete)
+
     if executor is not None:
-        _drive(running, executor, on_progress, on_complete)
+        drive(executor)
     elif not all(each.finished for each in running):
         with ThreadPoolExecutor(max_workers=min(replicates, n_cores())) as pool:
-            _drive(running, pool, on_progress, on_complete)
+            drive(pool)
     return [each.levels for each in running]
 
 
-def _drive(replicates, executor, on_progress, on_complete):
+def _drive(replicates, workers, on_progress, on_complete):
     """One level after the other of every replicate; after the first failure none that is new."""
     running: dict[Future, Any] = {}
 
     def submit():
         for replicate in replicates:
             if not replicate.finished and replicate.ready and replicate not in running.values():
-                running[executor.submit(run_level, replicate.next_unit())] = replicate
+                unit = replicate.next_unit()
+                running[workers.submit(run_level, unit, unit.inputs)] = replicate
                 replicate.begun = True
 
     def folders():
         return [work for each in replicates for work in each.folder.glob(".level-*-*")]
 
-    with given_up_together(executor, running, folders):
+    with given_up_together(workers.executor, running, folders):
         submit()
         while running:
-            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in workers.wait(running):
                 replicate = running.pop(future)
-                future.result()
+                if again := workers.receive(future):
+                    running[again] = replicate
+                    continue
                 replicate.levels += load_levels(replicate.folder, len(replicate.levels))
                 if replicate.finished and on_complete:
-                    on_complete(replicate.csv)
+                    on_complete(replicate.csv, workers.setups)
             submit()
             if on_progress:
                 on_progress([replicate.progress() for replicate in replicates])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gptbayes.fit import manifest
 from gptbayes.fit.checks import positive
-from gptbayes.fit.directory import run_directory
+from gptbayes.fit.directory import note_setups, run_directory
 from gptbayes.fit.replicate import Settings, csv_of
 from gptbayes.fit.sampling import prior_variances
 from gptbayes.fit.smc import temper
@@ -123,6 +123,11 @@ def smc(
         ]
         for path in there:
             manifest.verify(run.folder, path, "delete it and run the same fit again")
+
+        def record(csv, setups):
+            manifest.record(run.folder, [csv])
+            note_setups(run.folder, setups)
+
         temper(
             executable=run.executable,
             data=run.folder / "data.json",
@@ -132,8 +137,9 @@ def smc(
             replicates=replicates,
             inverse_metric=prior_variances(problem),
             seed=seed,
+            program=run.program,
             executor=executor,
             on_progress=on_progress,
-            on_complete=lambda csv: manifest.record(run.folder, [csv]),
+            on_complete=record,
         )
-    return run.folder
+    return Path(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -42,9 +42,10 @@ def chain_inits(
     problem: Problem,
     init: str,
     count: int,
+    wanted: Collection[int],
     executor: Executor | None,
     on_progress: Callable[[list[Progress]], None] | None,
-) -> list[Path]:
+) -> dict[int, Path]:
     """Write starting points of chains of NUTS.
 
     Parameters
@@ -55,38 +56,39 @@ def chain_inits(
         As for `gptbayes.fit.nuts`.
     count : int
         Number of starting points.
+    wanted : collection of int
+        0-based, those that are used.
     executor, on_progress
         As for `gptbayes.fit.nuts`.
 
     Returns
     -------
-    list of pathlib.Path
-        JSON files with initial values for CmdStan.
+    dict of int to pathlib.Path
+        JSON files with initial values for CmdStan, of those that are wanted.
 
     Raises
     ------
     RuntimeError
         If a path or an optimization fails.
     """
-    random = random_inits(run, problem, count)
+    random = {k: path for k, path in enumerate(random_inits(run, problem, count)) if k in wanted}
     if init == "random":
         return random
     if init == "optimize":
-        units = [
-            mode_unit(run, f"mode {k}", start, 20_000, "init")
-            for k, start in enumerate(random, start=1)
-        ]
+        units = {
+            k: mode_unit(run, f"mode {k + 1}", start, 20_000, "init") for k, start in random.items()
+        }
     else:
-        units = [
-            path_unit(run, f"path {k}", start, k, 1, 1000, "init")
-            for k, start in enumerate(random, start=1)
-        ]
-    run_units(run, units, executor, on_progress)
+        units = {
+            k: path_unit(run, f"path {k + 1}", start, k + 1, 1, 1000, "init")
+            for k, start in random.items()
+        }
+    run_units(run, list(units.values()), executor, on_progress)
     names = [parameter.name for parameter in problem.stage.parameters]
-    inits = []
-    for k, unit in enumerate(units):
+    inits = {}
+    for k, unit in units.items():
         draws = read_csv(Path(unit.csv), 1).variables
-        inits.append(_write_init(run, k, {name: draws[name][0] for name in names}, init))
+        inits[k] = _write_init(run, k, {name: draws[name][0] for name in names}, init)
     return inits
 
 

@@ -7,21 +7,25 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from gptbayes.files import work_folder, work_folder_of
 from gptbayes.fit import manifest
-from gptbayes.fit.directory import Run
+from gptbayes.fit.directory import Run, note_setups
 from gptbayes.fit.draws import NOT_CONVERGED, check_csv
+from gptbayes.fit.remote import Workers
 from gptbayes.processes import end_descendants
 from gptbayes.toolchain import interface
 from gptbayes.toolchain.system import n_cores
+
+_FILES = ("inits", "inv_metric")
+"""Arguments of a unit that are paths of files."""
 
 SIG_FIGS = 17
 """Significant digits in the CSV files: enough to write a double without loss."""
@@ -78,6 +82,11 @@ class Unit:
     total: int
     n_draws: int
 
+    @property
+    def inputs(self) -> list[str]:
+        """Paths of the files that it reads."""
+        return [self.data, *(self.arguments[k] for k in _FILES if k in self.arguments)]
+
 
 def make_unit(
     run: Run, label: str, method: str, arguments: dict, *, total=1, n_draws=1, folder="csv"
@@ -112,12 +121,17 @@ def make_unit(
     )
 
 
-def run_unit(unit: Unit) -> None:
+def run_unit(unit: Unit) -> list[Path]:
     """Run one unit in a temporary folder, then move its CSV file into place.
 
     Parameters
     ----------
     unit : Unit
+
+    Returns
+    -------
+    list of pathlib.Path
+        The CSV file.
 
     Raises
     ------
@@ -125,7 +139,7 @@ def run_unit(unit: Unit) -> None:
         If CmdStan fails or its CSV file is incomplete.
     """
     csv = Path(unit.csv)
-    work = Path(tempfile.mkdtemp(prefix=f".{csv.stem}-", dir=csv.parent))
+    work = work_folder(csv)
     try:
         try:
             # CmdStan always writes a profile: keep it out of the user's working directory.
@@ -151,6 +165,7 @@ def run_unit(unit: Unit) -> None:
         os.replace(result, csv)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    return [csv]
 
 
 def run_units(
@@ -161,12 +176,15 @@ def run_units(
 ) -> None:
     """Run the units whose CSV files do not exist yet, and record those that are complete.
 
+    Those of a run that is shared with other processes are recorded by a later call.
+
     Parameters
     ----------
     run : Run
     units : sequence of Unit
     executor : concurrent.futures.Executor, optional
-        By default a pool with one worker for each core of this machine.
+        By default a pool with one worker for each core of this machine. The workers of a Dask
+        client, ``client.get_executor()``, need share no disk with this machine.
     on_progress : callable, optional
         Called several times a second with the progress of all units.
 
@@ -178,7 +196,8 @@ def run_units(
         If a file that exists is damaged.
     """
     missing = [unit for unit in units if not Path(unit.csv).exists()]
-    _check_finished(run, [unit for unit in units if Path(unit.csv).exists()])
+    if not run.shared:
+        _check_finished(run, [unit for unit in units if Path(unit.csv).exists()])
     if executor is not None:
         _run_on(executor, run, missing, units, on_progress)
     elif missing:
@@ -198,18 +217,36 @@ def _check_finished(run, units):
 
 
 def _run_on(executor, run, missing, units, on_progress):
-    pending = {executor.submit(run_unit, unit): unit for unit in missing}
-    with given_up_together(executor, pending, lambda: filter(None, map(_work_of, missing))):
-        while pending:
-            done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            finished = {future: pending.pop(future) for future in done}
-            complete = [unit for future, unit in finished.items() if not future.exception()]
-            if complete:
-                manifest.record(run.folder, [Path(unit.csv) for unit in complete])
-            for future in finished:
-                future.result()
-            if on_progress:
-                on_progress([_progress(unit) for unit in units])
+    with Workers(executor, run.folder, run.executable, run.program) as workers:
+        pending = {
+            workers.submit(run_unit, unit, unit.inputs, _iterations): unit for unit in missing
+        }
+        with given_up_together(executor, pending, lambda: filter(None, map(_work_of, missing))):
+            while pending:
+                finished = {future: pending.pop(future) for future in workers.wait(pending)}
+                _take(run, workers, finished, pending)
+                if on_progress:
+                    on_progress([_progress(unit, workers.done) for unit in units])
+
+
+def _take(run, workers, finished, pending):
+    """Take what finished units made, put those that run again back, then raise the first error."""
+    complete, errors = [], []
+    for future, unit in finished.items():
+        try:
+            again = workers.receive(future)
+        except Exception as error:
+            errors.append(error)
+            continue
+        if again:
+            pending[again] = unit
+        else:
+            complete.append(Path(unit.csv))
+    if complete and not run.shared:
+        manifest.record(run.folder, complete)
+        note_setups(run.folder, workers.setups)
+    if errors:
+        raise errors[0]
 
 
 @contextmanager
@@ -243,13 +280,18 @@ def given_up_together(
         raise
 
 
-def _progress(unit):
-    csv = Path(unit.csv)
-    if csv.exists():
+def _progress(unit, elsewhere):
+    if Path(unit.csv).exists():
         return Progress(unit.label, unit.total, unit.total, True)
+    if unit.label in elsewhere:
+        return Progress(unit.label, elsewhere[unit.label], unit.total, True)
+    return Progress(unit.label, _iterations(unit), unit.total, _work_of(unit) is not None)
+
+
+def _iterations(unit):
+    """How many iterations a unit that runs on this machine has done."""
     work = _work_of(unit)
-    done = 0 if work is None else min(interface.last_iteration(work), unit.total)
-    return Progress(unit.label, done, unit.total, work is not None)
+    return 0 if work is None else min(interface.last_iteration(work), unit.total)
 
 
 def _early_stop(unit, work):
@@ -263,9 +305,8 @@ def _early_stop(unit, work):
 
 
 def _work_of(unit):
-    """The temporary folder in which a unit runs, None if it does not."""
-    csv = Path(unit.csv)
-    return next(csv.parent.glob(f".{csv.stem}-*"), None)
+    """The folder in which a unit runs, None if it does not."""
+    return work_folder_of(Path(unit.csv))
 
 
 def _reason(unit, work, error):
@@ -273,7 +314,7 @@ def _reason(unit, work, error):
     console = interface.console(work)
     lines = [] if console is None else console.read_text(errors="replace").splitlines()
     messages = [line.strip() for line in lines if line.strip()]
-    if messages:
+    if messages and not messages[-1].startswith("Iteration:"):  # then it was in the middle
         return messages[-1]
     found = re.search(r"retcodes=\[(-?\d+)\]", str(error))
     if not found:

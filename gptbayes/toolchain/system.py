@@ -71,6 +71,16 @@ def physical_memory() -> int | None:
     return n_bytes if n_bytes > 0 else None  # -1 is "not determined"
 
 
+def processor() -> str:
+    """The name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
 def jobs() -> int:
     """How many compilers to run at once: at most four, each with 2 GB of memory and a core."""
     memory = physical_memory()

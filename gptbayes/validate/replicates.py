@@ -239,12 +239,17 @@ class Replicate:
     result: str
 
 
-def run_replicate(unit: Replicate) -> None:
+def run_replicate(unit: Replicate) -> list[Path]:
     """Draw parameters, simulate data, fit them, and write the ranks to a JSON file.
 
     Parameters
     ----------
     unit : Replicate
+
+    Returns
+    -------
+    list of pathlib.Path
+        That file.
 
     Raises
     ------
@@ -271,6 +276,7 @@ def run_replicate(unit: Replicate) -> None:
         "seconds": round(time.perf_counter() - start, 3),
     }
     write_json(Path(unit.result), result)
+    return [Path(unit.result)]
 
 
 def _fit_until_long_enough(model, settings, data, seed):

@@ -13,13 +13,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import (
-    FIRST_EXCEPTION,
-    Executor,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,6 +24,8 @@ import xarray as xr
 from gptbayes import fit
 from gptbayes.corpus import whole_number
 from gptbayes.fit.directory import checked_seed, write_json
+from gptbayes.fit.programs import Program
+from gptbayes.fit.remote import Workers
 from gptbayes.stats.uniformity import holm, uniformity_test
 from gptbayes.toolchain import compile_program
 from gptbayes.validate.experiment import Experiment, RankSettings, description_of
@@ -253,10 +249,10 @@ def _calibrate(
     if missing and prepare is not None:
         prepare()  # compile once, before the replicates start
     if missing and isinstance(executor, Executor):
-        _run(missing, len(units), executor, on_progress, out.name)
+        _run(missing, len(units), executor, on_progress, out)
     elif missing:
         with executor() as pool:
-            _run(missing, len(units), pool, on_progress, out.name)
+            _run(missing, len(units), pool, on_progress, out)
     return _collect([_read(Path(unit.result)) for unit in units], settings.n_ranked)
 
 
@@ -272,21 +268,23 @@ def _source(function):
         return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def _run(missing, total, executor, on_progress, label):
+def _run(missing, total, executor, on_progress, out):
     """Run all missing replicates. After the first failure or Ctrl-C, cancel those that wait."""
-    futures = [executor.submit(run_replicate, unit) for unit in missing]
-    pending = set(futures)
-    try:
-        while pending:
-            finished, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-            for future in finished:
-                future.result()
-            if on_progress:
-                done = total - sum(not future.done() for future in futures)
-                on_progress([fit.Progress(label, done, total, True)])
-    finally:
-        for future in pending:
-            future.cancel()
+    executable = getattr(missing[0].model, "executable", None)
+    program = (lambda: Program.of(Path(executable))) if executable else None
+    with Workers(executor, out, executable or "", program) as workers:
+        pending = {workers.submit(run_replicate, unit): unit for unit in missing}
+        try:
+            while pending:
+                for future in workers.wait(pending):
+                    unit = pending.pop(future)
+                    if again := workers.receive(future):
+                        pending[again] = unit
+                if on_progress:
+                    on_progress([fit.Progress(out.name, total - len(pending), total, True)])
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def _check_same_experiment(out, description):

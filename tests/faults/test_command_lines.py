@@ -72,7 +72,7 @@ def one_line(told):
 
 
 @pytest.mark.parametrize("command", ["fit", "text", "attention", "symmetry", "compare", "evidence"])
-def test_any_command_line_ends_in_one_line(tmp_path_factory, capsys, command):
+def test_any_command_line_ends_in_one_line(tmp_path_factory, capsys, survived, command):
     """Nothing is fitted, for the run directory is a file; nor read, for there is none."""
     folder = tmp_path_factory.mktemp("lines")
     (folder / "text.txt").write_text(TEXT)
@@ -89,6 +89,7 @@ def test_any_command_line_ends_in_one_line(tmp_path_factory, capsys, command):
         status, told = ended([command, *begin, *words], capsys)
         assert status in (1, 2), words
         assert one_line(told), (words, told)
+        survived(f"command lines of {command}")
 
     refused()
 
@@ -129,3 +130,10 @@ def test_masks_of_many_layers_are_refused(tmp_path, capsys):
 
 def test_every_command_is_tried():
     assert {"fit", "text", "attention", "symmetry", "compare", "evidence"} < set(COMMANDS)
+
+
+def test_a_scheduler_has_work_or_is_refused(tmp_path, capsys):
+    argv = ["fit", "--stage", "05", "--method", "prior", "--scheduler", "tcp://127.0.0.1:9"]
+    status, told = ended([*argv, "--out", str(tmp_path / "run")], capsys)
+    assert status == 2
+    assert "--scheduler has no effect with method prior" in told

@@ -54,7 +54,7 @@ def same(ours, theirs):
 @pytest.mark.parametrize(
     "name", ["config.json", "data.json", "manifest.json", "csv/prior-1.csv", "posterior.nc"]
 )
-def test_a_flipped_bit_is_found_or_changes_nothing(whole, run, name):
+def test_a_flipped_bit_is_found_or_changes_nothing(whole, run, survived, name):
     """Whichever bit of whichever file: the message names the file."""
     original, damaged = open_run(whole), run / name
     content, chosen, found = damaged.read_bytes(), random.Random(f"{SEED} {name}"), 0
@@ -72,6 +72,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(whole, run, name):
             found += 1
         else:
             same(opened, original)
+        survived(f"flipped bits of {name}")
     if name.endswith((".json", ".csv")):
         assert found == 6 * MANY
     damaged.write_bytes(content)
@@ -172,7 +173,7 @@ def changed(value, place, remove, new):
 
 
 @pytest.mark.parametrize("name", ["config.json", "data.json", "manifest.json"])
-def test_malformed_json_is_refused_in_one_line(whole, tmp_path_factory, name):
+def test_malformed_json_is_refused_in_one_line(whole, tmp_path_factory, survived, name):
     """Any value of it replaced by any other, or gone: a ValueError, or a run as good as any."""
     original = json.loads((whole / name).read_text())
     run = tmp_path_factory.mktemp("foreign") / "run"
@@ -194,6 +195,7 @@ def test_malformed_json_is_refused_in_one_line(whole, tmp_path_factory, name):
             assert "\n" not in str(error).strip()
         (run / "posterior.nc").unlink(missing_ok=True)
         assert set(run.parent.iterdir()) == outside
+        survived(f"malformed values of {name}")
 
     refused_or_read()
 

@@ -44,11 +44,14 @@ class Started:
             time.sleep(0.01)
 
     def send(self, number):
-        """Send a signal to the parent alone; its error output, and how long it took to end."""
+        """Send a signal to the parent alone; its error output, and how long programs lived on."""
         begun = time.monotonic()
         self.process.send_signal(number)
+        while any(b"/models/" in line for line in sessions(self.process.pid)):
+            time.sleep(0.01)
+        seconds = time.monotonic() - begun
         _, errors = self.process.communicate(timeout=60)
-        return errors, time.monotonic() - begun
+        return errors, seconds
 
     def left_behind(self):
         """Processes of the session, and temporary files."""
@@ -84,7 +87,9 @@ def one_line(errors, number):
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("number", ENDING)
 @pytest.mark.parametrize("method", ["nuts", "smc"])
-def test_a_signal_to_the_parent_alone_while_it_samples(arguments, tmp_path, number, method):
+def test_a_signal_to_the_parent_alone_while_it_samples(
+    arguments, tmp_path, survived, number, method
+):
     """Finished chains stay, and the same command runs those that are missing."""
     more = {
         "nuts": ["--chains", 5, "--warmup", 300, "--draws", 300],
@@ -101,6 +106,7 @@ def test_a_signal_to_the_parent_alone_while_it_samples(arguments, tmp_path, numb
     assert started.left_behind() == ([], [])
     assert not [path for path in tmp_path.glob("run/**/.*") if not path.name.endswith(".lock")]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    survived("signals while it samples")
 
 
 @pytest.mark.usefixtures("programs")
@@ -120,18 +126,17 @@ def test_what_was_kept_is_used(arguments, tmp_path):
 
 @pytest.mark.parametrize("number", ENDING)
 @pytest.mark.parametrize("reached", ["gptbayes.signals", "numpy", "rich.console", "gptbayes.cli"])
-def test_a_signal_during_imports(tmp_path, number, reached):
+def test_a_signal_during_imports(tmp_path, survived, number, reached):
     """The interpreter tells which modules it has imported."""
-    started = Started(tmp_path, "stages", before=())
-    started.process.kill()
-    started.process.communicate()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "gptbayes", "fit", "--stage", "05"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(started.temporary)},
+        env={**os.environ, "TMPDIR": str(temporary)},
         start_new_session=True,
     )
     lines = []
@@ -144,8 +149,9 @@ def test_a_signal_during_imports(tmp_path, number, reached):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors[-2000:]
     assert one_line(errors, number), errors[-2000:]
-    assert not list(started.temporary.iterdir())
+    assert not list(temporary.iterdir())
     assert sessions(process.pid) == []
+    survived("signals during imports")
 
 
 @pytest.mark.usefixtures("programs")
@@ -153,7 +159,7 @@ def test_a_signal_that_is_ignored_stays_ignored(arguments, tmp_path):
     """Under nohup a fit survives the end of its terminal."""
     more = ["--chains", 1, "--warmup", 300, "--draws", 100]
     started = Started(tmp_path, *arguments, *more, before=["nohup"])
-    started.wait_for(lambda: list(tmp_path.glob("run/csv/.chain-1-*")))
+    started.wait_for(lambda: list(tmp_path.glob("run/csv/.chain-1.csv.part-*")))
     started.process.send_signal(signal.SIGHUP)
     _, errors = started.process.communicate(timeout=300)
     assert started.process.returncode == 0, errors

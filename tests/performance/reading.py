@@ -35,6 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=1000, help="in each of 4 chains (1000)")
     parser.add_argument("--work", type=Path, help="where the files go (a temporary folder)")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), help="beginnings of their names")
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "RUN"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:
@@ -50,7 +51,7 @@ def main():
                 f"\n{CHAINS} x {chosen.draws} draws, {name}: {text / 1e6:,.0f} MB of CSV, "
                 f"{n_bytes / 1e6:,.0f} MB in memory\n"
             )
-            for way in WAYS:
+            for way in (name for name in WAYS if name.startswith(tuple(chosen.ways))):
                 command = [sys.executable, __file__, "--measure", way, str(folder)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
@@ -120,6 +121,7 @@ def make_run(folder, vocab_size, n_embed, n_draws):
     config = fit.read_config(folder)
     config["settings"] |= {"chains": CHAINS, "iter_sampling": n_draws}
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "manifest.json").unlink()  # of the files as they were
     first = folder / "csv" / "chain-1.csv"
     text = repeated(first.read_text(), n_draws)
     for k in range(CHAINS):
