@@ -5,6 +5,7 @@ from __future__ import annotations
 from gptbayes import plots
 from gptbayes.attention import learned_sentences
 from gptbayes.corpus import visible
+from gptbayes.findings import probability_words
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Heading, Paragraph, Points, Section, Table, findings, picture
 from gptbayes.report.draws import attention_draws
@@ -14,7 +15,6 @@ from gptbayes.report.format import (
     interval,
     named_heads,
     percent,
-    with_error,
 )
 
 
@@ -153,7 +153,7 @@ def _patterns(analysis):
     first, rows = roles.ranks.isel(rank=0), []
     for role in roles.ranks["role"].values:
         one = first.sel(role=role)
-        more = with_error(one["exceeds_prior"], one["exceeds_prior_mcse"])
+        more = probability_words(one["exceeds_prior"], one["exceeds_prior_mcse"])
         sides = [interval(one.sel(source=source)) for source in ("posterior", "prior")]
         rows.append([str(role), *sides, more])
     n = min(len(analysis.problem.held_out.x), analysis.n_contexts)
