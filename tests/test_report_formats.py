@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import executable
+from PIL import Image
 from test_cli import run as gptbayes_command
 
 from gptbayes.findings import Finding
@@ -130,13 +131,23 @@ def test_export_has_every_table_and_figure(exported):
     for stem in names[".svg"]:
         root = ET.parse(exported.folder / f"{stem}.svg").getroot()
         width = float(root.get("width").removesuffix("pt")) / 72
-        assert width <= 7.3 or stem == "attention-patterns"
+        assert width <= 7.3, stem
     with open(exported.folder / "predictions-held-out-density.csv", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     table = Analysis(open_run(exported.run)).held_out.table
     assert float(rows[0]["per character"].split()[0]) == pytest.approx(
         float(table["per_character"][0]), abs=5e-4
     )
+
+
+def test_nothing_is_cut_off_from_a_figure(exported):
+    """The margin is white: no label, number or legend runs over it."""
+    paths = sorted(exported.folder.glob("*.png"))
+    assert len(paths) > 8
+    for path in paths:
+        pixels = np.asarray(Image.open(path).convert("L"))
+        edges = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+        assert min(edge.min() for edge in edges) == 255, path.stem
 
 
 def test_markdown_has_its_pictures_beside_it(exported):

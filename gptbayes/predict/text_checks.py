@@ -423,7 +423,7 @@ def _sentence(check, row):
 
 def _shown(numbers):
     """Numbers with one decimal if all are below 20; an empty string for nan."""
-    digits = 0 if np.nanmax(numbers, initial=0) >= 20 else 1
+    digits = 0 if any(numbers >= 20) else 1
     return ["" if np.isnan(value) else f"{value:.{digits}f}" for value in numbers]
 
 
