@@ -103,6 +103,33 @@ def plus_minus(
     return f"{shown} ± {float(error):.{digits}f}" if np.isfinite(float(error)) else shown
 
 
+def probability_words(p: SupportsFloat, error: SupportsFloat) -> str:
+    """A probability with its Monte Carlo standard error; that of a single draw has none.
+
+    Parameters
+    ----------
+    p, error : float, or an array of one number
+
+    Returns
+    -------
+    str
+        With two digits. A probability that rounds to 0 or 1 is shown as a bound.
+
+    Examples
+    --------
+    >>> [probability_words(p, 0.003) for p in (0.001, 0.973, 0.9984)]
+    ['< 0.01', '0.97 ± 0.00', '> 0.99']
+    >>> probability_words(1.0, float("nan"))
+    '1.00'
+    """
+    shown = float(p)
+    if np.isnan(float(error)):
+        return f"{shown:.2f}"
+    if not 0.005 <= shown < 0.995:
+        return "< 0.01" if shown < 0.5 else "> 0.99"
+    return plus_minus(shown, error, 2)
+
+
 def convergence_finding(
     name: str, *, r_hat: float, ess_bulk: float, ess_tail: float = np.inf
 ) -> Finding:

@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 from problems import small_problem
 
+import gptbayes as gb
 from gptbayes import fit, plots
 from gptbayes.inference import open_run
 from gptbayes.model.problem import Problem
@@ -112,6 +113,17 @@ def _short_fits(folder):
         "optimize": fit.optimize(posed, folder / "optimize", starts=2, seed=3),
         "prior": fit.prior(posed, folder / "prior", draws=60, seed=3),
     }
+
+
+@pytest.fixture(scope="session")
+def report(common_folder, runs):
+    """The report of the short fits, written once for all tests that only read it."""
+    path = common_folder / "report.html"
+    with FileLock(common_folder / "report.lock"):
+        if not path.exists():
+            written = gb.write_report(runs["nuts"], [runs["pathfinder"], runs["optimize"]])
+            shutil.copy(written, path.with_suffix(".partial")).rename(path)
+    return path
 
 
 def pytest_collection_modifyitems(items):

@@ -62,7 +62,8 @@ def attention_views(
     Notes
     -----
     With ``view = views["mean"]``, BertViz shows ``head_view([torch.tensor(layer)[None] for layer in
-    view], tokens)``, and CircuitsVis ``attention.attention_patterns(tokens, np.array(view[0]))``.
+    view], tokens)``, and CircuitsVis the heads of a layer with
+    ``attention.attention_heads(np.array(view[0]), tokens)``.
 
     Examples
     --------

@@ -9,7 +9,7 @@ import numpy as np
 
 from gptbayes.attention.matching import MANY_AMBIGUOUS
 from gptbayes.attention.roles import Roles
-from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, convergence_warnings
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, ESS_LIMIT, R_HAT_LIMIT, probability_words
 
 LEARNED_PROB = 0.95
 """A role counts as learned if P(posterior > prior) is above this or below one minus this."""
@@ -62,7 +62,8 @@ def role_sentences(roles: Roles) -> Iterator[RoleSentence]:
                     1 - LEARNED_PROB < p < LEARNED_PROB
                 )
                 overlap = float(roles.ambiguous.sel(source="posterior")[layer])
-                text = _sentence(one, f"layer {layer + 1}, head {head + 1}", str(role), learned)
+                where = f"layer {layer + 1}, " if heads.sizes["layer"] > 1 else ""
+                text = _sentence(one, f"{where}head {head + 1}", str(role), learned)
                 yield RoleSentence(
                     str(role), layer, head, learned, text + _role_warnings(one, overlap)
                 )
@@ -98,8 +99,8 @@ def _sentence(one, head, role, learned):
     )
     if np.isnan(float(ours["sd"])):
         return text
-    error = float(one["exceeds_prior_mcse"])
-    text += f". P(posterior > prior) = {p:.2f} ± {error:.2f}: "
+    words = probability_words(p, one["exceeds_prior_mcse"])
+    text += f". P(posterior > prior) {'' if words[0] in '<>' else '= '}{words}: "
     if not _has_enough_draws(ours):
         return text + "too few effective draws to tell from the prior"
     if learned:
@@ -124,7 +125,10 @@ def _role_warnings(one, overlap):
     if np.isnan(float(ours["sd"])):
         warnings.append("a single draw: no uncertainty")
     ess = np.fmin(float(ours["ess_bulk"]), float(ours["ess_tail"]))
-    warnings += convergence_warnings(float(ours["r_hat"]), ess)
+    if ours["r_hat"] > R_HAT_LIMIT:
+        warnings.append(f"R-hat {float(ours['r_hat']):.3f}, above {R_HAT_LIMIT}")
+    if ess < ESS_LIMIT:
+        warnings.append(f"ESS {ess:.0f}, below {ESS_LIMIT}")
     if overlap > MANY_AMBIGUOUS:
         warnings.append(f"the matching of heads is ambiguous in {overlap:.2f} of the draws")
     return f" ({'; '.join(warnings)})" if warnings else ""

@@ -20,7 +20,7 @@ from gptbayes.cli.terminal import (
     write_table,
 )
 from gptbayes.corpus import visible
-from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, probability_words
 from gptbayes.report import Analysis
 from gptbayes.report.analysis import N_CONTEXTS
 from gptbayes.report.format import (
@@ -28,7 +28,6 @@ from gptbayes.report.format import (
     effective_positions,
     interval,
     named_heads,
-    with_error,
 )
 
 
@@ -157,7 +156,7 @@ def _print_roles(roles):
             str(role),
             interval(one.sel(source="posterior")),
             interval(one.sel(source="prior")),
-            with_error(one["exceeds_prior"], one["exceeds_prior_mcse"]),
+            probability_words(one["exceeds_prior"], one["exceeds_prior_mcse"]),
             _most_probable(heads),
         )
     title = "Detection patterns: attention beyond uniform, largest head of each draw"
@@ -174,7 +173,7 @@ def _most_probable(heads):
         key=lambda each: float(heads["probability"].isel(layer=each[0], head=each[1])),
     )
     one = heads.isel(layer=layer, head=head)
-    p = with_error(one["probability"], one["probability_mcse"])
+    p = probability_words(one["probability"], one["probability_mcse"])
     return f"{name}, with probability {p}"
 
 

@@ -41,6 +41,7 @@ def plot_reliability(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     for inside, fill, words in ((True, "white", "inside"), (False, COLORS[0], "outside")):
         chosen = seen["inside"].values == inside
         style = {"mfc": fill, "mec": COLORS[0], "color": COLORS[0], "ms": 5, "ls": "none"}
+        style["clip_on"] = False
         if chosen.any():
             ax.plot(x[chosen], seen["observed"].values[chosen], "o", label=words, **style)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="observed fraction")

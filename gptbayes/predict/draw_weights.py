@@ -185,8 +185,13 @@ def weights_warning(weights: xr.DataArray | None) -> str | None:
         size = f"{k:.1f}, above {pareto_k_limit_words(weights.size)}"
         return (
             f"Pareto k {size if np.isfinite(k) else 'unknown'}: importance weights do not correct "
-            f"this approximation ({effective:.0f} effective draws of {weights.size})"
+            f"this approximation ({_effective_words(effective, weights.size)})"
         )
     if effective < EFFECTIVE_DRAWS_LIMIT:
-        return f"only {effective:.0f} effective draws of {weights.size} after weighting"
+        return f"only {_effective_words(effective, weights.size)} after weighting"
     return None
+
+
+def _effective_words(effective, n):
+    noun = "draw" if round(effective) == 1 else "draws"
+    return f"{effective:.0f} effective {noun} of {n}"

@@ -206,8 +206,9 @@ def influence_finding(found: xr.Dataset) -> Finding:
     bad = int((found["pareto_k"] > PARETO_K_LIMIT).sum())
     text = f"{clear} of {n} influences are more than two Monte Carlo standard errors from 0"
     if bad:
-        text += (
-            f"; Pareto k above {PARETO_K_LIMIT} for {bad}: their left-out changes are unreliable"
+        text = (
+            f"changes without a sequence are unreliable for {bad} of {n} sequences, whose Pareto k "
+            f"is above {PARETO_K_LIMIT}; {text}"
         )
     return Finding(clear > 0 and not bad, text)
 

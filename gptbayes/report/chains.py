@@ -92,7 +92,7 @@ def _about_symmetry(analysis):
 
 
 def _mixing_picture(r_hats, table):
-    fig, (ax,) = plots.figure(height=1.1 * len(r_hats) + 0.8)
+    fig, (ax,) = plots.figure(height=0.8 * len(r_hats) + 0.8)
     plots.plot_mixing(r_hats, table, limit=R_HAT_LIMIT, ax=ax)
     return picture(
         fig,
@@ -115,8 +115,8 @@ def _convergence_table(table):
                 f"{float(row['r_hat_median']):.3f}",
                 f"{float(row['r_hat_max']):.3f}",
                 percent(float(row["share_above"])),
-                f"{int(row['ess_bulk_min'])}",
-                f"{int(row['ess_tail_min'])}",
+                f"{float(row['ess_bulk_min']):.0f}",
+                f"{float(row['ess_tail_min']):.0f}",
             ]
         )
     columns = ["quantity", "scalars", "median R-hat", "largest R-hat", f"above {R_HAT_LIMIT}"]

@@ -42,7 +42,8 @@ const player = (view, data, label, choices, show) => {
   const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
   const start = () => {
     button.textContent = "Pause";
-    timer = setInterval(() => { slider.value = (Number(slider.value) % n) + 1; render(); }, 400);
+    const pause = matchMedia("(prefers-reduced-motion: reduce)").matches ? 2000 : 400;
+    timer = setInterval(() => { slider.value = (Number(slider.value) % n) + 1; render(); }, pause);
   };
   button.addEventListener("click", () => (timer === null ? start() : stop()));
   slider.addEventListener("input", () => { stop(); render(); });
@@ -269,6 +270,14 @@ for (const box of document.querySelectorAll(".wide")) {  // only what scrolls is
   if (box.scrollWidth > box.clientWidth) Object.assign(box, { tabIndex: 0 }).setAttribute("role", "group");
   if (box.tabIndex === 0) box.setAttribute("aria-label", box.querySelector("caption").textContent.split(". ")[0]);
 }
+
+// On paper nothing can be opened: what is folded is unfolded there.
+const folded = [];
+addEventListener("beforeprint", () => {
+  folded.push(...document.querySelectorAll("details:not([open])"));
+  for (const details of folded) details.open = true;
+});
+addEventListener("afterprint", () => { while (folded.length) folded.pop().open = false; });
 
 // The section that is read is marked in the navigation.
 const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
