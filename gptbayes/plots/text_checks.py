@@ -47,8 +47,8 @@ def plot_text_checks(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         ax.hlines(y, scale(row["lower"]), scale(row["upper"]), color="0.35", lw=3, label=interval)
         ax.plot(scale(row["mean"]), y, "|", color="black", ms=12, mew=2)
         ax.plot(scale(row["observed"]), y, ls="", ms=7, mec="white", **styles[bool(row["ok"])])
-        place = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": "small"}
-        ax.text(1.04, y, _numbers(row), **place)
+        place = ax.get_yaxis_transform()
+        ax.text(1.04, y, _numbers(row), transform=place, va="center", fontsize="small")
     ax.set_yticks(range(summary.sizes["statistic"]), list(summary["statistic"].values))
     ax.set(ylim=(summary.sizes["statistic"] - 0.5, -0.5), xlim=(-0.04, 1.04), xticks=[])
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))

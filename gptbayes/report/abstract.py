@@ -163,13 +163,14 @@ def _attention(analysis):
             less.append(f"{role} ({probability_words(1 - p, error)})")
     if more or less:
         sides = [
-            *([f"exceeds that of the prior for {_joined(more)}"] if more else []),
-            *([f"is less than that of the prior for {_joined(less)}"] if less else []),
+            *([f"above that of the prior for {_joined(more)}"] if more else []),
+            *([f"below it for {_joined(less)}"] if less and more else []),
+            *([f"below that of the prior for {_joined(less)}"] if less and not more else []),
         ]
         learned = (
-            "By the head with the largest value in each draw, attention to a detection pattern "
-            f"{' and '.join(sides)}; in parentheses, the probability that a posterior draw differs "
-            f"from a prior draw in this direction.{_roughness(analysis.roles)}"
+            "In the head where it is largest, attention by detection pattern is "
+            f"{' and '.join(sides)} (in parentheses the probability that a posterior draw differs "
+            f"from a prior draw in this direction).{_roughness(analysis.roles)}"
         )
     else:
         learned = "No detection pattern distinguishes the heads from those of the prior."
@@ -180,8 +181,8 @@ def _attention(analysis):
     )
     positive = ""
     if not np.isnan(one["lower"]):
-        p = probability_words(one["prob_positive"], one["prob_positive_mcse"])
-        positive = f", positive with probability {p}"
+        likely = probability_words(one["prob_positive"], one["prob_positive_mcse"])
+        positive = f", positive with probability {likely}"
     return (
         f"{learned} The head whose ablation costs most is {name}: {interval(one, digits=3)} nats "
         f"per character{positive}."
@@ -195,7 +196,10 @@ def _roughness(roles):
     ess = float(np.fmin(ours["ess_bulk"].min(), ours["ess_tail"].min()))
     if not (r_hat > R_HAT_LIMIT or ess < ESS_LIMIT):
         return ""
-    return f" They are rough: R-hat is up to {r_hat:.3f} and the effective sample size {ess:.0f}."
+    return (
+        f" These are rough: R-hat is up to {r_hat:.3f}, and the effective sample size as small as "
+        f"{ess:.0f}."
+    )
 
 
 def _modes(analysis):
