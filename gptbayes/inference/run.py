@@ -9,7 +9,7 @@ import arviz as az
 
 from gptbayes.fit import iter_draws, read_config, read_problem
 from gptbayes.inference.conversion import convert
-from gptbayes.inference.levels import add_path
+from gptbayes.inference.tempering_path import add_path
 from gptbayes.inference.saved import load, save
 
 _log = logging.getLogger("gptbayes")
