@@ -14,7 +14,7 @@ from gptbayes.inference.contents import ensemble_of, parameters_of, problem_of, 
 from gptbayes.inference.conversion import convert
 from gptbayes.inference.run import open_run
 from gptbayes.inference.saved import netcdf_error
-from gptbayes.inference.tempering_path import tempering_path
+from gptbayes.inference.smc_path import tempering_path
 
 __all__ = [
     "convert",

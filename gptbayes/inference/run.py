@@ -10,7 +10,7 @@ import arviz as az
 from gptbayes.fit import iter_draws, read_config, read_problem
 from gptbayes.inference.conversion import convert
 from gptbayes.inference.saved import load, save
-from gptbayes.inference.tempering_path import add_path
+from gptbayes.inference.smc_path import add_path
 
 _log = logging.getLogger("gptbayes")
 
