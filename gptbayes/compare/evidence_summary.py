@@ -30,7 +30,7 @@ class TemperingSummary(NamedTuple):
     Attributes
     ----------
     path : Dataset (chain, level)
-        As `gptbayes.inference.tempering_path` returns it.
+        As `gptbayes.inference.smc_path` returns it.
     replicates : Dataset (chain)
         ``n_levels``; ``log_evidence``; ``n_ancestors``, the number of particles of the first level
         with descendants at the last; ``smallest_acceptance``, ``largest_between_share`` and

@@ -24,7 +24,7 @@ def thermodynamic_integration(path: xr.Dataset, upto: float | None = None) -> xr
     Parameters
     ----------
     path : Dataset (chain, level)
-        As `gptbayes.inference.tempering_path` returns it.
+        As `gptbayes.inference.smc_path` returns it.
     upto : float, optional
         Integrate to the last level whose weight is not above this one.
 

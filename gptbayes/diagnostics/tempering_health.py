@@ -63,7 +63,7 @@ def path_of(idata: az.InferenceData) -> xr.Dataset:
     Returns
     -------
     Dataset (chain, level)
-        As of `gptbayes.inference.tempering_path`.
+        As of `gptbayes.inference.smc_path`.
 
     Raises
     ------

@@ -12,9 +12,9 @@ Imports `gptbayes.files`, `gptbayes.groups`, `gptbayes.model` and `gptbayes.fit`
 
 from gptbayes.inference.contents import ensemble_of, parameters_of, problem_of, superchains_of
 from gptbayes.inference.conversion import convert
-from gptbayes.inference.levels import tempering_path
 from gptbayes.inference.run import open_run
 from gptbayes.inference.saved import netcdf_error
+from gptbayes.inference.smc_path import tempering_path
 
 __all__ = [
     "convert",

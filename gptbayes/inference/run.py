@@ -9,8 +9,8 @@ import arviz as az
 
 from gptbayes.fit import iter_draws, read_config, read_problem
 from gptbayes.inference.conversion import convert
-from gptbayes.inference.levels import add_path
 from gptbayes.inference.saved import load, save
+from gptbayes.inference.smc_path import add_path
 
 _log = logging.getLogger("gptbayes")
 

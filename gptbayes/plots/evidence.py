@@ -18,7 +18,7 @@ def plot_tempering(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axe
     Parameters
     ----------
     path : Dataset (chain, level)
-        As of `gptbayes.inference.tempering_path`.
+        As of `gptbayes.inference.smc_path`.
     ax : Axes, optional
     **kwargs
         Properties of the lines.
@@ -50,7 +50,7 @@ def plot_level_health(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> 
     Parameters
     ----------
     path : Dataset (chain, level)
-        As of `gptbayes.inference.tempering_path`.
+        As of `gptbayes.inference.smc_path`.
     ax : Axes, optional
     **kwargs
         Properties of the lines.
