@@ -64,7 +64,15 @@ def pareto_k_limit(n_draws: int) -> float:
 
 
 def pareto_k_limit_words(n_draws: int) -> str:
-    """The limit of Pareto k, and what it is the limit for where draws are few.
+    """The limit of Pareto k in words, with the number of draws if it is small.
+
+    Parameters
+    ----------
+    n_draws : int
+
+    Returns
+    -------
+    str
 
     Examples
     --------
@@ -90,7 +98,11 @@ def plus_minus(
     digits : int
         After the decimal point.
     sign : {"-", "+"}
-        "+" shows the sign of a positive number too.
+        "+" also shows the sign of positive numbers.
+
+    Returns
+    -------
+    str
 
     Examples
     --------

@@ -51,6 +51,12 @@ def common_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def engine():
+    """CmdStan, for tests that compile programs of their own."""
+    return ensure_cmdstan()
+
+
+@pytest.fixture(scope="session")
 def programs(common_folder):
     """All Stan programs compiled with either body of the likelihood, two at a time."""
     compiled = common_folder / "programs-are-compiled"

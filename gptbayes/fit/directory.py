@@ -334,7 +334,15 @@ def _flat(config):
 
 
 def checked_seed(seed) -> int:
-    """A seed as a Python integer.
+    """Convert a seed to a Python integer.
+
+    Parameters
+    ----------
+    seed : int or NumPy integer
+
+    Returns
+    -------
+    int
 
     Raises
     ------

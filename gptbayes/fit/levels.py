@@ -231,7 +231,25 @@ def load_levels(folder: Path, first: int = 0) -> list[Level]:
 
 
 def load_particles(folder: Path, number: int) -> dict[str, np.ndarray]:
-    """The particles of the newest level, each ``(particle, stan_shape)``."""
+    """Load the particles of the newest level.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Folder of the replicate.
+    number : int
+        Number of the level.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Each ``(particle, stan_shape)``.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, truncated or corrupted.
+    """
     path = _particles(folder, number)
     try:
         with np.load(path) as file:

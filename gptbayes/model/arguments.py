@@ -62,7 +62,18 @@ class Argument(NamedTuple):
         return np.ascontiguousarray(value).ravel()
 
     def unflat(self, flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The inverse of `flat`, for an array of shape ``shape``."""
+        """Undo `flat`.
+
+        Parameters
+        ----------
+        flat : ndarray, (n,)
+        shape : tuple of int
+
+        Returns
+        -------
+        ndarray
+            Of this shape.
+        """
         if self.item == "vector":
             return flat.reshape(shape)
         *items, rows, columns = shape

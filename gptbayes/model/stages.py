@@ -285,7 +285,17 @@ def stage(number: str | int) -> Stage:
 
 
 def stan_folder() -> Path:
-    """Where the Stan programs are: inside the installed package, or beside it in a checkout."""
+    """Find the Stan programs, in the installed package or beside it in a checkout.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If they are missing.
+    """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "stan", package.parent / "stan"):
         if (folder / "01-bigram.stan").is_file():

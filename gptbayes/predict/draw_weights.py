@@ -126,7 +126,17 @@ def chain_weights(
 
 
 def effective_draws(weights: xr.DataArray) -> float:
-    """Compute the effective number of weighted draws, 1 / Σ w² (Kong 1992)."""
+    """Compute the effective number of weighted draws, 1 / Σ w² (Kong 1992).
+
+    Parameters
+    ----------
+    weights : DataArray (chain, draw)
+        Weights that sum to one.
+
+    Returns
+    -------
+    float
+    """
     return float(1 / (weights**2).sum())
 
 
@@ -177,7 +187,16 @@ def check_weights(weights: xr.DataArray, idata: az.InferenceData, name: str) -> 
 
 
 def weights_warning(weights: xr.DataArray | None) -> str | None:
-    """Return why a weighted mean is unreliable, or None."""
+    """State why a weighted mean is unreliable.
+
+    Parameters
+    ----------
+    weights : DataArray (chain, draw), or None for equal weights
+
+    Returns
+    -------
+    str, or None if it is reliable
+    """
     if weights is None:
         return None
     k, effective = weights.attrs.get("pareto_k", np.nan), effective_draws(weights)

@@ -132,7 +132,17 @@ def compare_loo(elpds: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def n_bad_pareto_k(result: xr.Dataset) -> int:
-    """Return the number of units with a Pareto k above the limit for the number of draws."""
+    """Count the units with a Pareto k above the limit for the number of draws.
+
+    Parameters
+    ----------
+    result : Dataset
+        As of `loo`.
+
+    Returns
+    -------
+    int
+    """
     return int((result["pareto_k"] > result["pareto_k_limit"]).sum())
 
 
