@@ -29,6 +29,7 @@ from gptbayes.fit import (
     read_problem,
     start_of_chain,
 )
+from gptbayes.fit.resources import N_PRIOR_DRAWS
 from gptbayes.fit.tempering import between_share
 from gptbayes.groups import (
     add_group,
@@ -43,9 +44,6 @@ from gptbayes.model.problem import Problem, data_name, from_stan_data, stan_data
 from gptbayes.model.simulate import next_tokens, prior_draws
 
 _log = logging.getLogger("gptbayes")
-
-N_PRIOR_DRAWS = 500
-"""Number of draws in the groups ``prior`` and ``prior_predictive``."""
 
 _NUTS_STATS = {
     "lp": "lp",
@@ -253,12 +251,13 @@ def ensemble_of(idata: az.InferenceData) -> az.InferenceData | None:
 def _stack_units(draws, n_units):
     """Stack all units in arrays ``(unit, draw, ...)`` in C order; seconds and how each ended.
 
-    Each unit is copied as it is read, so that at most two units are in memory twice.
+    Each unit is copied as it is read, so that one unit at a time is in memory twice.
     """
     variables: dict[str, np.ndarray] = {}
     stats: dict[str, np.ndarray] = {}
     seconds, converged = [], []
-    for k, unit in enumerate(draws):
+    for unit in draws:  # not enumerated: that would keep one while the next is read
+        k = len(seconds)
         for arrays, values in ((variables, unit.variables), (stats, unit.method_variables)):
             for name, value in values.items():
                 if k == 0:
@@ -266,6 +265,7 @@ def _stack_units(draws, n_units):
                 arrays[name][k] = value
         seconds.append(unit.seconds)
         converged.append(unit.converged)
+        del unit, values, value
     return variables, stats, seconds, converged
 
 
