@@ -163,13 +163,13 @@ def _attention(analysis):
             less.append(f"{role} ({probability_words(1 - p, error)})")
     if more or less:
         sides = [
-            *([f"exceeds that of the prior for {_joined(more)}"] if more else []),
-            *([f"is less than that of the prior for {_joined(less)}"] if less else []),
+            *([f"more of it for {_joined(more)}"] if more else []),
+            *([f"less of it for {_joined(less)}"] if less else []),
         ]
         learned = (
-            "By the head with the largest value in each draw, attention to a detection pattern "
-            f"{' and '.join(sides)}; in parentheses, the probability that a posterior draw differs "
-            f"from a prior draw in this direction.{_roughness(analysis.roles)}"
+            "Compared with a prior draw, the head of a draw with the most attention to a detection "
+            f"pattern has {' and '.join(sides)} (with the probability of such a difference)."
+            f"{_roughness(analysis.roles)}"
         )
     else:
         learned = "No detection pattern distinguishes the heads from those of the prior."
@@ -195,7 +195,9 @@ def _roughness(roles):
     ess = float(np.fmin(ours["ess_bulk"].min(), ours["ess_tail"].min()))
     if not (r_hat > R_HAT_LIMIT or ess < ESS_LIMIT):
         return ""
-    return f" They are rough: R-hat is up to {r_hat:.3f} and the effective sample size {ess:.0f}."
+    return (
+        f" The probabilities are rough: R-hat is up to {r_hat:.3f} and the smallest ESS {ess:.0f}."
+    )
 
 
 def _modes(analysis):
