@@ -14,6 +14,7 @@ from scipy.special import log_softmax
 
 from gptbayes.corpus import Windows
 from gptbayes.model.stages import Masks, Stage
+from gptbayes.stats.blocks import THREADS, in_threads
 
 Parameters = Mapping[str, np.ndarray]
 
@@ -203,8 +204,11 @@ def over_draws(
     function: Callable[[Parameters], np.ndarray],
     *,
     max_bytes: int = MAX_BYTES,
+    in_order: bool = False,
 ) -> np.ndarray:
     """Apply a function to chunks of draws, so that memory stays bounded.
+
+    Several chunks are worked on at a time.
 
     Parameters
     ----------
@@ -216,7 +220,9 @@ def over_draws(
     function : callable
         Takes parameters with one leading dim, returns an array with the same leading dim.
     max_bytes : int
-        Approximate limit on the memory of the activations of one chunk.
+        Approximate limit on the memory of the activations held at any time.
+    in_order : bool
+        One chunk after another, as for a function that draws random numbers.
 
     Returns
     -------
@@ -225,9 +231,10 @@ def over_draws(
     first = stage.parameters[0]
     values = parameters[first.name]
     batch = values.shape[: values.ndim - len(first.dims)]
-    size = _draws_per_chunk(parameters, tokens, max_bytes)
-    results = [function(chunk) for chunk in _chunks(stage, parameters, batch, size)]
-    joined = np.concatenate(results)
+    each = max_bytes if in_order else min(max_bytes, max(CACHE_BYTES, max_bytes // THREADS))
+    size = _draws_per_chunk(parameters, tokens, each)
+    chunks = list(_chunks(stage, parameters, batch, size))
+    joined = np.concatenate(in_threads(function, chunks, at_a_time=1 if in_order else THREADS))
     return joined.reshape(*batch, *joined.shape[1:])
 
 
