@@ -8,6 +8,9 @@ from pathlib import Path
 from gptbayes.model.problem import Problem
 from gptbayes.toolchain.system import physical_memory
 
+N_PRIOR_DRAWS = 500
+"""Draws from the prior that a run has beside those of the posterior."""
+
 BYTES_ON_DISK = 22 + 8
 """Of a number with 17 significant digits in a CSV file, and in netCDF."""
 
@@ -39,17 +42,19 @@ def check_resources(problem: Problem, folder: Path, n_draws: int) -> None:
     }
     per_draw = sum(parts.values())
     present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    from_prior = N_PRIOR_DRAWS * n_weights * 8
     room = {
-        "disk": (BYTES_ON_DISK * per_draw, shutil.disk_usage(folder).free + present),
-        "memory": (BYTES_IN_MEMORY * per_draw, physical_memory()),
+        "disk": (BYTES_ON_DISK, from_prior, shutil.disk_usage(folder).free + present),
+        "memory": (BYTES_IN_MEMORY, 2 * from_prior, physical_memory()),
     }
-    for what, (per, have) in room.items():
-        if have is not None and n_draws * per > have:
+    for what, (per_number, others, have) in room.items():
+        need, per = n_draws * per_draw * per_number + others, per_draw * per_number
+        if have is not None and need > have:
             numbers = ", ".join(f"{n:,} {name}" for name, n in parts.items() if n)
             raise RuntimeError(
-                f"{n_draws:,} draws of {numbers} need about {_megabytes(n_draws * per)} of {what}, "
-                f"got {_megabytes(have)}: at most {have // per:,} draws have room, so take fewer "
-                "chains, fewer draws of each, or a smaller model"
+                f"{n_draws:,} draws of {numbers} need about {_megabytes(need)} of {what}, got "
+                f"{_megabytes(have)}: at most {max(0, have - others) // per:,} draws have room, so "
+                "take fewer chains, fewer draws of each, or a smaller model"
             )
 
 

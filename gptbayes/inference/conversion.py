@@ -10,13 +10,12 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.fit import Draws, n_units
+from gptbayes.fit.resources import N_PRIOR_DRAWS
 from gptbayes.groups import add_group, make_groups
 from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import next_tokens, prior_draws
 from gptbayes.model.stan_data import data_name, stan_data
 
-N_PRIOR_DRAWS = 500
-"""Number of draws in the groups ``prior`` and ``prior_predictive``."""
 _NUTS_STATS = {
     "lp": "lp",
     "accept_stat": "acceptance_rate",
@@ -85,12 +84,13 @@ def convert(config: dict, problem: Problem, draws: Iterable[Draws]) -> az.Infere
 def _stack_units(draws, n_units):
     """Stack all units in arrays ``(unit, draw, ...)`` in C order; seconds and how each ended.
 
-    Each unit is copied as it is read, so that at most two units are in memory twice.
+    Each unit is copied as it is read, so that one unit at a time is in memory twice.
     """
     variables: dict[str, np.ndarray] = {}
     stats: dict[str, np.ndarray] = {}
     seconds, converged = [], []
-    for k, unit in enumerate(draws):
+    for unit in draws:  # not enumerated: that would keep one while the next is read
+        k = len(seconds)
         for arrays, values in ((variables, unit.variables), (stats, unit.method_variables)):
             for name, value in values.items():
                 if k == 0:
@@ -98,6 +98,7 @@ def _stack_units(draws, n_units):
                 arrays[name][k] = value
         seconds.append(unit.seconds)
         converged.append(unit.converged)
+        del unit, values, value
     return variables, stats, seconds, converged
 
 

@@ -117,8 +117,7 @@ def _numbers(row):
     percent = str(row["unit"].values) == "%"
     unit, factor = (" %", 100) if percent else ("", 1)
     numbers = [factor * float(row[name]) for name in ("observed", "mean", "lower", "upper")]
-    digits = 0 if any(x >= 20 for x in numbers) else 1
-    observed, mean, lower, upper = (None if np.isnan(x) else f"{x:.{digits}f}" for x in numbers)
+    observed, mean, lower, upper = (None if np.isnan(x) else f"{x:.1f}" for x in numbers)
     said = f"{observed}{unit}" if observed else "no words"
     model = f"{mean}{unit} ({lower} to {upper})" if mean else "no words"
     p = float(row["p"])

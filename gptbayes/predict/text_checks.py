@@ -422,9 +422,8 @@ def _sentence(check, row):
 
 
 def _shown(numbers):
-    """Numbers with one decimal if all are below 20; an empty string for nan."""
-    digits = 0 if any(numbers >= 20) else 1
-    return ["" if np.isnan(value) else f"{value:.{digits}f}" for value in numbers]
+    """Numbers with one decimal; an empty string for nan."""
+    return ["" if np.isnan(value) else f"{value:.1f}" for value in numbers]
 
 
 def _check_texts(observed, replicated, prob):

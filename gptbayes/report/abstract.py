@@ -197,8 +197,7 @@ def _roughness(roles):
     if not (r_hat > R_HAT_LIMIT or ess < ESS_LIMIT):
         return ""
     return (
-        f" These are rough: R-hat is up to {r_hat:.3f}, and the effective sample size as small as "
-        f"{ess:.0f}."
+        f" The probabilities are rough: R-hat is up to {r_hat:.3f} and the smallest ESS {ess:.0f}."
     )
 
 

@@ -266,9 +266,10 @@ for (const block of document.querySelectorAll(".draws")) {
   block.classList.add("live");
 }
 for (const box of document.querySelectorAll(".text")) if (box.tabIndex < 0) walk(box, () => {});
-for (const box of document.querySelectorAll(".wide")) {  // only what scrolls is a stop of the tab key
-  if (box.scrollWidth > box.clientWidth) Object.assign(box, { tabIndex: 0 }).setAttribute("role", "group");
-  if (box.tabIndex === 0) box.setAttribute("aria-label", box.querySelector("caption").textContent.split(". ")[0]);
+for (const box of document.querySelectorAll(".wide, figure")) {  // only what scrolls is a stop of the tab key
+  if (box.scrollWidth <= box.clientWidth) continue;
+  Object.assign(box, { tabIndex: 0 }).setAttribute("role", "group");
+  box.setAttribute("aria-label", box.querySelector("caption, figcaption").textContent.split(". ")[0]);
 }
 
 // On paper nothing can be opened: what is folded is unfolded there.

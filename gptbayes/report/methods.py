@@ -72,7 +72,7 @@ def _beside(analysis):
     found = []
     for each in analysis.beside:
         seed = each.idata.attrs["seed"]
-        found.append(f"Compared with it is {each.name}. {_ran(each)} The seed is {seed}.")
+        found.append(f"It is compared with {each.name}. {_ran(each)} The seed is {seed}.")
     return [" ".join(found)] if found else []
 
 

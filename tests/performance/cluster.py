@@ -2,8 +2,8 @@
 
     python tests/performance/cluster.py [--units 1000] [--megabytes 1]
 
-First, a few real draws of stage 10 with 27,649 weights: bytes per number in the CSV file, on the
-way from a worker, and in netCDF. Then units that compute nothing travel to two workers on this
+First, a few real draws of stage 10 with 27,649 weights: bytes per number in the CSV file and on
+the way from a worker. Then units that compute nothing travel to two workers on this
 machine and bring a file of random bytes back, in the same way as chains do: what is measured is the
 time of the scheduler and of the caller, and the memory of the scheduler at its largest.
 """
@@ -23,7 +23,6 @@ from distributed import Client
 
 from gptbayes import fit
 from gptbayes.fit.remote import Workers
-from gptbayes.inference import open_run
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import stage
 
@@ -66,10 +65,8 @@ def bytes_per_number(folder, n_draws):
     begun = time.process_time()
     sent = len(zlib.compress(csv, 1))
     seconds = time.process_time() - begun
-    open_run(folder)
-    saved = (folder / "posterior.nc").stat().st_size
     print(f"{n_draws} draws of {n_weights:,} weights and {problem.n_targets} log densities")
-    for what, size in (("CSV", len(csv)), ("sent by a worker", sent), ("netCDF", saved)):
+    for what, size in (("CSV", len(csv)), ("sent by a worker", sent)):
         print(f"  {what:<20}{size / n_numbers:6.1f} bytes per number")
     print(f"  compression{len(csv) / seconds / 1e6:15.0f} MB of CSV per second", flush=True)
 
