@@ -145,6 +145,7 @@ def test_workers_give_the_draws_of_this_machine(tmp_path, cluster, monkeypatch):
     assert any(0 < each.done < each.total for each in chains)
 
 
+@pytest.mark.slow
 def test_everything_that_takes_an_executor_takes_this_one(tmp_path, runs):
     """Sequential Monte Carlo, refits and calibration, of stages and of other programs."""
     program = tmp_path / "normal-mean.stan"
@@ -178,6 +179,7 @@ def test_everything_that_takes_an_executor_takes_this_one(tmp_path, runs):
                     np.testing.assert_array_equal(there, here)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_in_the_middle_of_a_chain(tmp_path, cluster):
     """Its unit runs on the other one, with the same draws."""
     cluster.add_worker()
@@ -200,6 +202,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_chain(tmp_path, cluster):
     same_draws(there, fit.nuts(problem, tmp_path / "b", **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_scheduler_that_is_stopped(tmp_path, cluster, number):
     """One line, finished chains kept; the same command goes on, here on this machine."""
@@ -218,6 +221,7 @@ def test_a_scheduler_that_is_stopped(tmp_path, cluster, number):
     goes_on(out, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_caller_that_is_killed(tmp_path, cluster):
     """The worker ends the chain that nobody waits for; the same command goes on."""
     cluster.add_worker()
