@@ -60,7 +60,7 @@ def test_nothing_is_locked_and_nothing_else_is_run(tmp_path, method, settings, w
     with filelock.FileLock(out / ".lock"), filelock.FileLock(out / ".manifest.json.lock"):
         run(problem, out, only=f"{word}-2", **settings)
     assert [path.name for path in (out / "csv").iterdir()] == [f"{word}-2.csv"]
-    paths = {path.name for path in (out / "init").iterdir() if path.name.startswith("path")}
+    paths = {path.name for path in (out / "init").glob("path*.csv")}
     assert paths == ({"path-1.csv"} if method == "nuts" else set())  # of its superchain
     run(problem, out, **settings)
     assert len(list((out / "csv").iterdir())) == count
