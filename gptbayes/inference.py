@@ -255,7 +255,8 @@ def _stack_units(draws, n_units):
     """
     variables: dict[str, np.ndarray] = {}
     stats: dict[str, np.ndarray] = {}
-    seconds, converged = [], []
+    seconds: list[float] = []
+    converged: list[bool] = []
     for unit in draws:  # not enumerated: that would keep one while the next is read
         k = len(seconds)
         for arrays, values in ((variables, unit.variables), (stats, unit.method_variables)):
