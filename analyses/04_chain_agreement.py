@@ -27,6 +27,7 @@ import numpy as np
 
 from gptbayes import plots
 from gptbayes.cli.settings import output_folder, settings_from
+from gptbayes.diagnostics.sensitivity import key_quantities, log_densities
 from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.groups import IS_TREE, make_groups
 from gptbayes.model.forward import token_log_prob
@@ -73,17 +74,30 @@ print(analysis.convergence.to_dataframe()[columns].round(3).to_string())
 #
 # A fit is ArviZ's `InferenceData`, and so is any set of quantities that are computed from it.
 # ArviZ's own plots apply to both. Rank plots of the log probabilities with the largest R-hat are
-# flat if the chains agree. ArviZ 1 also shows the distribution of R-hat and ESS.
+# flat if the chains agree. ArviZ 1 also shows the distribution of R-hat and ESS, and, given the log
+# prior and the log likelihood of each draw, how power-scaling of either moves a quantity
+# (`plot_psense_dist`); ArviZ 0.2x has the numbers (`psens`).
 
 # %%
 log_prob = analysis.quantities["log probabilities"]
 worst = np.argsort(analysis.r_hats["log probabilities"].values)[-4:]
 chosen = log_prob.isel(scalar=worst).drop_vars("scalar", errors="ignore")
 predicted = make_groups({"posterior": chosen.to_dataset(name="log probability")})
+
+name, held_out = list(key_quantities(analysis.idata).items())[1]
+scaled = {"posterior": held_out, **log_densities(analysis.idata)}
+scaled = make_groups({group: each.to_dataset(name=name) for group, each in scaled.items()})
 if IS_TREE:
-    shown = {"ranks": az.plot_rank(predicted), "r-hat-arviz": az.plot_convergence_dist(predicted)}
+    shown = {
+        "ranks": az.plot_rank(predicted),
+        "r-hat-arviz": az.plot_convergence_dist(predicted),
+        "psense": az.plot_psense_dist(scaled),
+    }
     figures = {name: each.viz["figure"].item() for name, each in shown.items()}
 else:
+    for component in ("prior", "likelihood"):
+        psense = float(az.psens(scaled, component=component)[name])
+        print(f"power-scaling sensitivity of the {name} to the {component}: {psense:.2f}")
     axes = az.plot_rank(predicted, kind="bars", figsize=(plots.TWO_COLUMNS, 4.5))
     figures = {"ranks": np.ravel(axes)[0].figure}
 for name, fig in figures.items():

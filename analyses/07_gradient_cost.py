@@ -51,8 +51,9 @@ from gptbayes import plots
 from gptbayes.cli.settings import output_folder, settings_from
 from gptbayes.corpus import zen_of_python
 from gptbayes.fit import executable_of
-from gptbayes.model.problem import make_problem, stan_data
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES, stan_folder
+from gptbayes.model.stan_data import stan_data
 from gptbayes.toolchain import compile_program
 
 MAX_TREEDEPTH = 5

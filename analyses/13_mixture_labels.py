@@ -13,10 +13,10 @@
 #
 # *Which disagreement of the chains is label switching, and which is not?*
 #
-# The components of a mixture have no order: the posterior is the same under every permutation of
-# them. Chains that differ by a permutation agree about everything that can be predicted. Here two
-# normal components are fitted to three clusters, so that a real disagreement is there as well: the
-# cluster in the middle belongs to one neighbour or to the other.
+# The components of a mixture have no order: the posterior is invariant under their permutations.
+# Chains that differ by a permutation make the same predictions. Here two normal components are
+# fitted to three clusters, so that there are also modes with different predictions: the middle
+# cluster is merged with one neighbor or with the other.
 
 # %% tags=["parameters"]
 runs = "runs/borrow"  # folder of the fits and figures
@@ -27,23 +27,19 @@ iter_sampling = 500
 seed = 2
 
 # %%
-from pathlib import Path
-
 import numpy as np
 from scipy.stats import norm
 
 import gptbayes as gb
 from gptbayes import plots
-from gptbayes.cli.settings import output_folder, settings_from
+from gptbayes.cli.settings import file_beside, output_folder, settings_from
 from gptbayes.diagnostics.mixing import difference_sentences
 from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.symmetry.posterior import posterior_of
 
 globals().update(settings_from(globals()))
 folder = output_folder(runs)
-here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
-folders = here, here / "analyses"  # of a script, and of a notebook
-program = next(each / "mixture.stan" for each in folders if (each / "mixture.stan").exists())
+program = file_beside(globals(), "mixture.stan")
 
 # %% [markdown]
 # ## The fit
@@ -64,8 +60,9 @@ print(f"means by chain: {np.round(idata.posterior['mu'].mean('draw').values, 1).
 # %% [markdown]
 # ## The symmetry
 #
-# A permutation of components acts on three variables at once. Whether it leaves the log posterior
-# alone is checked on all its elements. Were the weights forgotten, the check would fail.
+# A permutation of components acts on three variables together. `check_invariance` applies all its
+# elements to some draws: none changes the log posterior. A group without the weights of the
+# components fails this check.
 
 
 # %%
@@ -79,17 +76,17 @@ def log_density(posterior):
 
 group = gb.Group(gb.Permutation({"mu": "component", "sigma": "component", "theta": "component"}))
 print(gb.check_invariance(group, posterior_of(idata), log_density))
-forgetful = gb.Group(gb.Permutation({"mu": "component", "sigma": "component"}))
+incomplete = gb.Group(gb.Permutation({"mu": "component", "sigma": "component"}))
 try:
-    gb.align(idata, forgetful, log_density=log_density)
+    gb.align(idata, incomplete, log_density=log_density)
 except ValueError as error:
     print(f"refused: {error}")
 
 # %% [markdown]
 # ## The verdict
 #
-# The table has R-hat of the raw and of the aligned variables, of invariants, and of the log
-# likelihood of every observation.
+# The table has the R-hat of raw and aligned variables, of invariants, and of the pointwise log
+# likelihood.
 
 # %%
 mixing = gb.diagnose_mixing(idata, group)
@@ -111,12 +108,13 @@ plots.show(fig, save=folder / "13-mixture.png")
 # %% [markdown]
 # ## The answer
 #
-# Alignment removes what labels explain: within a mode, the aligned means of all chains agree. It
-# does not remove the two ways to share three clusters between two components. Each chain stays in
-# the mode in which it began. The list of differences names the means, and the observations of the
-# outer clusters, which are predicted well in the mode that gives them a component of their own. The
-# number of chains in each mode says nothing about its mass. Two modes that predict differently are
-# two answers, which no alignment removes; a third component would.
+# Alignment removes the disagreement that is due to label switching: within a mode, the aligned
+# means of all chains agree. It does not remove the two modes, in which three clusters are divided
+# between two components in different ways. Each chain stays in the mode in which it started. The
+# list of differences has the means of the components, and observations of the outer clusters, whose
+# log likelihood is larger in the mode in which their cluster has a component of its own. The number
+# of chains in a mode does not estimate its mass. The modes have different predictions, and no
+# alignment can remove them. A model with three components would not have them.
 #
 # To copy:
 #

@@ -11,11 +11,12 @@
 # %% [markdown]
 # # Rotations of factors
 #
-# *What of a factor analysis survives when its factors may be rotated?*
+# *Which results of a factor analysis do not depend on the rotation of its factors?*
 #
-# Loadings are identified up to an orthogonal map of the factors, and a normal prior of the loadings
-# keeps all of these. Chains sit anywhere on the orbit. Procrustes alignment brings them to one
-# place of it; what no rotation changes needs no alignment.
+# Loadings are identified up to an orthogonal transformation of the factors, and a normal prior of
+# the loadings is invariant under all of these. Each chain may be anywhere on the orbit. Procrustes
+# alignment moves all draws close to one point of it. Quantities that are invariant under rotations
+# need no alignment.
 
 # %% tags=["parameters"]
 runs = "runs/borrow"  # folder of the fits and figures
@@ -28,23 +29,19 @@ iter_sampling = 500
 seed = 1
 
 # %%
-from pathlib import Path
-
 import numpy as np
 from sklearn.datasets import load_wine
 
 import gptbayes as gb
 from gptbayes import plots
-from gptbayes.cli.settings import output_folder, settings_from
+from gptbayes.cli.settings import file_beside, output_folder, settings_from
 from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.stats.summary import summarise
 from gptbayes.symmetry.posterior import posterior_of
 
 globals().update(settings_from(globals()))
 folder = output_folder(runs)
-here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
-folders = here, here / "analyses"  # of a script, and of a notebook
-program = next(each / "factors.stan" for each in folders if (each / "factors.stan").exists())
+program = file_beside(globals(), "factors.stan")
 
 # %% [markdown]
 # ## The fit
@@ -64,8 +61,9 @@ idata = gb.fit.sample_program(
 # %% [markdown]
 # ## Which group?
 #
-# With a normal prior, all orthogonal maps. A prior that is not rotationally symmetric keeps only
-# some: for a Laplace prior the check refuses rotations, and passes permutations and signs.
+# With a normal prior it is the group of all orthogonal transformations. Other priors are invariant
+# under a subgroup only: with a Laplace prior, permutations and sign flips pass the check, and
+# rotations fail.
 
 # %%
 rotations = gb.Group(gb.Orthogonal({"loadings": "factor"}))
@@ -90,10 +88,10 @@ except ValueError as error:
     print(f"Laplace, rotations: {error}")
 
 # %% [markdown]
-# ## What survives
+# ## Aligned loadings, and invariants
 #
-# Aligned loadings have a mean and an interval. Communalities, the variance of each variable that
-# the factors explain, are the same without alignment.
+# Aligned loadings have a meaningful mean and interval. Communalities, the variance of each variable
+# that the factors explain, are invariant and need no alignment.
 
 # %%
 functions = {
@@ -131,12 +129,11 @@ plots.show(fig, save=folder / "14-factors.png")
 # %% [markdown]
 # ## The answer
 #
-# Raw loadings have a larger R-hat and a much larger standard deviation than aligned ones: chains
-# move along an orbit of rotations, and the difference describes the orbit. Aligned loadings agree,
-# with intervals that say how well the space of the factors is known. Their axes are a convention:
-# only statements that no rotation changes, such as those on communalities and on the fitted
-# covariance, belong to the model. The rotation to report is a choice after the fit, and the
-# intervals are conditional on it.
+# Raw loadings have a larger R-hat and a much larger standard deviation than aligned ones, because
+# draws differ by rotations. The aligned loadings of all chains agree, and their intervals show how
+# well the space of the factors is known. The choice of the axes is a convention. The data inform
+# only quantities that no rotation changes, such as communalities and the fitted covariance. A
+# rotation for interpretation is chosen after the fit, and intervals are conditional on it.
 #
 # To copy:
 #

@@ -11,11 +11,11 @@
 # %% [markdown]
 # # A network with one hidden layer
 #
-# *Do the chains of a small network disagree, or do its hidden units only have other names?*
+# *Do the chains of a small network disagree, or only the order and signs of their hidden units?*
 #
-# Hidden units can be exchanged. Because tanh is odd, the sign of a unit can be changed as well, of
-# its input weights, its bias and its output weight together. With H units the posterior repeats
-# itself H! times 2 to the power of H.
+# Hidden units can be permuted. Because tanh is odd, the signs of the input weights, the bias and
+# the output weight of a unit can be changed together. With H units the symmetry group has H! 2^H
+# elements, and the posterior has that many copies of each mode.
 
 # %% tags=["parameters"]
 runs = "runs/borrow"  # folder of the fits and figures
@@ -27,13 +27,11 @@ iter_sampling = 500
 seed = 1
 
 # %%
-from pathlib import Path
-
 import numpy as np
 
 import gptbayes as gb
 from gptbayes import plots
-from gptbayes.cli.settings import output_folder, settings_from
+from gptbayes.cli.settings import file_beside, output_folder, settings_from
 from gptbayes.diagnostics.mixing import difference_sentences
 from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.predict import influence
@@ -43,9 +41,7 @@ from gptbayes.symmetry.posterior import layout_of, posterior_of
 
 globals().update(settings_from(globals()))
 folder = output_folder(runs)
-here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
-folders = here, here / "analyses"  # of a script, and of a notebook
-program = next(each / "network.stan" for each in folders if (each / "network.stan").exists())
+program = file_beside(globals(), "network.stan")
 
 # %% [markdown]
 # ## The fit
@@ -91,9 +87,10 @@ for sentence in difference_sentences(mixing)[:3]:
     print(f"  {sentence}")
 
 # %% [markdown]
-# ## What the prediction rests on
+# ## Influence of the observations
 #
-# The influence of each observation on the prediction in the middle, from the same draws.
+# The influence of each observation on the prediction at the middle input is estimated from the same
+# draws.
 
 # %%
 middle = n_observations // 2
@@ -122,12 +119,12 @@ plots.show(fig, save=folder / "15-network.png")
 # %% [markdown]
 # ## The answer
 #
-# R-hat of raw weights measures which unit has which name and sign. The table shows whether aligned
-# weights and predictions agree; where predictions do and weights do not, the rest is a direction in
-# which units trade with each other, which predictions do not see. An alignment cannot be better
-# than the units are separate: units that do the same have no names to find. The predictions, their
-# R-hat and their intervals are what the model says. The observations with the largest influence
-# are printed with their distance from the input; the nearest need not be the first.
+# The R-hat of raw weights is large because chains differ in the order and signs of the units. The
+# table shows whether aligned weights and predictions agree. If predictions agree and aligned
+# weights do not, the weights vary along directions that hardly change the predictions. Units with
+# nearly equal functions cannot be matched across draws. The predictions, with their R-hat and
+# intervals, do not depend on any of this. The observations with the largest influence are printed
+# with their distance from the input; the nearest one need not have the largest influence.
 #
 # To copy:
 #

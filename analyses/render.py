@@ -112,13 +112,16 @@ def write_index(folder: Path) -> None:
     links = {
         r"\]\((\d\d_\w+)\.py\)": r"](\1.html)",
         r"\(\.\./README\.md\)": "(../index.html)",
-        r"\(borrow\.md\)": "(borrow.html)",
+        r"\(README\.md": "(index.html",
+        r"\((\w+)\.md": r"(\1.html",
     }
-    for source, page in (("README.md", "index.html"), ("borrow.md", "borrow.html")):
-        (folder / page).write_text(markdown_page(HERE / source, links), encoding="utf-8")
+    for source in HERE.glob("*.md"):
+        page = "index.html" if source.name == "README.md" else f"{source.stem}.html"
+        (folder / page).write_text(markdown_page(source, links), encoding="utf-8")
     links = {
         r"\(analyses/README\.md": f"({folder.name}/index.html",
         r"\(analyses/(\d\d_\w+)\.py\)": rf"({folder.name}/\1.html)",
+        r"\(analyses/(\w+)\.md": rf"({folder.name}/\1.html",
         r"\(analyses/figures/": f"({folder.name}/figures/",
     }
     front = markdown_page(ROOT / "README.md", links)

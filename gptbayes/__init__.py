@@ -5,7 +5,7 @@ The names below are what an analysis needs; each is imported when it is first us
 >>> import gptbayes as gb
 >>> problem = gb.make_problem(gb.stage("05"), gb.zen_of_python().lower())
 >>> problem.stage.title
-'Multi headed self attention'
+'Multi-headed self-attention'
 
 - `stage`, `STAGES`: the twelve models
 - `read_text`, `zen_of_python`, `make_problem`: from text to a problem

@@ -64,7 +64,15 @@ def pareto_k_limit(n_draws: int) -> float:
 
 
 def pareto_k_limit_words(n_draws: int) -> str:
-    """The limit of Pareto k, and what it is the limit for where draws are few.
+    """The limit of Pareto k in words, with the number of draws if it is small.
+
+    Parameters
+    ----------
+    n_draws : int
+
+    Returns
+    -------
+    str
 
     Examples
     --------
@@ -90,7 +98,11 @@ def plus_minus(
     digits : int
         After the decimal point.
     sign : {"-", "+"}
-        "+" shows the sign of a positive number too.
+        "+" also shows the sign of positive numbers.
+
+    Returns
+    -------
+    str
 
     Examples
     --------
@@ -101,6 +113,33 @@ def plus_minus(
     """
     shown = f"{float(value):{sign}.{digits}f}"
     return f"{shown} ± {float(error):.{digits}f}" if np.isfinite(float(error)) else shown
+
+
+def probability_words(p: SupportsFloat, error: SupportsFloat) -> str:
+    """A probability with its Monte Carlo standard error; that of a single draw has none.
+
+    Parameters
+    ----------
+    p, error : float, or an array of one number
+
+    Returns
+    -------
+    str
+        With two digits. A probability that rounds to 0 or 1 is shown as a bound.
+
+    Examples
+    --------
+    >>> [probability_words(p, 0.003) for p in (0.001, 0.973, 0.9984)]
+    ['< 0.01', '0.97 ± 0.00', '> 0.99']
+    >>> probability_words(1.0, float("nan"))
+    '1.00'
+    """
+    shown = float(p)
+    if np.isnan(float(error)):
+        return f"{shown:.2f}"
+    if not 0.005 <= shown < 0.995:
+        return "< 0.01" if shown < 0.5 else "> 0.99"
+    return plus_minus(shown, error, 2)
 
 
 def convergence_finding(
@@ -188,5 +227,15 @@ def few_sequences_finding(n: int, what: str = "held-out sequences") -> Finding |
 
 
 def warnings_of(findings: Iterable[Finding]) -> list[Finding]:
-    """The warnings among findings, in their order."""
+    """Select the warnings among findings.
+
+    Parameters
+    ----------
+    findings : iterable of Finding
+
+    Returns
+    -------
+    list of Finding
+        In their order.
+    """
     return [finding for finding in findings if not finding.ok]

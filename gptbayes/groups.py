@@ -49,18 +49,44 @@ def make_groups(
 
 
 def group(idata: az.InferenceData, name: str) -> xr.Dataset:
-    """A group of a fit as a Dataset."""
+    """A group of a fit as a Dataset.
+
+    Parameters
+    ----------
+    idata : InferenceData or DataTree
+    name : str
+
+    Returns
+    -------
+    Dataset
+    """
     found = idata[name]
     return found.to_dataset() if IS_TREE else found
 
 
 def group_names(idata: az.InferenceData) -> list[str]:
-    """Which groups a fit has."""
+    """The names of the groups of a fit.
+
+    Parameters
+    ----------
+    idata : InferenceData or DataTree
+
+    Returns
+    -------
+    list of str
+    """
     return [name.strip("/") for name in idata.groups if name != "/"] if IS_TREE else idata.groups()
 
 
 def add_group(idata: az.InferenceData, name: str, dataset: xr.Dataset) -> None:
-    """Add a group of its own name to a fit."""
+    """Add a group to a fit in place.
+
+    Parameters
+    ----------
+    idata : InferenceData or DataTree
+    name : str
+    dataset : Dataset
+    """
     if IS_TREE:
         idata[name] = xr.DataTree(dataset)
     else:
@@ -95,18 +121,29 @@ def select(
 
 
 def save_groups(idata: az.InferenceData, path: Path) -> None:
-    """Write netCDF that either ArviZ reads, uncompressed.
+    """Write a netCDF file that all versions of ArviZ read, without compression.
 
-    Random digits do not get smaller: compressing them takes most of the time, for nothing.
+    Compression would take most of the time and hardly reduce the size of random numbers.
+
+    Parameters
+    ----------
+    idata : InferenceData or DataTree
+    path : pathlib.Path
     """
     options = {} if IS_TREE else {"compress": False}
     idata.to_netcdf(str(path), engine="h5netcdf", **options)
 
 
 def load_groups(path: Path) -> az.InferenceData:
-    """Read what `save_groups` wrote, all of it, and close the file.
+    """Read a netCDF file into memory and close it.
 
-    An open file would be taken for what stands there later.
+    Parameters
+    ----------
+    path : pathlib.Path
+
+    Returns
+    -------
+    InferenceData or DataTree
     """
     if not IS_TREE:
         with az.rc_context({"data.load": "eager"}):

@@ -16,7 +16,9 @@ import pytest
 from filelock import FileLock
 from problems import small_problem
 
-from gptbayes import fit
+import gptbayes as gb
+from gptbayes import fit, plots
+from gptbayes.inference import open_run
 from gptbayes.model.problem import Problem
 from gptbayes.model.stages import STAGES, VARIANTS
 from gptbayes.toolchain import ensure_cmdstan
@@ -49,6 +51,12 @@ def common_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def engine():
+    """CmdStan, for tests that compile programs of their own."""
+    return ensure_cmdstan()
+
+
+@pytest.fixture(scope="session")
 def programs(common_folder):
     """All Stan programs compiled with either body of the likelihood, two at a time."""
     compiled = common_folder / "programs-are-compiled"
@@ -78,6 +86,29 @@ def runs(tmp_path_factory, common_folder, programs):
     return {path.name: path for path in sorted(folder.iterdir())}
 
 
+@pytest.fixture(scope="module")
+def nuts(runs):
+    return open_run(runs["nuts"])
+
+
+@pytest.fixture(scope="module")
+def pathfinder(runs):
+    return open_run(runs["pathfinder"])
+
+
+@pytest.fixture(scope="module")
+def mode(runs):
+    return open_run(runs["optimize"])
+
+
+@pytest.fixture
+def ax():
+    fig, (ax,) = plots.figure()
+    yield ax
+    fig.canvas.draw()  # a glyph that is missing warns here, and warnings are errors
+    plots.close(fig)
+
+
 def _short_fits(folder):
     posed = small_problem("05")
     return {
@@ -88,6 +119,17 @@ def _short_fits(folder):
         "optimize": fit.optimize(posed, folder / "optimize", starts=2, seed=3),
         "prior": fit.prior(posed, folder / "prior", draws=60, seed=3),
     }
+
+
+@pytest.fixture(scope="session")
+def report(common_folder, runs):
+    """The report of the short fits, written once for all tests that only read it."""
+    path = common_folder / "report.html"
+    with FileLock(common_folder / "report.lock"):
+        if not path.exists():
+            written = gb.write_report(runs["nuts"], [runs["pathfinder"], runs["optimize"]])
+            shutil.copy(written, path.with_suffix(".partial")).rename(path)
+    return path
 
 
 def pytest_collection_modifyitems(items):

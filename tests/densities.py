@@ -10,7 +10,7 @@ import cmdstanpy
 import numpy as np
 
 from gptbayes.fit import executable_of
-from gptbayes.model.problem import stan_data
+from gptbayes.model.stan_data import stan_data
 from gptbayes.toolchain import compile_program, ensure_cmdstan
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.groups import make_groups
-from gptbayes.model.problem import Problem, stan_data
+from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stan_data import stan_data
 
 
 def drawn(problem: Problem, posterior: dict[str, np.ndarray], prior=None) -> az.InferenceData:
@@ -22,13 +23,19 @@ def drawn(problem: Problem, posterior: dict[str, np.ndarray], prior=None) -> az.
         draws = prior_draws(problem, 50, np.random.default_rng(7))
         prior = {name: value[None] for name, value in draws.items()}
     groups = {"posterior": posterior, "prior": prior}
-    attrs = {
+    return make_groups(
+        {name: _group(problem, each) for name, each in groups.items()}, attrs_of(problem)
+    )
+
+
+def attrs_of(problem: Problem) -> dict[str, str]:
+    """The attributes from which `gptbayes.inference.problem_of` rebuilds the problem."""
+    return {
         "stage": problem.stage.number,
         "source": problem.source,
         "characters": json.dumps(list(problem.vocabulary.characters)),
         "stan_data": json.dumps(stan_data(problem)),
     }
-    return make_groups({name: _group(problem, each) for name, each in groups.items()}, attrs)
 
 
 def from_prior(problem: Problem, chains: int, draws: int, seed: int = 1) -> dict[str, np.ndarray]:

@@ -2,8 +2,9 @@
 
 Written from the definition of the stages, not from the package's own forward pass, so that the two
 share no mistake but one of the definition. It takes what Stan takes: parameters with Stan's shapes,
-the dict of `gptbayes.model.problem.stan_data` with its 1-based tokens. Derivatives are JAX's; where
-the input of a ReLU is exactly 0 there is none, and draws from a continuous prior never get there.
+the dict of `gptbayes.model.stan_data.stan_data` with its 1-based tokens. Derivatives are JAX's;
+where the input of a ReLU is exactly 0 there is none, and draws from a continuous prior never get
+there.
 
 Sizes: T positions, V characters, C width, H heads of h = C / H, D hidden units.
 """
@@ -51,7 +52,7 @@ def log_density(stage: int, parameters: dict, data: dict) -> Array:
     parameters : dict of str to array
         One draw, each with the shape it has in the Stan program.
     data : dict
-        Of `gptbayes.model.problem.stan_data`.
+        Of `gptbayes.model.stan_data.stan_data`.
     """
     x, y = (jnp.asarray(data[name]) - 1 for name in ("x", "y"))  # (B, T)
     masks = [jnp.asarray(data[name]) for name in MASKS] if stage >= 11 else None

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from gptbayes.corpus import Vocabulary, split
-from gptbayes.model.problem import Design, Priors, Problem, draw_masks
+from gptbayes.corpus import Vocabulary, Windows, split
+from gptbayes.model.design import Design, draw_masks
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import Problem
 from gptbayes.model.stages import STAGES, VARIANTS
 
 TEXT = "the cat sat on the mat, that cat. " * 4
@@ -35,3 +37,12 @@ def small_problem(number: str, text: str = TEXT, batch_size: int = 11, **changes
         stage = replace(stage, masks=masks)
     priors = settings.pop("priors", Priors.default(stage, design))
     return Problem(stage, design, priors, vocabulary, *windows, **settings)
+
+
+def bigram_of_two_characters() -> Problem:
+    """Two rows of two logits, whose posterior is a two-dimensional integral each."""
+    vocabulary = Vocabulary(("a", "b"))
+    tokens = vocabulary.encode("aababaabbbaabaaaabab")
+    windows = Windows(tokens[None, :-1], tokens[None, 1:])
+    priors = Priors(token_embedding=1.3)
+    return Problem(STAGES["01"], Design(2, 19, 1), priors, vocabulary, windows, windows)

@@ -27,16 +27,6 @@ from gptbayes.report import Analysis
 from gptbayes.stats.summary import ess, log_mean_exp, r_hat, summarise
 
 
-@pytest.fixture(scope="module")
-def nuts(runs):
-    return open_run(runs["nuts"])
-
-
-@pytest.fixture(scope="module")
-def mode(runs):
-    return open_run(runs["optimize"])
-
-
 def noise(*shape, seed=1):
     values = np.random.default_rng(seed).normal(size=shape)
     return xr.DataArray(values, dims=("chain", "draw", "scalar")[: len(shape)])

@@ -27,15 +27,10 @@ from gptbayes.attention import (
     summarise_attention,
 )
 from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.model.design import draw_masks
 from gptbayes.model.forward import forward
-from gptbayes.model.problem import draw_masks
 
 DIMS = ("chain", "draw", "layer", "head", "sequence", "query_position", "key_position")
-
-
-@pytest.fixture(scope="module")
-def nuts(runs):
-    return open_run(runs["nuts"])
 
 
 @pytest.fixture(scope="module")

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
 
 from gptbayes import plots
-
-
-@pytest.fixture
-def ax():
-    fig, (ax,) = plots.figure()
-    yield ax
-    fig.canvas.draw()  # a glyph that is missing warns here, and warnings are errors
-    plt.close(fig)
 
 
 def attention(n, text, **dims):
@@ -99,7 +90,7 @@ def test_role_probabilities_are_lengths(ax):
     widths = np.array([bar.get_width() for bar in ax.patches]).reshape(2, 3, 2)
     expected = heads["probability"].isel(layer=0).transpose("role", "head", "source")
     np.testing.assert_allclose(widths, expected / 2)
-    assert ax.texts[0].get_text() == "0.20 ±0.02"
+    assert ax.texts[0].get_text() == "0.20 ± 0.02"
     (top,) = ax.child_axes
     assert [label.get_text() for label in top.get_xticklabels()] == ["head 1", "head 2", "head 3"]
     assert [label.get_text() for label in ax.get_xticklabels()] == [*"000111"]

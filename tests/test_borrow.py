@@ -13,7 +13,6 @@ from scipy.stats import norm
 from test_diagnose_mixing import CENTRES, as_idata, chains_at, relabelled
 
 from gptbayes.symmetry.posterior import posterior_of
-from gptbayes.toolchain import ensure_cmdstan
 
 PAGE = Path(__file__).parents[1] / "analyses" / "borrow.md"
 SECTIONS = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -77,8 +76,7 @@ def test_the_code_runs(number, namespace, capsys):
         assert 0.001 < float(namespace["checked"]["p_value"][0])
 
 
-def test_the_code_of_calibration_runs(namespace, tmp_path, monkeypatch, capsys):
-    ensure_cmdstan()
+def test_the_code_of_calibration_runs(engine, namespace, tmp_path, monkeypatch, capsys):
     shutil.copy(Path(__file__).parent / "programs" / "normal-mean.stan", tmp_path / "model.stan")
     monkeypatch.chdir(tmp_path)
     exec(code_of(SECTIONS[0]), namespace)

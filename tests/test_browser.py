@@ -33,11 +33,6 @@ SPLIT = re.compile(
 
 
 @pytest.fixture(scope="module")
-def report(runs):
-    return write_report(runs["nuts"], [runs["pathfinder"], runs["optimize"]])
-
-
-@pytest.fixture(scope="module")
 def texts(runs, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "texts.html"
     command = ["text", runs["nuts"], "--prompt", "the cat sat", "--length", 30, "--texts", 2]
@@ -65,7 +60,7 @@ def test_nothing_is_asked_of_the_network_and_nothing_complains(browser, path):
     assert broken == 0
 
 
-@pytest.mark.parametrize("width", [1280, 480])
+@pytest.mark.parametrize("width", [1600, 1280, 480])
 def test_nothing_runs_off_the_page(browser, path, width):
     with opened(browser, path, viewport={"width": width, "height": 900}) as (page, *_):
         overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -81,6 +76,20 @@ def test_it_prints(browser, path):
         first.hover()
         assert first.is_visible()
         assert not first.locator(".n").is_visible()
+
+
+def test_on_paper_nothing_is_folded(browser, report):
+    """Warnings and references can be read where nothing can be opened, and fold again."""
+    with opened(browser, report) as (page, *_):
+        folded = page.locator("details:not([open])")
+        before = folded.count()
+        assert before
+        assert not page.locator("#warnings li").first.is_visible()
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert folded.count() == 0
+        assert page.locator("#warnings li").first.is_visible()
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert folded.count() == before
 
 
 def test_pointing_at_a_character_shows_what_the_netcdf_says(browser, path, runs):

@@ -15,18 +15,12 @@ from scipy.special import softmax
 
 from gptbayes.inference import open_run, problem_of
 from gptbayes.model.forward import forward
-from gptbayes.report import write_report
 
 pytestmark = pytest.mark.usefixtures("programs", "browser")
 
 LABEL = re.compile(r"draw (\d+) of (\d+): chain (\d+), draw (\d+)")
 SHOWN = 6e-4
 """Half of the last digit, and a little."""
-
-
-@pytest.fixture(scope="module")
-def report(runs):
-    return write_report(runs["nuts"], [runs["pathfinder"], runs["optimize"]])
 
 
 @pytest.fixture
@@ -132,6 +126,16 @@ def test_it_plays_and_pauses(page):
     page.wait_for_timeout(900)
     assert slider.input_value() == before
     assert button.inner_text() == "Play"
+
+
+def test_it_plays_slowly_for_those_who_want_less_motion(browser, report):
+    with opened(browser, report, reduced_motion="reduce") as (page, *_):
+        block = view(page, "attention")
+        slider = block.locator("input[type=range]")
+        block.locator("button").click()
+        page.wait_for_timeout(1200)
+        assert slider.input_value() == "1"
+        page.wait_for_function("s => s.value > 1", arg=slider.element_handle())
 
 
 def test_the_keyboard_is_enough(page, netcdf):

@@ -31,7 +31,9 @@ from gptbayes.compare import (
 )
 from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.findings import pareto_k_limit_words
-from gptbayes.model.problem import Design, Priors, Problem
+from gptbayes.model.design import Design
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import Problem
 from gptbayes.model.stages import STAGES
 from gptbayes.predict import loo
 

@@ -21,9 +21,10 @@ from gptbayes.findings import PARETO_K_LIMIT
 from gptbayes.groups import make_groups, pareto_smoothed
 from gptbayes.inference import open_run, problem_of
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.problem import make_problem, stan_data
+from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import log_gamma_draws, prior_draws
 from gptbayes.model.stages import STAGES, VARIANTS, stage
+from gptbayes.model.stan_data import stan_data
 from gptbayes.predict import entropy_split, loo, next_character, score_text
 from gptbayes.predict.leave_one_out import psis_loo
 from gptbayes.report import write_report

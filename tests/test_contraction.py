@@ -29,11 +29,6 @@ from gptbayes.model.simulate import prior_draws
 from gptbayes.symmetry import null_dimension, transform_stage
 
 
-@pytest.fixture
-def nuts(runs):
-    return open_run(runs["nuts"])
-
-
 def chains(problem, shape, rng):
     """Prior draws as if they were chains."""
     drawn = prior_draws(problem, int(np.prod(shape)), rng)

@@ -134,7 +134,7 @@ def test_bad_input_is_named(rng):
     idata = as_idata(chains_at(rng, 4 * [CENTRES]))
     posterior = idata.posterior
     only = make_groups({"posterior": chains_at(rng, 4 * [CENTRES])})
-    with pytest.raises(ValueError, match="none were given, and there is no group log_likelihood"):
+    with pytest.raises(ValueError, match="must be given, since there is no group log_likelihood"):
         gb.diagnose_mixing(only, MIXTURE)
     with pytest.raises(ValueError, match="unknown functions nu, the variables are mu, sigma, thet"):
         gb.diagnose_mixing(only, MIXTURE, ["nu"])

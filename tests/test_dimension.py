@@ -9,8 +9,10 @@ import pytest
 from problems import small_problem
 
 from gptbayes.corpus import Vocabulary, Windows
+from gptbayes.model.design import Design, draw_masks
 from gptbayes.model.forward import forward
-from gptbayes.model.problem import Design, Priors, Problem, draw_masks
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES
 from gptbayes.symmetry import generic_null_dimension, null_dimension

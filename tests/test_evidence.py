@@ -24,7 +24,7 @@ from gptbayes.compare.evidence_sensitivity import (
     scale_sensitivity,
     scale_sentences,
 )
-from gptbayes.compare.refits import FittedRun
+from gptbayes.compare.refit_plan import FittedRun
 from gptbayes.compare.thermodynamic import discretisation_error, thermodynamic_integration
 from gptbayes.findings import Finding
 from gptbayes.inference import open_run

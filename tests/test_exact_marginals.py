@@ -31,11 +31,6 @@ BATCH_SIZE = 5
 """So few sequences that some characters are never read."""
 
 
-@pytest.fixture
-def nuts(runs):
-    return open_run(runs["nuts"])
-
-
 def directions(number):
     """What science says is known of a stage when some characters are unseen."""
     wanted = {"embeddings of unseen characters"}

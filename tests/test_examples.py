@@ -1,5 +1,5 @@
 """The examples in docstrings run and print what they show. They are quick, and only that of
-`gptbayes.fit.sequential_monte_carlo` needs Stan."""
+`gptbayes.fit.smc.sequential_monte_carlo` needs Stan."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import gptbayes
 
 PACKAGE = Path(gptbayes.__file__).parent
+SMC = "gptbayes.fit.smc"
 
 
 def has_examples(path):
@@ -22,7 +23,8 @@ def has_examples(path):
 def modules_with_examples():
     paths = [path for path in PACKAGE.rglob("*.py") if has_examples(path)]
     names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in paths]
-    return sorted(name.removesuffix(".__init__") for name in names)
+    names = sorted(name.removesuffix(".__init__") for name in names)
+    return [pytest.param(name, marks=pytest.mark.stan) if name == SMC else name for name in names]
 
 
 @pytest.mark.parametrize("name", modules_with_examples())

@@ -13,13 +13,12 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 from densities import compiled, stan_density
-from problems import UNEQUAL_PRIORS, small_problem
+from problems import UNEQUAL_PRIORS, bigram_of_two_characters, small_problem
 from scipy.integrate import dblquad
 from scipy.special import expit, log_expit
 from scipy.stats import norm
 
 from gptbayes import fit, toolchain
-from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.diagnostics.sampler import mode_findings
 from gptbayes.fit.draws import check_csv, write_csv
 from gptbayes.fit.units import make_unit
@@ -27,7 +26,6 @@ from gptbayes.groups import select
 from gptbayes.inference import open_run, superchains_of
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel
-from gptbayes.model.problem import Design, Priors, Problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES
 from gptbayes.stats.summary import summarise
@@ -78,12 +76,8 @@ def test_log_lik_of_draws_agrees_with_numpy(problem, tmp_path):
 
 def test_bigram_of_two_characters_agrees_with_quadrature(tmp_path):
     """The posterior mean of p(b | a) is a two-dimensional integral over a row of logits."""
-    vocabulary = Vocabulary(("a", "b"))
-    tokens = vocabulary.encode("aababaabbbaabaaaabab")
-    windows = Windows(tokens[None, :-1], tokens[None, 1:])
-    problem = Problem(
-        STAGES["01"], Design(2, 19, 1), Priors(token_embedding=1.3), vocabulary, windows, windows
-    )
+    problem = bigram_of_two_characters()
+    windows = problem.training
     counts = [((windows.x == 0) & (windows.y == k)).sum() for k in (0, 1)]
 
     def weight(v, u):

@@ -8,6 +8,7 @@ from problems import small_problem
 from scipy.special import log_softmax
 
 from gptbayes.model import simulate
+from gptbayes.model.design import draw_masks
 from gptbayes.model.forward import (
     attention_weights,
     forward,
@@ -15,7 +16,6 @@ from gptbayes.model.forward import (
     over_draws,
     token_log_prob,
 )
-from gptbayes.model.problem import draw_masks
 from gptbayes.model.simulate import generate_text, prior_draws, sample_tokens
 from gptbayes.model.stages import STAGES
 

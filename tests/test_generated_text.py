@@ -27,16 +27,6 @@ from gptbayes.stats.summary import mcse_mean
 LEVEL = 1e-4  # of every test of a distribution: what a correct program fails
 
 
-@pytest.fixture(scope="module")
-def nuts(runs):
-    return open_run(runs["nuts"])
-
-
-@pytest.fixture(scope="module")
-def mode(runs):
-    return open_run(runs["optimize"])
-
-
 @pytest.fixture(scope="module", params=["05", "12"])
 def generated(request, runs, tmp_path_factory):
     """Fits of which Stan wrote text, at stage 12 far beyond a context of 5."""

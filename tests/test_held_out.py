@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from gptbayes.diagnostics.sampler import pareto_k
 from gptbayes.groups import group, group_names, make_groups, pareto_smoothed, select
-from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.forward import forward
 from gptbayes.predict import (
     chain_weights,
@@ -21,16 +21,6 @@ from gptbayes.predict import (
     psis_weights,
     stack_chains,
 )
-
-
-@pytest.fixture(scope="module")
-def nuts(runs):
-    return open_run(runs["nuts"])
-
-
-@pytest.fixture(scope="module")
-def pathfinder(runs):
-    return open_run(runs["pathfinder"])
 
 
 def approximated(x, target_sd, proposal_sd):

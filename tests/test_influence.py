@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import xarray as xr
+from drawn import attrs_of
 from problems import small_problem
 
 from gptbayes import fit
@@ -17,7 +16,7 @@ from gptbayes.diagnostics.sensitivity import prior_sensitivity
 from gptbayes.groups import make_groups
 from gptbayes.inference import open_run, parameters_of
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.problem import make_problem, stan_data
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import VARIANTS
 from gptbayes.predict import (
     because,
@@ -47,13 +46,7 @@ def bigram():
         "posterior": xr.Dataset({"token_embedding": ((*dims, "token", "embed"), logits)}),
         "log_likelihood": xr.Dataset({"log_lik": ((*dims, "sequence", "position"), log_lik)}),
     }
-    attrs = {
-        "stage": stage.number,
-        "source": problem.source,
-        "characters": json.dumps(list(problem.vocabulary.characters)),
-        "stan_data": json.dumps(stan_data(problem)),
-    }
-    return problem, make_groups(groups, attrs)
+    return problem, make_groups(groups, attrs_of(problem))
 
 
 def exact_changes(problem, context, character):

@@ -11,8 +11,8 @@ import pytest
 from densities import compiled, stan_density
 from problems import UNEQUAL_PRIORS
 
-from gptbayes.model.problem import stan_data
 from gptbayes.model.simulate import prior_draws
+from gptbayes.model.stan_data import stan_data
 
 pytestmark = pytest.mark.usefixtures("programs")
 

@@ -24,9 +24,10 @@ from gptbayes.inference import open_run
 from gptbayes.model import kernel_sources
 from gptbayes.model.forward import token_log_prob
 from gptbayes.model.log_density import kernel_likelihood
-from gptbayes.model.problem import make_problem, stan_data
+from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES, VARIANTS, stan_folder
+from gptbayes.model.stan_data import stan_data
 from gptbayes.report import write_report
 from gptbayes.toolchain import ToolchainError, compile_program, machine_flags
 from gptbayes.validate.experiment import change_program

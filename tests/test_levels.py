@@ -19,7 +19,8 @@ from scipy.stats import binom
 
 from gptbayes import fit
 from gptbayes.attention import head_roles, learned_sentences
-from gptbayes.compare.evidence import Evidence, compare_evidence, evidence_findings
+from gptbayes.compare.evidence import Evidence, compare_evidence
+from gptbayes.compare.evidence_findings import evidence_findings
 from gptbayes.diagnostics.contraction import compare_with_prior
 from gptbayes.diagnostics.convergence import r_star
 from gptbayes.diagnostics.segments import cut_segments, differences

@@ -19,7 +19,7 @@ from gptbayes.diagnostics.modes import (
 )
 from gptbayes.diagnostics.quantities import quantities
 from gptbayes.groups import select
-from gptbayes.inference import open_run, problem_of
+from gptbayes.inference import problem_of
 from gptbayes.predict import (
     compare_held_out,
     fixed_contexts,
@@ -28,11 +28,6 @@ from gptbayes.predict import (
     stack_chains,
 )
 from gptbayes.stats.summary import log_mean_exp, r_hat
-
-
-@pytest.fixture(scope="module")
-def nuts(runs):
-    return open_run(runs["nuts"])
 
 
 @pytest.fixture

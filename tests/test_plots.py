@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -8,14 +7,6 @@ from matplotlib.axes import Axes
 
 from gptbayes import plots
 from gptbayes.predict import check_statistics, relative_frequencies
-
-
-@pytest.fixture
-def ax():
-    fig, (ax,) = plots.figure()
-    yield ax
-    fig.canvas.draw()  # a glyph that is missing warns here, and warnings are errors
-    plt.close(fig)
 
 
 def interval(**dims):

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from problems import TEXT, small_problem
 
+from gptbayes.model.design import Design
 from gptbayes.model.forward import forward
-from gptbayes.model.problem import Design, Priors, from_stan_data, make_problem, stan_data
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES
+from gptbayes.model.stan_data import from_stan_data, stan_data
 
 
 def test_tokens_are_one_based_for_stan_only():

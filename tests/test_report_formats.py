@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import executable
+from PIL import Image
 from test_cli import run as gptbayes_command
 
 from gptbayes.findings import Finding
@@ -49,7 +50,7 @@ def test_the_abstract_says_what_the_analysis_says(analyses):
     n_pass = int((analysis.exact_marginals["p_value"].dropna("direction") >= 0).sum())
     assert f" {n_pass} tests against exact marginals" in found["Reliability"]
     loss = analysis.head_ablation.average["mean"].sel(source="posterior").max()
-    assert f", with {float(loss):+.3f}" in found["Attention"]
+    assert f": {float(loss):+.3f} (" in found["Attention"]
 
 
 def test_every_predictor_is_on_the_side_of_its_difference(analyses):
@@ -58,9 +59,9 @@ def test_every_predictor_is_on_the_side_of_its_difference(analyses):
     text, table = texts(analysis)["Prediction"], analysis.held_out.table
     clear = re.search(r"paired difference, the fit is (.*?)\. ", text)
     better, _, worse = (clear[1] if clear else "").partition("worse than ")
-    equal = re.search(r"The differences? to (.*?) (?:is|are) within two standard errors", text)
+    equal = re.search(r"The differences? from (.*?) (?:is|are) within two standard errors", text)
     sides = {"better": better, "worse": worse, "equal": equal[1] if equal else ""}
-    for name in ("pathfinder", "optimize", *analysis.held_out.baselines[:2]):
+    for name in ("pathfinder", "optimize", *analysis.held_out.baselines):
         one = table.sel(fit=name)
         z = -float(one["difference"] / one["difference_se"])
         side = "better" if z > 2 else "worse" if z < -2 else "equal"
@@ -130,13 +131,23 @@ def test_export_has_every_table_and_figure(exported):
     for stem in names[".svg"]:
         root = ET.parse(exported.folder / f"{stem}.svg").getroot()
         width = float(root.get("width").removesuffix("pt")) / 72
-        assert width <= 7.3 or stem == "attention-patterns"
+        assert width <= 7.3, stem
     with open(exported.folder / "predictions-held-out-density.csv", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     table = Analysis(open_run(exported.run)).held_out.table
     assert float(rows[0]["per character"].split()[0]) == pytest.approx(
         float(table["per_character"][0]), abs=5e-4
     )
+
+
+def test_nothing_is_cut_off_from_a_figure(exported):
+    """The margin is white: no label, number or legend runs over it."""
+    paths = sorted(exported.folder.glob("*.png"))
+    assert len(paths) > 8
+    for path in paths:
+        pixels = np.asarray(Image.open(path).convert("L"))
+        edges = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+        assert min(edge.min() for edge in edges) == 255, path.stem
 
 
 def test_markdown_has_its_pictures_beside_it(exported):

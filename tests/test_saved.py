@@ -165,7 +165,7 @@ def test_a_run_that_may_only_be_read_is_read(saved, monkeypatch, caplog):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied", str(saved))
 
-    monkeypatch.setattr("gptbayes.inference._save", refuse)
+    monkeypatch.setattr("gptbayes.inference.run.save", refuse)
     assert open_run(saved.parent).posterior.sizes["draw"] == 4
     assert "cannot be saved" in caplog.text
 

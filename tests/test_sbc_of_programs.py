@@ -8,16 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from gptbayes.toolchain import ensure_cmdstan
 from gptbayes.validate import calibration_table, sbc
 
 PROGRAM = Path(__file__).parent / "programs" / "normal-mean.stan"
 SHORT = {"iter_warmup": 150, "iter_sampling": 120, "n_ranked": 15}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def engine():
-    ensure_cmdstan()
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def prior(rng):

@@ -16,8 +16,10 @@ from gptbayes import fit
 from gptbayes.cli import main
 from gptbayes.cli.fit import METHODS
 from gptbayes.corpus import keep_frequent, real_number, split, whole_number
-from gptbayes.model.problem import Priors, make_problem, stan_data
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES, VARIANTS
+from gptbayes.model.stan_data import stan_data
 
 INTEGER_TYPES = (int, np.int8, np.int64, np.uint8, np.uint64)
 REAL_TYPES = (float, np.float32, np.float64)

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import small_problem
+from problems import bigram_of_two_characters, small_problem
 from scipy.integrate import dblquad
 from scipy.special import log_expit, logsumexp
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from gptbayes import fit, toolchain
-from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.diagnostics.sampler import sampler_health
 from gptbayes.diagnostics.tempering_health import path_findings
 from gptbayes.findings import warnings_of
@@ -34,9 +33,8 @@ from gptbayes.fit.smc import Settings, sequential_monte_carlo
 from gptbayes.fit.transitions import Nuts, metric_of, write_starts
 from gptbayes.inference import open_run
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.problem import Design, Priors, Problem, stan_data
 from gptbayes.model.simulate import prior_draws
-from gptbayes.model.stages import STAGES
+from gptbayes.model.stan_data import stan_data
 from gptbayes.report import Analysis
 from gptbayes.stats.summary import r_hat, summarise
 from gptbayes.validate import conjugate_bigram
@@ -143,12 +141,8 @@ def test_level_0_is_the_prior(bigrams):
 
 def test_two_characters_agree_with_quadrature(tmp_path):
     """The evidence of a bigram of two characters is a two-dimensional integral for each row."""
-    vocabulary = Vocabulary(("a", "b"))
-    tokens = vocabulary.encode("aababaabbbaabaaaabab")
-    windows = Windows(tokens[None, :-1], tokens[None, 1:])
-    problem = Problem(
-        STAGES["01"], Design(2, 19, 1), Priors(token_embedding=1.3), vocabulary, windows, windows
-    )
+    problem = bigram_of_two_characters()
+    windows = problem.training
 
     def row(context):
         counts = [((windows.x == context) & (windows.y == k)).sum() for k in (0, 1)]

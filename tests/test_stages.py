@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from gptbayes.model.problem import Design
+from gptbayes.model.design import Design
 from gptbayes.model.stages import STAGES, stage
 
 DESIGN = Design(65, 8, 32, n_embed=32, n_head=2, n_layer=2)

@@ -9,8 +9,9 @@ import pytest
 from problems import small_problem
 from test_dimension import TABLE, posed
 
+from gptbayes.model.design import Design
 from gptbayes.model.forward import forward
-from gptbayes.model.problem import Design, Priors
+from gptbayes.model.priors import Priors
 from gptbayes.model.simulate import log_prior, prior_draws
 from gptbayes.model.stages import STAGES, Masks
 from gptbayes.symmetry import (

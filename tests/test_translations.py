@@ -87,17 +87,19 @@ def test_those_of_a_stage_are_found(rng):
 
 def test_bad_input_is_named(rng):
     posterior = posterior_draws(rng, draws=20)
-    with pytest.raises(ValueError, match=r"up is no symmetry: a shift of -2 prior .* from .* to"):
+    with pytest.raises(
+        ValueError, match=r"up is not a symmetry: a shift of -2 prior .* from .* to"
+    ):
         check_translations(posterior, predict, PRIOR, {"up": {"a": 1.0}})
-    with pytest.raises(ValueError, match="prior is of z, the variables are a, b, c"):
+    with pytest.raises(ValueError, match="prior names z, the variables are a, b, c"):
         check_translations(posterior, predict, {"z": (0, 1)})
     with pytest.raises(ValueError, match=r"prior of b must have shape \(3,\), got \(\) and \(2,\)"):
         check_translations(posterior, predict, {"b": (0, [1, 2])})
     with pytest.raises(ValueError, match="deviations of a must be positive, got -1"):
         check_translations(posterior, predict, {**PRIOR, "a": (0, -1)})
-    with pytest.raises(ValueError, match="up moves z, the prior is of a, b, c"):
+    with pytest.raises(ValueError, match="up changes z, the prior names a, b, c"):
         check_translations(posterior, predict, PRIOR, {"up": {"z": 1}})
-    with pytest.raises(ValueError, match="up must move something"):
+    with pytest.raises(ValueError, match="up must not be zero"):
         check_translations(posterior, predict, PRIOR, {"up": {"a": 0}})
     with pytest.raises(ValueError, match=r"up of b must have shape \(3,\), got \(2,\)"):
         check_translations(posterior, predict, PRIOR, {"up": {"b": [1, 1]}})

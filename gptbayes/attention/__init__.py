@@ -39,15 +39,8 @@ from gptbayes.attention.matching import (
     matching_findings,
 )
 from gptbayes.attention.patterns import attention_draws, summarise_attention
-from gptbayes.attention.roles import (
-    Roles,
-    RoleSentence,
-    attention_at_distance,
-    head_roles,
-    learned_sentences,
-    role_draws,
-    role_sentences,
-)
+from gptbayes.attention.role_sentences import RoleSentence, learned_sentences, role_sentences
+from gptbayes.attention.roles import Roles, attention_at_distance, head_roles, role_draws
 from gptbayes.attention.rollout import attention_rollout, rollout_weights
 
 __all__ = [

@@ -22,11 +22,12 @@ from gptbayes.attention.contexts import (
     labelled,
     problem_with_attention,
 )
-from gptbayes.attention.matching import Matching, head_order, matched
+from gptbayes.attention.matching import Matching, match_posterior_and_prior, matched
+from gptbayes.attention.prior_comparison import summarise_with_prior
 from gptbayes.attention.rollout import rollout_weights
 from gptbayes.model.forward import MAX_BYTES, forward, last_logits, over_draws
-from gptbayes.stats.probability import prob_greater, probability
-from gptbayes.stats.summary import side_by_side, summarise
+from gptbayes.stats.standard_error import standard_error
+from gptbayes.stats.summary import OVER, side_by_side, summarise
 
 ROUNDING = 1e-12
 """A cost in nats that is smaller is zero up to rounding error."""
@@ -136,20 +137,18 @@ def ablate_heads(
     """
     problem = problem_with_attention(idata)
     contexts, next_tokens = _checked(problem, contexts, next_tokens)
-    matching = head_order(idata) if matching is None else matching
-    prior = head_order(idata, group="prior", reference=matching)
+    matchings = match_posterior_and_prior(idata, matching)
     draws = {}
-    for source, order in zip(SOURCES, (matching, prior), strict=True):
+    for source, order in matchings.items():
         costs = _head_costs(
             problem.stage, draws_of(idata, source), contexts, next_tokens, max_bytes
         )
         costs = labelled(idata, source, costs, "layer", "head", "sequence")
         draws[source] = matched(costs, order)
-    names = xr.DataArray(list(SOURCES), dims="source", name="source")
     return HeadAblation(
         _average(draws, prob, "prob_positive"),
         _of_contexts(draws, prob, problem, contexts),
-        xr.concat([matching.ambiguous, prior.ambiguous], names),
+        side_by_side({source: each.ambiguous for source, each in matchings.items()}),
     )
 
 
@@ -246,6 +245,11 @@ def without_head(parameters: dict[str, np.ndarray], layer: int, head: int) -> di
     parameters : dict of str to ndarray
         Each ``(..., dims of that parameter)``.
     layer, head : int
+        0-based.
+
+    Returns
+    -------
+    dict of str to ndarray
     """
     value = parameters["value"].copy()
     value[..., layer, head, :, :] = 0.0
@@ -322,24 +326,15 @@ def _rank_correlation(attended, costs):
 
 def _average(draws, prob, sign):
     """Statistics of the mean over contexts, and the comparison with the prior."""
-    tables, means = {}, {}
-    for source, each in draws.items():
-        means[source] = each.mean("sequence")
-        table = summarise(means[source], prob=prob, exact_constants=True)
-        likely = probability(means[source] > ROUNDING, effective=table["ess_bulk"])
-        per_context = each.mean(("chain", "draw"))
-        n = per_context.sizes["sequence"]
-        spread = per_context.std("sequence", ddof=1) if n > 1 else np.nan * table["mean"]
-        tables[source] = table.assign(
-            {
-                sign: likely["probability"],
-                f"{sign}_mcse": likely["mcse"],
-                "se_contexts": spread / np.sqrt(n),
-            }
-        )
-    more = prob_greater(means["posterior"], means["prior"])
-    table = side_by_side(tables)
-    return table.assign(exceeds_prior=more["probability"], exceeds_prior_mcse=more["mcse"])
+    means = {source: each.mean("sequence") for source, each in draws.items()}
+    table = summarise_with_prior(means, prob, positive=sign, tolerance=ROUNDING)
+    errors = {source: _error_of_contexts(each) for source, each in draws.items()}
+    return table.assign(se_contexts=side_by_side(errors))
+
+
+def _error_of_contexts(draws):
+    """Standard error of the mean over contexts; nan for a single one."""
+    return xr.apply_ufunc(standard_error, draws.mean(OVER), input_core_dims=[["sequence"]])
 
 
 def _of_contexts(draws, prob, problem, contexts):

@@ -26,10 +26,18 @@ class LayerMatching(NamedTuple):
 
 
 def past_mask(n_positions: int) -> np.ndarray:
-    """Return a mask of the weights that are not constant, (query_position, key_position).
+    """Return a mask of the attention weights that are not constant.
 
     These are the weights on past and current positions, except those of the first query position,
     which can attend to itself only.
+
+    Parameters
+    ----------
+    n_positions : int
+
+    Returns
+    -------
+    ndarray of bool, (query_position, key_position)
     """
     past = np.tri(n_positions, dtype=bool)
     past[0] = False

@@ -19,6 +19,14 @@ COPIES = 4
 def problem_with_attention(idata: az.InferenceData) -> Problem:
     """Return the problem of a fit whose stage has attention.
 
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    Problem
+
     Raises
     ------
     ValueError
@@ -33,7 +41,16 @@ def problem_with_attention(idata: az.InferenceData) -> Problem:
 
 
 def draws_of(idata: az.InferenceData, group: str) -> dict[str, np.ndarray]:
-    """Return the parameters of posterior or prior draws, ``(chain, draw, ...)``.
+    """Return the parameters of posterior or prior draws.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    group : {"posterior", "prior"}
+
+    Returns
+    -------
+    dict of str to ndarray, (chain, draw, ...)
 
     Raises
     ------
@@ -46,7 +63,17 @@ def draws_of(idata: az.InferenceData, group: str) -> dict[str, np.ndarray]:
 
 
 def checked_contexts(problem: Problem, contexts: np.ndarray) -> np.ndarray:
-    """Return contexts as an array of tokens, ``(sequence, position)``.
+    """Return contexts as an array of tokens.
+
+    Parameters
+    ----------
+    problem : Problem
+    contexts : ndarray of int, (sequence, position)
+        0-based tokens.
+
+    Returns
+    -------
+    ndarray of int, (sequence, position)
 
     Raises
     ------
@@ -64,13 +91,37 @@ def checked_contexts(problem: Problem, contexts: np.ndarray) -> np.ndarray:
 
 
 def context_coords(problem: Problem, contexts: np.ndarray) -> dict:
-    """Return the coordinates of attention weights: texts and positions."""
+    """Return the coordinates of attention weights: texts and positions.
+
+    Parameters
+    ----------
+    problem : Problem
+    contexts : ndarray of int, (sequence, position)
+
+    Returns
+    -------
+    dict
+        For `xarray.DataArray.assign_coords`.
+    """
     positions = np.arange(contexts.shape[1])
     text = [problem.vocabulary.decode(context) for context in contexts]
     return {"text": ("sequence", text), "query_position": positions, "key_position": positions}
 
 
 def labelled(idata: az.InferenceData, group: str, values: np.ndarray, *dims: str) -> xr.DataArray:
-    """Label values of each draw, ``(chain, draw, *dims)``, with chains and draws."""
+    """Label values of each draw with chains and draws.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    group : {"posterior", "prior"}
+    values : ndarray, (chain, draw, ...)
+    *dims : str
+        Names of the dims after chain and draw.
+
+    Returns
+    -------
+    DataArray (chain, draw, ...)
+    """
     coords = {name: idata[group][name].values for name in OVER}
     return xr.DataArray(values, dims=(*OVER, *dims), coords=coords)

@@ -13,6 +13,7 @@ from gptbayes.attention.matching import Matching, head_order, reordered
 from gptbayes.attention.patterns import summarise_attention
 from gptbayes.corpus import visible
 from gptbayes.model.forward import forward
+from gptbayes.stats.thinning import evenly_spaced
 
 N_DRAWS = 4
 """Default number of single draws."""
@@ -61,7 +62,8 @@ def attention_views(
     Notes
     -----
     With ``view = views["mean"]``, BertViz shows ``head_view([torch.tensor(layer)[None] for layer in
-    view], tokens)``, and CircuitsVis ``attention.attention_patterns(tokens, np.array(view[0]))``.
+    view], tokens)``, and CircuitsVis the heads of a layer with
+    ``attention.attention_heads(np.array(view[0]), tokens)``.
 
     Examples
     --------
@@ -101,7 +103,7 @@ def _single_draws(idata, stage, contexts, matching, n_draws):
     order = matching.order.values  # (chain, draw, layer, head)
     n_chain, n_draw = order.shape[:2]
     total = n_chain * n_draw
-    chosen = np.unique(np.linspace(0, total - 1, min(n_draws, total)).round().astype(int))
+    chosen = evenly_spaced(total, n_draws)
     found = {}
     for index in chosen:
         chain, draw = divmod(int(index), n_draw)

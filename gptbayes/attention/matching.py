@@ -183,6 +183,27 @@ def head_order(
     return _matching(idata, group, contexts, found)
 
 
+def match_posterior_and_prior(
+    idata: az.InferenceData, matching: Matching | None = None
+) -> dict[str, Matching]:
+    """Match the heads of the posterior, and assign those of prior draws to the same patterns.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    matching : Matching, optional
+        That of the posterior, if it has been computed already.
+
+    Returns
+    -------
+    dict of str to Matching
+        Of "posterior" and "prior".
+    """
+    matching = head_order(idata) if matching is None else matching
+    prior = head_order(idata, group="prior", reference=matching)
+    return {"posterior": matching, "prior": prior}
+
+
 def matched(values: xr.DataArray, matching: Matching) -> xr.DataArray:
     """Reorder values of heads by a matching.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import arviz as az
@@ -11,16 +11,19 @@ import xarray as xr
 
 from gptbayes.attention.contexts import checked_contexts, draws_of, labelled, problem_with_attention
 from gptbayes.attention.detection_patterns import DETECTION_PATTERNS
-from gptbayes.attention.matching import MANY_AMBIGUOUS, Matching, head_order, matched
-from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, convergence_warnings
+from gptbayes.attention.matching import (
+    Matching,
+    head_order,
+    match_posterior_and_prior,
+    matched,
+)
+from gptbayes.attention.prior_comparison import summarise_with_prior
 from gptbayes.model.forward import MAX_BYTES, forward, over_draws
-from gptbayes.stats.probability import prob_greater, probability
-from gptbayes.stats.summary import OVER, side_by_side, summarise
+from gptbayes.stats.probability import probability
+from gptbayes.stats.summary import side_by_side
 
 N_CONTEXTS = 50
 """Default number of held-out contexts."""
-LEARNED_PROB = 0.95
-"""A role counts as learned if P(posterior > prior) is above this or below one minus this."""
 TIE = 1e-12
 """An excess that is smaller is zero up to rounding error."""
 
@@ -102,7 +105,7 @@ def head_roles(
 
     See Also
     --------
-    role_sentences : The same as sentences.
+    gptbayes.attention.role_sentences : The same as sentences.
     gptbayes.plots.plot_roles, gptbayes.plots.plot_role_excess : Figures.
 
     Examples
@@ -119,11 +122,7 @@ def head_roles(
     problem = problem_with_attention(idata)
     contexts = problem.held_out.x[:N_CONTEXTS] if contexts is None else contexts
     contexts = checked_contexts(problem, contexts)
-    matching = head_order(idata) if matching is None else matching
-    matchings = {
-        "posterior": matching,
-        "prior": head_order(idata, group="prior", reference=matching),
-    }
+    matchings = match_posterior_and_prior(idata, matching)
     settings: dict[str, Any] = {"patterns": patterns, "max_bytes": max_bytes}
     draws = {
         source: role_draws(idata, contexts, matching=order, group=source, **settings)
@@ -131,15 +130,16 @@ def head_roles(
     }
     occur = draws["posterior"]["role"].values
     ranked = {source: _ranked(each) for source, each in draws.items()}
-    heads = _compare_with_prior(draws, prob).merge(_top_head_probability(draws))
+    compared: dict[str, Any] = {"positive": "above_uniform", "tolerance": TIE}
+    heads = summarise_with_prior(draws, prob, **compared).merge(_top_head_probability(draws))
     return Roles(
         heads=heads.transpose("source", "role", "layer", "head"),
-        ranks=_compare_with_prior(ranked, prob),
+        ranks=summarise_with_prior(ranked, prob, **compared).transpose("source", "role", "rank"),
         no_head=side_by_side(
             {source: probability(each.max("rank") <= TIE) for source, each in ranked.items()}
         ),
-        ambiguous=_by_source(matchings, "ambiguous"),
-        ambiguous_mcse=_by_source(matchings, "ambiguous_mcse"),
+        ambiguous=side_by_side({s: each.ambiguous for s, each in matchings.items()}),
+        ambiguous_mcse=side_by_side({s: each.ambiguous_mcse for s, each in matchings.items()}),
         absent=tuple(name for name in patterns if name not in occur),
     )
 
@@ -187,79 +187,6 @@ def role_draws(
     return matched(
         _excess(idata, group, np.asarray(contexts), pattern_weights, max_bytes), matching
     )
-
-
-class RoleSentence(NamedTuple):
-    """A sentence about one role of one head.
-
-    Attributes
-    ----------
-    role : str
-    layer, head : int
-        0-based.
-    learned : bool
-        Whether P(posterior > prior) is above 0.95 or below 0.05, by at least 20 effective draws:
-        fewer that are dependent lie above the prior by chance.
-    text : str
-        The sentence, with the intervals of posterior and prior, and with warnings.
-    """
-
-    role: str
-    layer: int
-    head: int
-    learned: bool
-    text: str
-
-
-def role_sentences(roles: Roles) -> Iterator[RoleSentence]:
-    """State the excess of each head for each role, and whether it differs from the prior.
-
-    Parameters
-    ----------
-    roles : Roles
-
-    Yields
-    ------
-    RoleSentence
-        By role, layer and head. Roles that are impossible for a head because of its dropout mask
-        are omitted.
-    """
-    heads = roles.heads
-    for role in heads["role"].values:
-        for layer in range(heads.sizes["layer"]):
-            for head in range(heads.sizes["head"]):
-                one = heads.sel(role=role).isel(layer=layer, head=head)
-                if np.isnan(one["mean"]).any():
-                    continue
-                p = float(one["exceeds_prior"])
-                learned = _has_enough_draws(one.sel(source="posterior")) and not (
-                    1 - LEARNED_PROB < p < LEARNED_PROB
-                )
-                overlap = float(roles.ambiguous.sel(source="posterior")[layer])
-                text = _sentence(one, f"layer {layer + 1}, head {head + 1}", str(role), learned)
-                yield RoleSentence(
-                    str(role), layer, head, learned, text + _role_warnings(one, overlap)
-                )
-
-
-def learned_sentences(roles: Roles) -> list[str]:
-    """State which roles of matched heads differ from the prior, or that none does.
-
-    Parameters
-    ----------
-    roles : Roles
-
-    Returns
-    -------
-    list of str
-    """
-    learned = [each.text for each in role_sentences(roles) if each.learned]
-    if learned:
-        return learned
-    ours = roles.heads.sel(source="posterior")
-    if not bool((ours["ess_bulk"] >= EFFECTIVE_DRAWS_LIMIT).any()):
-        return ["unknown: too few effective draws to tell heads from those of the prior"]
-    return ["none: no head can be distinguished from those of the prior"]
 
 
 def attention_at_distance(weights: xr.DataArray, distance: int) -> xr.DataArray:
@@ -354,21 +281,6 @@ def _ranked(draws):
     return flat.drop_vars(["rank", "layer", "head"]).copy(data=-np.sort(-flat.values, axis=-1))
 
 
-def _compare_with_prior(draws, prob):
-    """Statistics by source, and the comparison of posterior and prior."""
-    tables = {}
-    for source, each in draws.items():
-        table = summarise(each, prob=prob, exact_constants=True)
-        more = probability(each > TIE, effective=table["ess_bulk"]).where(each.notnull().all(OVER))
-        tables[source] = table.assign(
-            above_uniform=more["probability"], above_uniform_mcse=more["mcse"]
-        )
-    table = side_by_side(tables)
-    more = prob_greater(draws["posterior"], draws["prior"])
-    table = table.assign(exceeds_prior=more["probability"], exceeds_prior_mcse=more["mcse"])
-    return table.transpose("source", "role", ...)
-
-
 def _top_head_probability(draws):
     """Probability that the excess of a head is the largest of all heads, and positive."""
     tables = {}
@@ -377,50 +289,3 @@ def _top_head_probability(draws):
         is_top = (each == largest) & (each > TIE)
         tables[source] = probability(is_top).rename(mcse="probability_mcse")
     return side_by_side(tables)
-
-
-def _by_source(matchings, name):
-    names = xr.DataArray(list(matchings), dims="source", name="source")
-    return xr.concat([getattr(each, name) for each in matchings.values()], names)
-
-
-def _sentence(one, head, role, learned):
-    ours, theirs = one.sel(source="posterior"), one.sel(source="prior")
-    mean, p = float(ours["mean"]), float(one["exceeds_prior"])
-    prob = round(100 * one.attrs["prob"])
-    text = (
-        f"{head}, {role}: {abs(mean):.2f} {'more' if mean >= 0 else 'less'} than uniform attention "
-        f"({prob} % interval {_interval(ours)}; prior {_interval(theirs)})"
-    )
-    if np.isnan(float(ours["sd"])):
-        return text
-    error = float(one["exceeds_prior_mcse"])
-    text += f". P(posterior > prior) = {p:.2f} ± {error:.2f}: "
-    if not _has_enough_draws(ours):
-        return text + "too few effective draws to tell from the prior"
-    if learned:
-        return text + f"learned from the text, {'more' if p > 0.5 else 'less'} than in the prior"
-    return text + "not distinguishable from the prior"
-
-
-def _has_enough_draws(summary):
-    """Enough effective draws, which a role that is the same in every draw does not need."""
-    return bool((summary["ess_bulk"] >= EFFECTIVE_DRAWS_LIMIT) | (summary["sd"] == 0))
-
-
-def _interval(one):
-    if np.isnan(float(one["sd"])):
-        return "unknown"
-    return f"{float(one['lower']):+.2f} to {float(one['upper']):+.2f}"
-
-
-def _role_warnings(one, overlap):
-    ours = one.sel(source="posterior")
-    warnings = []
-    if np.isnan(float(ours["sd"])):
-        warnings.append("a single draw: no uncertainty")
-    ess = np.fmin(float(ours["ess_bulk"]), float(ours["ess_tail"]))
-    warnings += convergence_warnings(float(ours["r_hat"]), ess)
-    if overlap > MANY_AMBIGUOUS:
-        warnings.append(f"the matching of heads is ambiguous in {overlap:.2f} of the draws")
-    return f" ({'; '.join(warnings)})" if warnings else ""

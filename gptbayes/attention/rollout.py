@@ -16,9 +16,8 @@ from gptbayes.attention.contexts import (
     problem_with_attention,
 )
 from gptbayes.attention.patterns import MAX_BYTES
+from gptbayes.attention.prior_comparison import summarise_with_prior
 from gptbayes.model.forward import forward, over_draws
-from gptbayes.stats.probability import prob_greater
-from gptbayes.stats.summary import side_by_side, summarise
 
 
 def rollout_weights(attention: np.ndarray, *, residual: bool) -> np.ndarray:
@@ -104,15 +103,7 @@ def attention_rollout(
     for start in range(0, len(contexts), step):
         some = contexts[start : start + step]
         draws = {source: _rollout_draws(idata, source, some) for source in SOURCES}
-        tables = {
-            source: summarise(each, prob=prob, exact_constants=True)
-            for source, each in draws.items()
-        }
-        more = prob_greater(draws["posterior"], draws["prior"])
-        part = side_by_side(tables)
-        parts.append(
-            part.assign(exceeds_prior=more["probability"], exceeds_prior_mcse=more["mcse"])
-        )
+        parts.append(summarise_with_prior(draws, prob))
     summary = xr.concat(parts, "sequence", data_vars="all", combine_attrs="override")
     order = ("source", "sequence", "query_position", "key_position")
     return summary.transpose(*order).assign_coords(context_coords(problem, contexts))

@@ -20,7 +20,7 @@ from gptbayes.cli.terminal import (
     write_table,
 )
 from gptbayes.corpus import visible
-from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT
+from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, probability_words
 from gptbayes.report import Analysis
 from gptbayes.report.analysis import N_CONTEXTS
 from gptbayes.report.format import (
@@ -28,7 +28,6 @@ from gptbayes.report.format import (
     effective_positions,
     interval,
     named_heads,
-    with_error,
 )
 
 
@@ -37,7 +36,7 @@ def add_arguments(parser) -> None:
         parser,
         _attention,
         description="The posterior of attention weights at a context, with heads matched across "
-        "draws; what each head attends to beyond uniform attention, posterior beside prior; and "
+        "draws; detection patterns of each head, compared with the prior; and "
         "the cost of ablating heads and positions.",
         examples="""
             gptbayes attention runs/05-nuts
@@ -52,10 +51,10 @@ def add_arguments(parser) -> None:
     help_text = "held-out sequences over which patterns and ablations are averaged (50)"
     add("--contexts", type=int, metavar="N", help=help_text)
     add("--prob", type=float, default=0.9, help="mass of the intervals (0.9)")
-    add("--no-ablation", action="store_true", help="do not ablate heads and positions")
+    add("--no-ablation", action="store_true", help="omit ablations of heads and positions")
     add("--figure", type=Path, metavar="FILE.png", help="draw the weights at the context")
     add("--out", type=Path, metavar="FILE.csv", help="write the weights at the context")
-    help_text = "write them as BertViz and CircuitsVis read them: mean, interval, single draws"
+    help_text = "write mean, interval and single draws in the format of BertViz and CircuitsVis"
     add("--views", type=Path, metavar="FILE.json", help=help_text)
 
 
@@ -157,7 +156,7 @@ def _print_roles(roles):
             str(role),
             interval(one.sel(source="posterior")),
             interval(one.sel(source="prior")),
-            with_error(one["exceeds_prior"], one["exceeds_prior_mcse"]),
+            probability_words(one["exceeds_prior"], one["exceeds_prior_mcse"]),
             _most_probable(heads),
         )
     title = "Detection patterns: attention beyond uniform, largest head of each draw"
@@ -174,7 +173,7 @@ def _most_probable(heads):
         key=lambda each: float(heads["probability"].isel(layer=each[0], head=each[1])),
     )
     one = heads.isel(layer=layer, head=head)
-    p = with_error(one["probability"], one["probability_mcse"])
+    p = probability_words(one["probability"], one["probability_mcse"])
     return f"{name}, with probability {p}"
 
 

@@ -36,8 +36,13 @@ def add_arguments(parser) -> None:
         """,
     )
     add("runs", type=Path, nargs="*", metavar="RUN", help="run directories, at least one of NUTS")
-    add("--refits", default="all", metavar="all|none|N", help="of each run, worst first (all)")
-    add("--wbic", action="store_true", help="fit the tempered posterior of each NUTS run too")
+    add(
+        "--refits",
+        default="all",
+        metavar="all|none|N",
+        help="refits of each run, largest Pareto k first (all)",
+    )
+    add("--wbic", action="store_true", help="also fit the tempered posterior of each NUTS run")
     add("--out", type=Path, metavar="FILE.csv", help="write the numbers, one row per run")
     help_text = "write one page with a row per run: density, evidence, calibration, cost, verdict"
     add("--html", type=Path, metavar="FILE.html", help=help_text)

@@ -30,7 +30,7 @@ from gptbayes.compare.evidence_sensitivity import (
 )
 from gptbayes.findings import plus_minus
 from gptbayes.inference import problem_of
-from gptbayes.model.problem import Priors
+from gptbayes.model.priors import Priors
 from gptbayes.progress import progress_bars
 
 
@@ -40,16 +40,16 @@ def add_arguments(parser) -> None:
         _evidence,
         description="Log evidence of fits of the same text by sequential Monte Carlo (gptbayes fit "
         "--method smc), with standard errors over replicates, by SMC and by thermodynamic "
-        "integration; Bayes factors, posterior probabilities, WBIC and learning coefficient; LOO "
-        "and held-out density beside them; and how the evidence depends on the prior scales.",
+        "integration; Bayes factors, posterior probabilities, WBIC, learning coefficient, LOO and "
+        "held-out density; and the sensitivity of the evidence to the prior scales.",
         examples="""
             gptbayes evidence runs/05-smc
             gptbayes evidence runs/01-smc runs/05-smc runs/12-smc --out evidence.csv
             gptbayes evidence runs/05-smc --refit attention=2 --refit lm_head=0.5
         """,
     )
-    add("runs", type=Path, nargs="+", metavar="RUN", help="run directories, fits by smc")
-    add("--no-scales", action="store_true", help="do not look at the scales of the priors")
+    add("runs", type=Path, nargs="+", metavar="RUN", help="run directories of SMC fits")
+    add("--no-scales", action="store_true", help="omit the sensitivity to prior scales")
     add(
         "--refit",
         action="append",

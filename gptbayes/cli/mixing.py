@@ -20,7 +20,7 @@ from gptbayes.cli.terminal import (
     write_table,
 )
 from gptbayes.diagnostics.mixing import diagnose_mixing, difference_sentences
-from gptbayes.findings import R_HAT_LIMIT
+from gptbayes.findings import R_HAT_LIMIT, plus_minus
 from gptbayes.groups import save_groups
 from gptbayes.symmetry import read_group
 from gptbayes.symmetry.posterior import as_groups, posterior_of
@@ -30,10 +30,10 @@ def add_arguments(parser) -> None:
     add = describe(
         parser,
         _mixing,
-        description="Tell a symmetry of the parameters from disagreement of the chains, for the "
-        "posterior of any model in a netCDF file: R-hat, ESS and R* of raw and aligned variables "
-        "and of functions that no symmetry changes, and modes with what they differ in. The file "
-        "of the group has tables permutation, sign_flip and orthogonal, each with the axis of each "
+        description="Distinguish symmetries of the parameters from disagreement of the chains, for "
+        "the posterior of any model in a netCDF file: R-hat, ESS and R* of raw and aligned "
+        "variables and of functions that no symmetry changes; modes, and how they differ. The file "
+        "of the group has the tables permutation, sign_flip and orthogonal, with the axis of each "
         "variable.",
         examples="""
             gptbayes mixing posterior.nc --group mixture.toml
@@ -48,7 +48,7 @@ def add_arguments(parser) -> None:
         """,
     )
     add("file", type=Path, metavar="FILE.nc", help="InferenceData or DataTree of several chains")
-    add("--group", type=Path, metavar="FILE", help="TOML or JSON; without it there is no symmetry")
+    add("--group", type=Path, metavar="FILE", help="symmetry group, TOML or JSON (none)")
     help_text = "variables of the posterior that no symmetry changes (the log likelihood)"
     add("--functions", metavar="NAME,NAME", help=help_text)
     add("--out", type=Path, metavar="FILE.csv", help="write the table of mixing")
@@ -72,7 +72,7 @@ def _mixing(arguments):
     figures = _save_figures(found, arguments.figures) if arguments.figures else []
     if group is not None:
         parts = [part.name for part in group.parts]
-        note = "not checked against a density: gptbayes.check_invariance does that in Python"
+        note = "not checked to be a symmetry: use gptbayes.check_invariance in Python"
         print_lines("Group", [*parts, note])
     n_chain, n_draw = posterior.sizes["chain"], posterior.sizes["draw"]
     OUT.print(f"{n_chain} chains of {n_draw} draws", "", sep="\n")
@@ -111,7 +111,7 @@ def _print_modes(found):
         row = found.modes.isel(mode=k)
         cells = [str(k + 1), str(int(row["whole_chains"])), f"{float(row['share_of_draws']):.2f}"]
         if has_lp:
-            cells.append(f"{float(row['lp']):.1f} ± {float(row['lp_mcse']):.1f}")
+            cells.append(plus_minus(row["lp"], row["lp_mcse"]))
         table.add_row(*cells)
     print_table("Modes", table)
     OUT.print(Text(f"{found.modes.attrs['mass']}."), "", sep="\n", soft_wrap=True)

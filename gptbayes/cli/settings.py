@@ -1,4 +1,4 @@
-"""The settings of an analysis script, which its command line may change."""
+"""The settings of an analysis script, which its command line may change, and its files."""
 
 from __future__ import annotations
 
@@ -70,6 +70,34 @@ def output_folder(path: str | Path) -> Path:
     folder = (here.parent if here.name == "analyses" else Path()) / path
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def file_beside(namespace: Mapping[str, Any], name: str) -> Path:
+    """Find a file that an analysis reads, such as its Stan program.
+
+    Parameters
+    ----------
+    namespace : mapping
+        The script's ``globals()``.
+    name : str
+        Of a file in the folder of the script. A notebook does not know its file: its working
+        directory is ``analyses/`` or the folder above it.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    """
+    script = namespace.get("__file__")
+    folders = [Path(script).parent] if script else [Path.cwd(), Path.cwd() / "analyses"]
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    raise FileNotFoundError(f"{name} must be in {' or '.join(map(str, folders))}")
 
 
 def _is_setting(name, value):

@@ -23,7 +23,7 @@ from gptbayes.cli.terminal import (
 from gptbayes.diagnostics.examination import FILE
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
 from gptbayes.diagnostics.mode_masses import same_posterior
-from gptbayes.diagnostics.verdict import TOO_SHORT, Verdict
+from gptbayes.diagnostics.verdict import Verdict
 from gptbayes.findings import plus_minus
 from gptbayes.fit import read_config
 from gptbayes.inference import open_run
@@ -44,24 +44,24 @@ def add_arguments(parser) -> None:
     add = describe(
         parser,
         _symmetry,
-        description="Tell symmetries of the weights, which change no prediction, from disagreement "
-        "of the chains of a NUTS fit: modes, whether they predict differently, and whether paths "
-        "without a barrier connect them; and what the text taught about each kind of weight. The "
-        "last two are saved in the run directory, for its report.",
+        description="Distinguish symmetries of the weights, which change no prediction, from "
+        "disagreement of the chains of a NUTS fit: modes, whether their predictions differ, and "
+        "whether paths without a barrier connect them; and how much was learned about each kind of "
+        "weight. The last two are saved in the run directory for its report.",
         examples="""
             gptbayes symmetry runs/05-nuts
             gptbayes symmetry runs/05-nuts --no-paths --no-contraction --out mixing.csv
         """,
     )
-    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains, or a fit by smc")
+    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains, or an SMC fit")
     add(
         "--smc",
         type=Path,
         metavar="RUN",
-        help="a fit of the same posterior by smc, for masses of modes (one in a folder beside RUN)",
+        help="an SMC fit of the same posterior, for masses of modes (one in a folder beside RUN)",
     )
-    add("--no-paths", action="store_true", help="do not look for barriers between chains")
-    add("--no-contraction", action="store_true", help="do not compare posterior and prior")
+    add("--no-paths", action="store_true", help="omit paths between chains")
+    add("--no-contraction", action="store_true", help="omit the comparison of posterior and prior")
     add("--out", type=Path, metavar="FILE.csv", help="write the table of mixing")
 
 
@@ -86,7 +86,7 @@ def _symmetry(arguments):
     if connectivity is not None:
         print_lines("Paths between chains", connection_sentences(connectivity))
     if learned is not None:
-        print_lines("What the text taught", learned)
+        print_lines("Learned from the text", learned)
     if arguments.out:
         print_path(arguments.out)
 
@@ -139,8 +139,8 @@ def _print_symmetries(symmetries, n_redundant, n_parameters):
 def print_verdict(verdict: Verdict) -> None:
     """Print a verdict and what would show it wrong."""
     OUT.print(Text(f"verdict: {verdict.name}", "bold"), verdict.text, sep="\n", soft_wrap=True)
-    if verdict.name != TOO_SHORT:
-        OUT.print(f"This would be wrong if {verdict.wrong_if}.", soft_wrap=True)
+    if verdict.refutation:
+        OUT.print(verdict.refutation, soft_wrap=True)
     OUT.print()
 
 

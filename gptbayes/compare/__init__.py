@@ -16,16 +16,8 @@ from gptbayes.compare.evidence import (
     model_evidence,
 )
 from gptbayes.compare.evidence_sensitivity import refit_with_scale, scale_sensitivity
-from gptbayes.compare.refits import (
-    ExactLoo,
-    FittedRun,
-    RefitPlan,
-    estimated_seconds,
-    exact_loo,
-    plan_refits,
-    refit_density,
-    without_sequence,
-)
+from gptbayes.compare.refit_plan import FittedRun, RefitPlan, estimated_seconds, plan_refits
+from gptbayes.compare.refits import ExactLoo, exact_loo, refit_density, without_sequence
 from gptbayes.compare.runs import RunComparison, compare_runs, open_runs
 from gptbayes.compare.table import differences, token_loo
 from gptbayes.compare.tempered import Wbic, tempered_problem, wbic

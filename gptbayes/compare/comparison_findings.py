@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from gptbayes.compare.refits import ExactLoo, FittedRun
+from gptbayes.compare.refit_plan import FittedRun
+from gptbayes.compare.refits import ExactLoo
 from gptbayes.compare.tempered import Wbic
 from gptbayes.diagnostics.sampler import log_lik_finding, pareto_finding, pareto_k
 from gptbayes.findings import (

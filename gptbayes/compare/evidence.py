@@ -1,16 +1,15 @@
 """Model evidence from sequential Monte Carlo: which stage does the text support?
 
-The evidence of a stage is the probability that it gave to the whole text before it saw any of it.
-The path from prior to posterior estimates it twice: by the mean weights of the levels, and by
-thermodynamic integration, log Z = ∫ E_β[l] dβ, over the same levels. The first is unbiased on the
-scale of Z, so that its log is too small by about half its variance; the second has nearly no bias
-and the smaller error where particles are few. The means along the path also give WBIC and the
-learning coefficient. All in nats.
+The evidence of a stage, Z, is the prior predictive probability of the whole text. The path from
+prior to posterior gives two estimates of it: the product of the mean weights of the levels, and
+thermodynamic integration over the same levels, log Z = ∫ E_β[l] dβ. The first estimate of Z is
+unbiased, so that its log is too small by about half its variance. The second has almost no bias,
+and a smaller error if there are few particles. The same path gives WBIC and the learning
+coefficient. All quantities are in nats.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,13 @@ import arviz as az
 import numpy as np
 import xarray as xr
 from scipy.special import logsumexp
-from scipy.stats import t as student_t
 
-from gptbayes.compare.refits import FittedRun
+from gptbayes.compare.evidence_findings import (
+    agreement_finding,
+    discretisation_finding,
+    evidence_findings,
+)
+from gptbayes.compare.refit_plan import FittedRun
 from gptbayes.compare.same_text import open_same_text
 from gptbayes.compare.thermodynamic import (
     discretisation_error,
@@ -36,52 +39,45 @@ from gptbayes.findings import Finding
 from gptbayes.fit.tempering import log_evidence
 from gptbayes.inference import problem_of
 from gptbayes.predict import compare_held_out, loo, n_bad_pareto_k
+from gptbayes.stats.standard_error import standard_error
 from gptbayes.validate import conjugate_bigram
 
-SETTLED = 0.05
-"""Level of the test of the two largest evidences."""
-ALPHA = 0.01
-"""Of the test that the two estimates of an evidence agree."""
-TOLERANCE = 0.1
-"""Nats between the two estimates that are not worth a warning."""
-
-
 WHY_THEY_MAY_DISAGREE = (
-    "The evidence asks how well a stage, its prior included, predicted the text one character "
-    "after the other, from the first one on; LOO and held-out text ask how well its posterior "
-    "predicts another piece. The evidence therefore counts what a wide prior costs: it changes "
-    "with the prior scales where predictions may not. WBIC approximates it for long texts."
+    "The evidence is the probability of the whole text, each character predicted from those before "
+    "it, starting from the prior; LOO and held-out text assess predictions from the posterior. The "
+    "evidence therefore depends on the prior scales, and a wide prior lowers it, even where the "
+    "posterior predictions hardly change. WBIC approximates minus its log for long texts."
 )
 
 
 class Evidence(NamedTuple):
-    """The evidence of one fit, and what else its path tells.
+    """The evidence of one fit, and other quantities from its path.
 
     Attributes
     ----------
     log_evidence, se : float
-        By sequential Monte Carlo: log of the mean of Z over replicates, nats; nan for the error
-        where there is one replicate.
+        By sequential Monte Carlo: the log of the mean of Z over replicates, in nats, and its
+        standard error, nan for one replicate.
     thermodynamic, thermodynamic_se : float
-        By thermodynamic integration: mean over replicates.
+        By thermodynamic integration: the mean over replicates, and its standard error.
     thermodynamic_discretisation : float
-        Estimated error of the integral from the distances of the levels, nats, which is not in
-        ``thermodynamic_se``; nan with fewer than two steps.
+        Estimated error of the integral due to the finite number of levels, in nats, which
+        ``thermodynamic_se`` does not include; nan with fewer than two steps.
     n_characters : int
-        That the evidence is the probability of.
+        Number of characters whose probability the evidence is.
     wbic, wbic_se : float
-        Minus the mean log likelihood at weight 1 / log n (Watanabe 2013); nan for a target or a
-        text that does not reach it.
+        Minus the mean log likelihood at likelihood weight 1 / log n (Watanabe 2013); nan for fewer
+        than 3 characters.
     learning_coefficient, learning_coefficient_se : float
-        The slope of the mean of minus the log likelihood in 1 / β at that weight, which is
-        β² Var_β[l].
+        The derivative of minus the mean log likelihood with respect to 1 / β at that weight, which
+        is β² Var_β[l].
     singular_fluctuation : float
         Half the sum over sequences of the posterior variance of their log likelihood (Watanabe
         2010, with β = 1).
     replicates : Dataset (chain)
-        ``smc`` and ``thermodynamic`` of each.
+        The two estimates of each replicate, ``smc`` and ``thermodynamic``.
     findings : list of Finding
-        What is shaky about these numbers, the worst first.
+        How reliable these numbers are, the most serious first.
     """
 
     log_evidence: float
@@ -100,17 +96,19 @@ class Evidence(NamedTuple):
 
 
 class EvidenceComparison(NamedTuple):
-    """Fits of the same text by their evidence.
+    """A comparison of fits of the same text by their evidence.
 
     Attributes
     ----------
     table : Dataset (fit)
-        Of `compare_evidence`; with ``elpd_loo``, ``elpd_loo_se``, ``n_bad_k`` of PSIS-LOO, and
-        ``held_out_elpd``, ``held_out_se``.
+        As of `compare_evidence`, with ``elpd_loo``, ``elpd_loo_se`` and ``n_bad_k`` of PSIS-LOO,
+        and ``held_out_elpd`` and ``held_out_se``.
     counting : Dataset (model)
-        Of `counting_evidence`, for the same text.
+        As of `counting_evidence`, for the same text.
     found : dict of str to Evidence
+        The evidence of each fit.
     findings : list of Finding
+        As of `evidence_findings`.
     """
 
     table: xr.Dataset
@@ -122,7 +120,7 @@ class EvidenceComparison(NamedTuple):
 def compare_evidence_of_runs(
     folders: Sequence[str | Path],
 ) -> tuple[list[FittedRun], EvidenceComparison]:
-    """Open runs by sequential Monte Carlo and compare them.
+    """Open fits by sequential Monte Carlo and compare their evidence.
 
     Parameters
     ----------
@@ -143,7 +141,7 @@ def compare_evidence_of_runs(
     found = {run.name: model_evidence(run.idata) for run in fits}
     table = compare_evidence(found)
     held_out = compare_held_out({run.name: run.idata for run in fits}).table
-    with warnings.catch_warnings():  # n_bad_k says it
+    with warnings.catch_warnings():  # the column n_bad_k has the same information
         warnings.simplefilter("ignore", UserWarning)
         loos = {run.name: loo(run.idata) for run in fits if _n_sequence(run) > 1}
     of_loo: dict[str, Any] = {
@@ -162,7 +160,7 @@ def compare_evidence_of_runs(
 
 
 def counting_evidence(windows: Windows, vocab_size: int, concentration: float = 1.0) -> xr.Dataset:
-    """The evidence of two models that count characters, in closed form.
+    """Compute the evidence of two Dirichlet-multinomial models of characters in closed form.
 
     Parameters
     ----------
@@ -175,8 +173,8 @@ def counting_evidence(windows: Windows, vocab_size: int, concentration: float = 
     Returns
     -------
     Dataset (model)
-        ``log_evidence`` in nats of "order 0", independent characters of one distribution, and of
-        "order 1", one distribution after each character: Dirichlet-multinomial both.
+        ``log_evidence`` in nats of "order 0", independent and identically distributed characters,
+        and of "order 1", one distribution of the next character after each character.
     """
     counts = conjugate_bigram.transition_counts(windows, vocab_size)
     values = [
@@ -187,12 +185,12 @@ def counting_evidence(windows: Windows, vocab_size: int, concentration: float = 
 
 
 def model_evidence(idata: az.InferenceData) -> Evidence:
-    """The evidence of a fit by sequential Monte Carlo.
+    """Estimate the evidence of a fit by sequential Monte Carlo.
 
     Parameters
     ----------
     idata : InferenceData
-        Of `gptbayes.fit.smc`.
+        From `gptbayes.fit.smc`.
 
     Returns
     -------
@@ -210,7 +208,7 @@ def model_evidence(idata: az.InferenceData) -> Evidence:
     path, problem = path_of(idata), problem_of(idata)
     if problem.likelihood_weight != 1:
         raise ValueError(
-            f"an evidence is that of likelihood_weight 1, got {problem.likelihood_weight:g}"
+            f"evidence needs a fit with likelihood_weight 1, got {problem.likelihood_weight:g}"
         )
     smc = last_level(path["log_evidence"])
     integrated = thermodynamic_integration(path)
@@ -235,19 +233,19 @@ def model_evidence(idata: az.InferenceData) -> Evidence:
         findings=[
             *filter(None, [log_lik_finding(idata)]),
             *path_findings(idata),
-            _agreement(smc, integrated.values),
-            _discretisation(discretisation),
+            agreement_finding(smc, integrated.values),
+            discretisation_finding(discretisation),
         ],
     )
 
 
 def compare_evidence(found: Mapping[str, Evidence]) -> xr.Dataset:
-    """Evidences of several fits of the same text, side by side.
+    """Compare the evidence of several fits of the same text.
 
     Parameters
     ----------
     found : mapping of str to Evidence
-        Of fits of the same text; that they are is not checked here.
+        The texts must be the same, which is not checked.
 
     Returns
     -------
@@ -255,9 +253,9 @@ def compare_evidence(found: Mapping[str, Evidence]) -> xr.Dataset:
         Largest evidence first: ``log_evidence`` with ``se``, ``thermodynamic`` with
         ``thermodynamic_se`` and ``thermodynamic_discretisation``, ``per_character``;
         ``log_bayes_factor`` against the first with ``log_bayes_factor_se``; ``probability`` of the
-        fit among these under equal prior
-        probabilities, with ``probability_se`` by the delta method; ``wbic``, ``wbic_se``,
-        ``learning_coefficient``, ``learning_coefficient_se``, ``singular_fluctuation``.
+        fit among these under equal prior probabilities, with ``probability_se`` by the delta
+        method; ``wbic``, ``wbic_se``, ``learning_coefficient``, ``learning_coefficient_se``,
+        ``singular_fluctuation``.
 
     Raises
     ------
@@ -286,30 +284,6 @@ def compare_evidence(found: Mapping[str, Evidence]) -> xr.Dataset:
     )
 
 
-def evidence_findings(table: xr.Dataset, found: Mapping[str, Evidence]) -> list[Finding]:
-    """What a comparison of evidences says, and what is shaky about it.
-
-    Parameters
-    ----------
-    table : Dataset (fit)
-        Of `compare_evidence`.
-    found : mapping of str to Evidence
-        Of the same fits.
-
-    Returns
-    -------
-    list of Finding
-        Warnings first.
-    """
-    warnings = [
-        Finding(False, f"{name}: {finding.text}")
-        for name in table["fit"].values
-        for finding in found[name].findings
-        if not finding.ok
-    ]
-    return [*warnings, *_ranking(table, found)]
-
-
 _OF_LOO = {
     "elpd_loo": lambda found: float(found["elpd_loo"]),
     "elpd_loo_se": lambda found: float(found["se"]),
@@ -321,62 +295,9 @@ def _n_sequence(run):
     return run.idata.log_likelihood.sizes["sequence"]
 
 
-def _ranking(table, found):
-    """Whether the two best differ, by Student's t of the one with fewer replicates."""
-    if table.sizes["fit"] < 2:
-        return []
-    first, second = (table.isel(fit=k) for k in (0, 1))
-    factor, se = -float(second["log_bayes_factor"]), float(second["log_bayes_factor_se"])
-    names = [str(each["fit"].item()) for each in (first, second)]
-    text = f"log Bayes factor of {names[0]} against {names[1]}: {factor:.1f}"
-    if not np.isfinite(se):
-        return [Finding(False, f"{text}, of unknown error")]
-    text = f"{text} ± {se:.1f} nats"
-    n_replicate = min(found[name].replicates.sizes["chain"] for name in names)
-    if factor < student_t.isf(SETTLED / 2, n_replicate - 1) * se:
-        return [Finding(False, f"{text}: which of them the text supports is not settled")]
-    return [Finding(True, text)]
-
-
-def _agreement(smc, integrated):
-    """Whether the two estimates from the same particles agree.
-
-    Log Z of a replicate is too small on average, by half its variance, because Z has no bias. So
-    the integrals are compared with the log of the mean of Z, and with the first-order change of
-    that by each replicate, which has what the two estimates have in common.
-    """
-    value, _ = log_evidence(smc)
-    difference = integrated - value - np.expm1(smc - value)
-    mean, se = _mean_and_se(difference)
-    text = f"thermodynamic integration minus SMC {mean:+.2f}"
-    if not np.isfinite(se):
-        return Finding(True, f"{text} nats")
-    text = f"{text} ± {se:.2f} nats"
-    limit = float(student_t.isf(ALPHA / 2, len(difference) - 1)) * se
-    if abs(mean) <= max(limit, TOLERANCE):
-        return Finding(True, text)
-    return Finding(
-        False,
-        f"{text}: the two estimates of the evidence disagree; one of them, or both, is wrong by "
-        "more than its error, as with too few particles, or with levels too far apart",
-    )
-
-
-def _discretisation(error):
-    text = f"thermodynamic integration has a discretisation error of about {error:+.2g} nats"
-    if np.isfinite(error) and abs(error) <= TOLERANCE:
-        return Finding(True, text)
-    if not np.isfinite(error):
-        return Finding(False, "too few levels to estimate the error of thermodynamic integration")
-    return Finding(False, f"{text}: it needs more levels")
-
-
 def _mean_and_se(values):
     """Mean over replicates and its standard error, nan for one."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values.mean()), float("nan")
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+    return float(np.mean(values)), float(standard_error(values))
 
 
 def _softmax_se(probability, se):

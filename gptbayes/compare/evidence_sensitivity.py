@@ -1,12 +1,13 @@
-"""How much does the evidence depend on the scales of the prior?
+"""Sensitivity of the evidence to the scales of the prior.
 
-Doubling a prior scale changes what the prior predicted, and so the evidence, while predictions of
-the posterior may stay as they are. With c times a scale the evidence is
+Doubling a prior scale changes the prior predictive distribution, and with it the evidence, even if
+the posterior predictions hardly change. With c times a scale the evidence is
 
     Z(c) = Z(1) E[p_c(θ) / p_1(θ)],
 
-the mean over the posterior of a ratio of priors. Its derivative in log c is a plain posterior mean
-and always to be had; the ratio itself has heavy tails for many parameters, and then says so.
+where the ratio of prior densities is averaged over the posterior. The derivative with respect to
+log c is a plain posterior mean. The ratio itself has heavy tails if there are many parameters,
+which Pareto k shows.
 """
 
 from __future__ import annotations
@@ -24,32 +25,35 @@ import xarray as xr
 from scipy.special import digamma, gammaln, logsumexp
 
 from gptbayes import fit
-from gptbayes.compare.refits import FittedRun
+from gptbayes.compare.refit_plan import FittedRun
 from gptbayes.findings import pareto_k_limit, pareto_k_limit_words, plus_minus
 from gptbayes.groups import pareto_smoothed
 from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.problem import Problem
+from gptbayes.stats.standard_error import standard_error
 
 FACTORS = (0.8, 1.25)
+"""Factors by which each scale is multiplied by default."""
 
 
 def scale_sensitivity(idata: az.InferenceData, factors: Sequence[float] = FACTORS) -> xr.Dataset:
-    """The change of the log evidence with each prior scale, from the draws of one fit.
+    """Estimate how the log evidence changes with each prior scale, from the draws of one fit.
 
     Parameters
     ----------
     idata : InferenceData
-        With draws of the posterior; of several chains, for a standard error.
+        Several chains or replicates are needed for standard errors.
     factors : sequence of float
-        By which each scale is multiplied.
+        Factors by which each scale is multiplied.
 
     Returns
     -------
     Dataset (family, factor)
-        ``scale`` (family), of the fit; ``derivative`` (family), of log Z in the log of the scale,
-        and ``derivative_se``, from the spread of the chains; ``change``, log Z(factor) - log Z, and
-        ``change_se``, and ``pareto_k`` of its importance ratios: above its limit for ``n_draws``
-        draws the change is not known from them, see `refit_with_scale`. Nats.
+        ``scale`` (family), the prior scale of the fit; ``derivative`` (family), of log Z with
+        respect to the log of the scale, and its standard error ``derivative_se`` from the spread of
+        the chains; ``change``, log Z(factor) - log Z, its standard error ``change_se``, and the
+        ``pareto_k`` of its importance ratios. If k is above its limit for ``n_draws`` draws, the
+        change is unreliable, see `refit_with_scale`. In nats.
 
     Raises
     ------
@@ -70,7 +74,7 @@ def scale_sensitivity(idata: az.InferenceData, factors: Sequence[float] = FACTOR
                 {
                     "scale": getattr(problem.priors, family),
                     "derivative": slopes.mean(),
-                    "derivative_se": _se(slopes),
+                    "derivative_se": standard_error(slopes),
                     "change": ("factor", [each[0] for each in changes]),
                     "change_se": ("factor", [each[1] for each in changes]),
                     "pareto_k": ("factor", [each[2] for each in changes]),
@@ -83,7 +87,17 @@ def scale_sensitivity(idata: az.InferenceData, factors: Sequence[float] = FACTOR
 
 
 def scale_sentences(sensitivity: xr.Dataset) -> list[str]:
-    """What `scale_sensitivity` says, one sentence for each family of parameters."""
+    """State the sensitivity to each prior scale, one sentence for each family of parameters.
+
+    Parameters
+    ----------
+    sensitivity : Dataset (family, factor)
+        As of `scale_sensitivity`.
+
+    Returns
+    -------
+    list of str
+    """
     said, n_draws = [], int(sensitivity["n_draws"])
     for family in sensitivity["family"].values:
         row = sensitivity.sel(family=family)
@@ -103,7 +117,7 @@ def scale_sentences(sensitivity: xr.Dataset) -> list[str]:
         if known.sizes["factor"] < row.sizes["factor"]:
             lost = [f"{f:g}" for f in row["factor"].values if f not in known["factor"].values]
             limit = pareto_k_limit_words(n_draws)
-            text += f"; for {' and '.join(lost)} times it Pareto k is above {limit}: refit"
+            text += f"; for {' and '.join(lost)} times it, Pareto k is above {limit}: refit"
         said.append(text)
     return said
 
@@ -116,15 +130,16 @@ def refit_with_scale(
     executor: Executor | None = None,
     on_progress: Callable[[list[fit.Progress]], None] | None = None,
 ) -> az.InferenceData:
-    """Fit a run again with one prior scale changed, where importance weights do not reach.
+    """Fit a run again with one prior scale changed, for changes too large for importance sampling.
 
     Parameters
     ----------
     run : FittedRun
-        Of `gptbayes.fit.smc`.
+        By `gptbayes.fit.smc`.
     family : str
-        A field of `gptbayes.model.problem.Priors`.
+        A field of `gptbayes.model.priors.Priors`.
     factor : float
+        By which the scale is multiplied.
     executor, on_progress
         As for `gptbayes.fit.smc`.
 
@@ -189,10 +204,4 @@ def _change(log_ratio):
     smoothed_k = pareto_smoothed(log_ratio.ravel())[1]
     value = logsumexp(log_ratio) - math.log(log_ratio.size)
     of_chain = np.exp(logsumexp(log_ratio, axis=1) - math.log(log_ratio.shape[1]) - value)
-    return float(value), _se(of_chain), smoothed_k
-
-
-def _se(of_chain):
-    if len(of_chain) < 2:
-        return math.nan
-    return float(np.std(of_chain, ddof=1) / math.sqrt(len(of_chain)))
+    return float(value), float(standard_error(of_chain)), smoothed_k

@@ -1,4 +1,4 @@
-"""What a report says of one fit by sequential Monte Carlo: its path, its evidence, its modes."""
+"""A summary of one fit by sequential Monte Carlo: its path, its evidence and its modes."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from gptbayes.findings import Finding
 from gptbayes.inference import problem_of
 
 WRONG_IF = (
-    "These numbers would have been shown wrong by replicates that differ by more than their "
-    "errors, by thermodynamic integration that disagrees with the mean weights, by R-hat between "
-    "replicates, or by scalars that are known exactly. None of these sees a mode in which no "
-    "replicate has a particle: it would have to be narrow, and part from the others while the "
-    "likelihood still counts for little."
+    "These numbers would be wrong if replicates differed by more than their errors, if "
+    "thermodynamic integration disagreed with the mean weights, if R-hat between replicates were "
+    "large, or if scalars with known marginals missed them. None of these checks detects a mode in "
+    "which no replicate has a particle: a narrow one, separated from the others already at small "
+    "likelihood weights."
 )
 
 
 class TemperingSummary(NamedTuple):
-    """Of one fit.
+    """A summary of one fit by sequential Monte Carlo.
 
     Attributes
     ----------
     path : Dataset (chain, level)
-        As `gptbayes.inference.tempering_path` returns it.
+        As `gptbayes.inference.smc_path` returns it.
     replicates : Dataset (chain)
-        ``n_levels``, ``log_evidence``, ``n_ancestors`` with descendants at the end,
-        ``smallest_acceptance``, ``largest_between_share``, ``smallest_ess`` over its levels,
-        ``seconds`` and the share of these spent in CmdStan, ``stan_share``.
+        ``n_levels``; ``log_evidence``; ``n_ancestors``, the number of particles of the first level
+        with descendants at the last; ``smallest_acceptance``, ``largest_between_share`` and
+        ``smallest_ess`` over its levels; ``seconds``, and ``stan_share``, the share of these spent
+        in CmdStan.
     evidence : gptbayes.compare.evidence.Evidence or None
         None for a power posterior.
     counting : Dataset (model)
@@ -45,7 +46,7 @@ class TemperingSummary(NamedTuple):
     findings : list of Finding
         On the path, the evidence and the modes, in this order.
     wrong_if : str
-        What would have shown it wrong.
+        Observations that would refute these numbers.
     """
 
     path: xr.Dataset
@@ -59,7 +60,7 @@ class TemperingSummary(NamedTuple):
 
 
 def summarise_tempering(idata: az.InferenceData) -> TemperingSummary:
-    """Everything that a section on a fit by sequential Monte Carlo shows.
+    """Summarise a fit by sequential Monte Carlo.
 
     Parameters
     ----------

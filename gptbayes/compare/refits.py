@@ -9,21 +9,17 @@ interrupted refits resume.
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
-import arviz as az
 import numpy as np
 import xarray as xr
 
 from gptbayes import fit
-from gptbayes.corpus import Windows, whole_number
+from gptbayes.compare.refit_plan import FittedRun, plan_refits, refit_folder, refit_settings
+from gptbayes.corpus import Windows
 from gptbayes.findings import R_HAT_LIMIT, pareto_k_limit
 from gptbayes.groups import pareto_smoothed
 from gptbayes.inference import open_run, parameters_of, problem_of
@@ -33,50 +29,6 @@ from gptbayes.predict import loo
 from gptbayes.stats.summary import log_mean_exp, summarise
 
 OnProgress = Callable[[list[fit.Progress]], None]
-
-
-class FittedRun(NamedTuple):
-    """A finished run.
-
-    Attributes
-    ----------
-    name : str
-        Its name in the comparison.
-    folder : pathlib.Path
-    idata : InferenceData
-    """
-
-    name: str
-    folder: Path
-    idata: az.InferenceData
-
-
-class RefitPlan(NamedTuple):
-    """The refits of a run, with estimates of their cost.
-
-    Attributes
-    ----------
-    name : str
-        Name of the run.
-    n_sequences, n_bad : int
-        Number of sequences, and number of those with a Pareto k above its limit.
-    sequences : tuple of int
-        Sequences to leave out and refit, by decreasing k.
-    n_finished : int
-        Number of these refits that are finished.
-    seconds : float
-        Estimated time of the others, from the time that the run took; nan if that is unknown.
-    n_bytes : float
-        Estimated disk space of the others, in bytes.
-    """
-
-    name: str
-    n_sequences: int
-    n_bad: int
-    sequences: tuple[int, ...]
-    n_finished: int
-    seconds: float
-    n_bytes: float
 
 
 class ExactLoo(NamedTuple):
@@ -112,84 +64,6 @@ class ExactLoo(NamedTuple):
         warned = (refits["r_hat"] > R_HAT_LIMIT) | (refits["divergences"] > 0)
         warned |= refits["density_k"] > refits["density_k_limit"]
         return refits.isel(sequence=np.flatnonzero(warned))
-
-
-def plan_refits(
-    run: FittedRun,
-    psis: xr.Dataset,
-    *,
-    refits: str | int = "all",
-    settings: Mapping[str, object] | None = None,
-) -> RefitPlan:
-    """Choose the sequences to leave out and refit, and estimate the cost.
-
-    Parameters
-    ----------
-    run : FittedRun
-        Of NUTS.
-    psis : Dataset
-        `gptbayes.predict.loo` of the run.
-    refits : {"all", "none"} or int
-        All sequences with a Pareto k above its limit, none, or at most this many, by decreasing k.
-    settings : mapping, optional
-        Settings of `gptbayes.fit.nuts`, where they differ from those of the run.
-
-    Returns
-    -------
-    RefitPlan
-
-    Raises
-    ------
-    ValueError
-        If ``refits`` is anything else.
-    """
-    if refits not in ("all", "none"):
-        try:
-            refits = whole_number("refits", refits, least=0)
-        except ValueError:
-            raise ValueError(f"refits must be all, none or a number, got {refits!r}") from None
-    k = psis.pareto_k.values
-    too_large = k > float(psis.pareto_k_limit)
-    worst_first = [int(i) for i in np.argsort(-k, kind="stable") if too_large[i]]
-    limit = refits if isinstance(refits, int) else {"all": len(worst_first), "none": 0}[refits]
-    sequences = tuple(worst_first[:limit])
-    wanted = _settings(run, settings)
-    finished = sum(_is_finished(_folder(run, sequence), wanted) for sequence in sequences)
-    left = len(sequences) - finished
-    files = [*(run.folder / "csv").glob("chain-*.csv"), run.folder / "posterior.nc"]
-    on_disk = sum(path.stat().st_size for path in files if path.exists())
-    own = _settings(run, None)
-    draws = _product(wanted, "iter_sampling") / _product(own, "iter_sampling")
-    return RefitPlan(
-        name=run.name,
-        n_sequences=len(k),
-        n_bad=len(worst_first),
-        sequences=sequences,
-        n_finished=finished,
-        seconds=left * estimated_seconds(run, settings) if left else 0.0,
-        n_bytes=left * on_disk * draws,
-    )
-
-
-def estimated_seconds(run: FittedRun, settings: Mapping[str, object] | None = None) -> float:
-    """Estimate the time of a fit with other settings from the time that the chains of a run took.
-
-    Parameters
-    ----------
-    run : FittedRun
-    settings : mapping, optional
-        As for `plan_refits`.
-
-    Returns
-    -------
-    float
-        In seconds, on this machine; nan if the time of the run is unknown.
-    """
-    own, wanted = _settings(run, None), _settings(run, settings)
-    per_chain = float(np.mean(json.loads(run.idata.attrs["seconds"])))
-    longer = _iterations(wanted) / _iterations(own)
-    at_once = min(wanted["chains"], os.cpu_count() or 1)
-    return per_chain * longer * math.ceil(wanted["chains"] / at_once)
 
 
 def exact_loo(
@@ -279,7 +153,7 @@ def refit_density(
     ValueError, RuntimeError
         As `exact_loo`.
     """
-    problem, folder = problem_of(run.idata), _folder(run, sequence)
+    problem, folder = problem_of(run.idata), refit_folder(run, sequence)
     refit(run, without_sequence(problem, sequence), folder, settings, executor, on_progress)
     idata = open_run(folder)
     left_out = Windows(*(part[[sequence]] for part in problem.training))
@@ -362,7 +236,7 @@ def refit(run: FittedRun, problem, folder, settings, executor, on_progress) -> N
         As `gptbayes.fit.nuts`.
     """
     own = {name: run.idata.attrs[name] for name in ("kernels", "seed")}
-    config = {**_settings(run, settings), **own, "seed": int(own["seed"])}
+    config = {**refit_settings(run, settings), **own, "seed": int(own["seed"])}
     try:
         fit.nuts(problem, folder, executor=executor, on_progress=on_progress, **config)
     except ValueError as error:
@@ -400,31 +274,6 @@ def combined_progress(label: str, n_done: int, n_fits: int, on_progress: OnProgr
             on_progress([fit.Progress(label, done, n_fits * per_fit, True)])
 
     return listen
-
-
-def _folder(run, sequence):
-    return run.folder / "refits" / f"sequence-{sequence:03d}"
-
-
-def _settings(run, settings):
-    own = json.loads(run.idata.attrs["settings"])
-    own.pop("continued_after", None)  # of its iterations, which a refit runs at once
-    if "chains" in (settings or {}):  # the run's number of superchains may not divide it
-        own = {**own, "superchains": None}
-    return {**own, **(settings or {})}
-
-
-def _iterations(settings):
-    return settings["iter_warmup"] + settings["iter_sampling"]
-
-
-def _product(settings, name):
-    return settings["chains"] * settings[name]
-
-
-def _is_finished(folder, settings):
-    names = [f"chain-{k}.csv" for k in range(1, settings["chains"] + 1)]
-    return all((folder / "csv" / name).exists() for name in names)
 
 
 def _no_refits():

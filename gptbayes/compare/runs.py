@@ -11,14 +11,8 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.compare.comparison_findings import findings_of
-from gptbayes.compare.refits import (
-    ExactLoo,
-    FittedRun,
-    OnProgress,
-    RefitPlan,
-    exact_loo,
-    plan_refits,
-)
+from gptbayes.compare.refit_plan import FittedRun, RefitPlan, plan_refits
+from gptbayes.compare.refits import ExactLoo, OnProgress, exact_loo
 from gptbayes.compare.same_text import open_same_text
 from gptbayes.compare.table import comparison_table
 from gptbayes.compare.tempered import Wbic, wbic

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptbayes.compare.refits import FittedRun
+from gptbayes.compare.refit_plan import FittedRun
 from gptbayes.inference import open_run, problem_of
 
 

@@ -8,7 +8,8 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.compare.refits import ExactLoo, FittedRun
+from gptbayes.compare.refit_plan import FittedRun
+from gptbayes.compare.refits import ExactLoo
 from gptbayes.compare.tempered import Wbic
 from gptbayes.inference import problem_of
 from gptbayes.predict import Comparison, compare_loo

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptbayes.compare.refits import FittedRun, OnProgress, combined_progress, refit
+from gptbayes.compare.refit_plan import FittedRun
+from gptbayes.compare.refits import OnProgress, combined_progress, refit
 from gptbayes.inference import open_run, problem_of
 from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import summarise

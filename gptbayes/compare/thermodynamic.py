@@ -1,4 +1,4 @@
-"""What the mean log likelihood along a path from prior to posterior tells.
+"""Evidence, WBIC and learning coefficient from the log likelihood along a path to the posterior.
 
 With m(β) and v(β) the mean and the variance of the log likelihood at likelihood weight β, d log Z
 / dβ = m and dm / dβ = v. The integral of m is the log evidence, m at β = 1 / log n is minus WBIC.
@@ -24,7 +24,7 @@ def thermodynamic_integration(path: xr.Dataset, upto: float | None = None) -> xr
     Parameters
     ----------
     path : Dataset (chain, level)
-        As `gptbayes.inference.tempering_path` returns it.
+        As `gptbayes.inference.smc_path` returns it.
     upto : float, optional
         Integrate to the last level whose weight is not above this one.
 
@@ -35,18 +35,18 @@ def thermodynamic_integration(path: xr.Dataset, upto: float | None = None) -> xr
 
     See Also
     --------
-    discretisation_error : What the distances of the levels do to it.
+    discretisation_error : The error due to the finite number of levels.
     """
     found = [_integral(*_moments(path.isel(chain=k), upto)) for k in range(path.sizes["chain"])]
     return xr.DataArray(found, dims="chain")
 
 
 def discretisation_error(path: xr.Dataset) -> xr.DataArray:
-    """The error of `thermodynamic_integration` that is due to the distances of the levels.
+    """Estimate the error of `thermodynamic_integration` due to the finite number of levels.
 
-    The error of the corrected trapezoids grows like the fourth power of the distances. Without
-    every second level it is 16 times as large, so that a 15th of the difference estimates it
-    (Richardson extrapolation).
+    The error of the corrected trapezoids is proportional to the fourth power of the distance
+    between levels. Without every second level it is 16 times as large, so that a fifteenth of the
+    difference estimates it (Richardson extrapolation).
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def discretisation_error(path: xr.Dataset) -> xr.DataArray:
 
 
 def wbic_of_path(path: xr.Dataset, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """WBIC and the learning coefficient from the level below likelihood weight 1 / log n.
+    """Compute WBIC and the learning coefficient from the level below likelihood weight 1 / log n.
 
     Parameters
     ----------

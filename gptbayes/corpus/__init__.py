@@ -1,6 +1,6 @@
 """Read a text, encode it as tokens, split it into windows, and show its characters.
 
-Tokens are 0-based here and everywhere in Python. `gptbayes.model.problem` makes them 1-based for
+Tokens are 0-based here and everywhere in Python. `gptbayes.model.stan_data` makes them 1-based for
 Stan. Imports nothing of the package.
 """
 

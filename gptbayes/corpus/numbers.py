@@ -8,24 +8,29 @@ import operator
 import numpy as np
 
 MOST = 2**31 - 1
-"""The largest integer of the Stan programs, and of every count that has no bound of its own."""
+"""The largest integer of Stan, and the default bound of counts."""
 
 
 def whole_number(name: str, value, *, least: int = 1, most: int = MOST) -> int:
-    """A count or a size as a Python integer, from any integer type.
+    """Convert a count or a size of any integer type to a Python integer.
 
     Parameters
     ----------
     name : str
-        For the message.
+        Used in the error message.
     value : int or NumPy integer
     least, most : int
+        Bounds, inclusive.
+
+    Returns
+    -------
+    int
 
     Raises
     ------
     ValueError
-        If it is not an integer, less than ``least`` or more than ``most``. Booleans are not
-        integers here.
+        If the value is not an integer, less than ``least`` or more than ``most``. Booleans are
+        refused.
     """
     try:
         number = operator.index(value)
@@ -42,20 +47,22 @@ def whole_number(name: str, value, *, least: int = 1, most: int = MOST) -> int:
 
 
 def real_number(name: str, value, wanted: str = "a finite number") -> float:
-    """A finite number as a Python float, from any number type.
+    """Convert a finite number of any numeric type to a Python float.
 
     Parameters
     ----------
-    name : str
-        For the message.
+    name, wanted : str
+        Used in the error message.
     value : float, int or NumPy scalar
-    wanted : str
-        For the message too.
+
+    Returns
+    -------
+    float
 
     Raises
     ------
     ValueError
-        If it is not a number, or not finite.
+        If the value is not a number, or not finite.
     """
     number = math.nan
     if not isinstance(value, str | bytes):

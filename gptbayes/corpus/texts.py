@@ -119,12 +119,15 @@ def keep_frequent(text: str, n_characters: int) -> str:
 
 
 def source_name(path: str | Path) -> str:
-    """The name of a file, as text that any file format can hold.
-
-    File names are bytes, and not always UTF-8; those that are not are written as ``\\xe9``.
+    """The name of a file as text that is valid UTF-8.
 
     Parameters
     ----------
     path : path
+
+    Returns
+    -------
+    str
+        Bytes of the name that are not UTF-8 are written as ``\\xe9``.
     """
     return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")

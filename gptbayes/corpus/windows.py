@@ -53,7 +53,17 @@ class Vocabulary:
 
     @classmethod
     def of(cls, text: str) -> Vocabulary:
-        """The vocabulary of a text."""
+        """The vocabulary of a text.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        Vocabulary
+            Its characters in the order of their code points.
+        """
         return cls(tuple(sorted(set(text))))
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from scipy.stats import t as student_t
 from sklearn.ensemble import RandomForestClassifier
 
 from gptbayes.findings import R_HAT_LIMIT
+from gptbayes.stats.blocks import in_threads
 from gptbayes.stats.summary import ess, r_hat
 
 ALPHA = 0.01
@@ -216,7 +217,8 @@ def r_star(
     if x.shape[-1] > max_scalars:
         x = x[..., rng.choice(x.shape[-1], max_scalars, replace=False)]
     per_chain = max(2 * _BLOCKS, max_draws // n_chain)
-    values = np.array([_r_star_split(x, per_chain, rng) for _ in range(n_splits)])
+    splits = [_r_star_split(x, per_chain, rng) for _ in range(n_splits)]
+    values = np.array(in_threads(_r_star_of_split, splits))
     share = _HELD_OUT / (_BLOCKS / 2)
     se = values.std(ddof=1) * np.sqrt(1 / n_splits + share / (1 - share))
     lower = values.mean() - student_t.ppf(1 - ALPHA, n_splits - 1) * se
@@ -224,7 +226,18 @@ def r_star(
 
 
 def check_kinds(kinds: Mapping[str, xr.DataArray]) -> None:
-    """Check draws of several kinds of quantities, see `mixing_table` for the errors."""
+    """Check draws of several kinds of quantities.
+
+    Parameters
+    ----------
+    kinds : mapping of str to DataArray (chain, draw, scalar)
+
+    Raises
+    ------
+    ValueError
+        If there are none, they have different chains or draws, draws are not finite, or there are
+        too few draws.
+    """
     if not kinds:
         raise ValueError("kinds must have at least one quantity, got none")
     sizes = {name: (each.sizes["chain"], each.sizes["draw"]) for name, each in kinds.items()}
@@ -252,8 +265,16 @@ _TREES = 30
 _HELD_OUT = 1.5  # mean number of held-out blocks of the five of a half chain
 
 
+class _Split(NamedTuple):
+    """Draws to learn from and to test on, with their half chains, and the seed of a forest."""
+
+    learned: tuple[np.ndarray, np.ndarray]
+    tested: tuple[np.ndarray, np.ndarray]
+    seed: int
+
+
 def _r_star_split(x, per_chain, rng):
-    """R* of one split, x (chain, draw, scalar)."""
+    """One split of x (chain, draw, scalar)."""
     n_chain, n_draw = x.shape[:2]
     length = n_draw // _BLOCKS
     x = x[:, n_draw - _BLOCKS * length :]
@@ -270,17 +291,40 @@ def _r_star_split(x, per_chain, rng):
                 adjacent[row, near] = True
     kept = np.arange(block.size) % -(-block.size // per_chain) == 0
     learned, tested = ~adjacent & kept, held_out & kept
-    forest = RandomForestClassifier(
-        _TREES, min_samples_leaf=3, random_state=int(rng.integers(2**31)), class_weight="balanced"
+    return _Split(
+        (x[learned], labels[learned]), (x[tested], labels[tested]), int(rng.integers(2**31))
     )
-    forest.fit(x[learned], labels[learned])
-    correct = forest.predict(x[tested]) == labels[tested]
-    accuracy = np.bincount(labels[tested], correct) / np.bincount(labels[tested])
-    return accuracy.mean() * 2 * n_chain
+
+
+def _r_star_of_split(split):
+    """R* of one split: the mean accuracy times the number of half chains."""
+    forest = RandomForestClassifier(
+        _TREES, min_samples_leaf=3, random_state=split.seed, class_weight="balanced"
+    )
+    forest.fit(*split.learned)
+    draws, labels = split.tested
+    correct = forest.predict(draws) == labels
+    accuracy = np.bincount(labels, correct) / np.bincount(labels)
+    return accuracy.mean() * len(accuracy)
 
 
 def check_superchains(superchains: Sequence[int], n_chain: int) -> np.ndarray:
-    """Return superchain labels as an array, see `rhat_nested` for the errors."""
+    """Return the labels of superchains as an array.
+
+    Parameters
+    ----------
+    superchains : sequence of int, one per chain
+    n_chain : int
+
+    Returns
+    -------
+    ndarray of int, (chain,)
+
+    Raises
+    ------
+    ValueError
+        If there is not one label per chain, or superchains are fewer than two or of unequal size.
+    """
     ids = np.asarray(superchains)
     if ids.shape != (n_chain,):
         raise ValueError(f"superchains needs one label per chain, {n_chain}, got {ids.size}")

@@ -1,4 +1,4 @@
-"""Mixing of the chains of any model, up to a symmetry that is given as data."""
+"""Mixing of the chains of any model, up to a symmetry group that is given as data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import xarray as xr
 from gptbayes.diagnostics import segments
 from gptbayes.diagnostics.convergence import mixing_table
 from gptbayes.diagnostics.modes import Space, weight_space
-from gptbayes.diagnostics.modes.description import count_switches, mass_sentence, whole_chains
+from gptbayes.diagnostics.modes.description import mass_sentence
 from gptbayes.diagnostics.verdict import Verdict, mixing_verdict
 from gptbayes.groups import group as group_of
 from gptbayes.groups import group_names
 from gptbayes.stats.summary import r_hat, summarise
+from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry.alignment import inner_products
 from gptbayes.symmetry.compact_group import Group, Permutation
 from gptbayes.symmetry.posterior import align, arrays_of, as_groups, layout_of, posterior_of
@@ -25,7 +26,7 @@ from gptbayes.symmetry.posterior import align, arrays_of, as_groups, layout_of, 
 Functions = Mapping[str, Callable[[xr.Dataset], Any] | xr.DataArray] | Sequence[str]
 """Functions of a posterior dataset by name, or names of its variables."""
 MAX_FUNCTIONS = 1000
-"""Largest number of scalars of functions that are diagnosed; of more, evenly spaced ones."""
+"""Maximum number of scalars of functions. If there are more, evenly spaced ones are used."""
 
 
 class Mixing(NamedTuple):
@@ -44,14 +45,15 @@ class Mixing(NamedTuple):
         figures of `gptbayes.plots`; None for a single chain.
     modes : Dataset (mode), or None
         ``whole_chains``, ``share_of_draws`` and, if it was saved, ``lp`` and ``lp_mcse`` of the log
-        posterior. Attribute ``mass``: what this says about posterior mass. None without modes.
+        posterior. Attributes ``switches``, the number of moves of chains between modes, and
+        ``mass``, what these say about posterior mass. None without modes.
     differences : Dataset (row, mode), or None
-        Aligned variables and functions that differ most between modes in units of the standard
-        deviation within them: ``mean`` and ``mcse`` for each mode, ``range``, ``sd`` and
-        ``p_value`` (row). They are the largest of many, so that a p-value is to be compared with
-        the reciprocal of their number, attribute ``n_compared``.
+        The aligned variables and functions that differ most between modes, in units of the
+        standard deviation within modes: ``mean`` and ``mcse`` for each mode, ``range``, ``sd`` and
+        ``p_value`` (row). The p-values are not corrected for the number of comparisons, attribute
+        ``n_compared``.
     aligned : InferenceData or DataTree
-        With the variables of the group aligned; as it was without a group.
+        The fit with the variables of the group aligned; unchanged without a group.
     """
 
     verdict: Verdict
@@ -72,7 +74,7 @@ def diagnose_mixing(
     superchains: Sequence[int] | None = None,
     n_differences: int = 10,
 ) -> Mixing:
-    """Tell a symmetry of the parameters from disagreement of the chains of any model.
+    """Distinguish symmetries of the parameters from disagreement of the chains, for any model.
 
     Parameters
     ----------
@@ -81,8 +83,9 @@ def diagnose_mixing(
     group : Group, optional
         A compact group that leaves the posterior unchanged.
     functions : mapping of str to callable or DataArray, or sequence of str, optional
-        Functions of the posterior (chain, draw, ...) that no element of the group changes, or names
-        of such variables of the posterior. By default the pointwise log likelihood.
+        Functions of the posterior with values (chain, draw, ...) that no element of the group
+        changes, or names of such variables of the posterior. By default the pointwise log
+        likelihood.
     log_density : callable, optional
         As for `gptbayes.align`: checks that the group is a symmetry.
     superchains : sequence of int, one per chain, optional
@@ -98,7 +101,7 @@ def diagnose_mixing(
     ------
     ValueError
         As `gptbayes.align`; if no functions are given and there is no log likelihood; if draws or
-        functions are not finite or there are fewer than 8 draws per chain.
+        functions are not finite; or if there are fewer than 8 draws per chain.
 
     See Also
     --------
@@ -155,10 +158,10 @@ def diagnose_mixing(
 
 
 def group_invariants(posterior: xr.Dataset, group: Group) -> xr.DataArray:
-    """Functions of the variables that no element of a group changes.
+    """Compute functions of the variables that no element of a group changes.
 
-    Inner products over the axes on which the group acts; sorted values of variables of which it
-    only permutes one axis; and the variables on which it does not act.
+    These are inner products over the axes on which the group acts, sorted values of variables on
+    which it only permutes one axis, and the variables on which it does not act.
 
     Parameters
     ----------
@@ -190,7 +193,7 @@ def group_invariants(posterior: xr.Dataset, group: Group) -> xr.DataArray:
 
 
 def difference_sentences(mixing: Mixing) -> list[str]:
-    """What modes differ in, one sentence each.
+    """Describe the differences between modes, one sentence each.
 
     Parameters
     ----------
@@ -217,12 +220,12 @@ def difference_sentences(mixing: Mixing) -> list[str]:
 
 def _functions(idata, posterior, functions):
     if functions is not None and not len(functions):
-        raise ValueError("functions must be at least one, got none")
+        raise ValueError("functions must have at least one item, got none")
     if functions is None:
         if "log_likelihood" not in group_names(idata):
             raise ValueError(
-                "functions are wanted that no symmetry changes: none were given, and there is no "
-                "group log_likelihood"
+                "functions that no symmetry changes must be given, since there is no group "
+                "log_likelihood"
             )
         found = _scalars(group_of(idata, "log_likelihood"))
     elif isinstance(functions, Mapping):
@@ -236,7 +239,7 @@ def _functions(idata, posterior, functions):
             raise ValueError(f"unknown functions {', '.join(missing)}, the variables are {known}")
         found = _scalars(posterior[list(functions)])
     n = found.sizes["scalar"]
-    return found.isel(scalar=np.unique(np.linspace(0, n - 1, min(n, MAX_FUNCTIONS)).astype(int)))
+    return found.isel(scalar=evenly_spaced(n, MAX_FUNCTIONS))
 
 
 def _as_array(name, value, batch):
@@ -293,18 +296,8 @@ def _named(values, names):
 
 
 def _describe_modes(label, lp):
-    numbers = range(int(label.max()) + 1)
-    chain = label["chain_index"].values
-    found = xr.Dataset(
-        {
-            "whole_chains": ("mode", [whole_chains(label.values, chain, k) for k in numbers]),
-            "share_of_draws": (
-                "mode",
-                [float((label == k).sum() / (label >= 0).sum()) for k in numbers],
-            ),
-        },
-        attrs={"mass": mass_sentence(count_switches(label.values, chain))},
-    )
+    found = segments.counts_by_group(label)
+    found = found.assign_attrs(mass=mass_sentence(found.attrs["switches"]))
     if lp is None:
         return found
     moments = _moments(lp, label)
@@ -315,20 +308,14 @@ def _describe_modes(label, lp):
 
 def _moments(draws, label):
     """Mean and Monte Carlo standard error of every scalar in each mode, (mode, scalar)."""
-    per_chain = int((label["chain_index"] == 0).sum())
-    pieces = segments.cut_segments(draws, per_chain)
-    found = []
-    for k in range(int(label.max()) + 1):
-        members = np.flatnonzero(label.values == k)
-        own = pieces.isel(segment=members).drop_vars(("chain_index", "start", "stop"))
-        summary = summarise(own.rename(segment="chain"))
-        found.append(summary[["mean", "mcse_mean"]].rename(mcse_mean="mcse"))
-    return xr.concat(found, "mode")
+    pieces = segments.cut_like(draws, label)
+    numbers = range(int(label.max()) + 1)
+    found = [summarise(segments.as_chains(pieces, label, k)) for k in numbers]
+    return xr.concat(found, "mode")[["mean", "mcse_mean"]].rename(mcse_mean="mcse")
 
 
 def _differences(draws, label, n_rows):
-    per_chain = int((label["chain_index"] == 0).sum())
-    tests = segments.differences(segments.cut_segments(draws, per_chain), label)
+    tests = segments.differences(segments.cut_like(draws, label), label)
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.nan_to_num((tests["range"] / tests["sd"]).values, nan=0.0, posinf=0.0)
     top = np.argsort(-size, kind="stable")[:n_rows]

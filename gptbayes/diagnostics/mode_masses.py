@@ -1,8 +1,8 @@
-"""How much of the posterior is in each mode, from the draws of sequential Monte Carlo.
+"""Posterior masses of modes, from the draws of sequential Monte Carlo.
 
-Chains that are trapped say where they started. Particles that came from the prior by reweighting
-and resampling are in each mode in proportion to its mass, as far as the replicates agree: their
-spread is the standard error.
+The number of trapped chains in a mode depends on where they started. Particles that came from the
+prior by reweighting and resampling are in each mode in proportion to its mass. The spread of the
+replicates gives the standard error.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from gptbayes.diagnostics.tempering_health import path_of
 from gptbayes.diagnostics.verdict import MIXED, UP_TO_SYMMETRY, Verdict
 from gptbayes.findings import Finding
 from gptbayes.predict import held_out_log_prob
+from gptbayes.stats.standard_error import standard_error
 from gptbayes.stats.summary import log_mean_exp
 
 VALLEY = 4.0
-"""Ashman's D beyond which two groups of draws have a valley between them: halves of one normal
-distribution have 2.7, those of a uniform one 3.5."""
+"""Smallest Ashman's D of two modes. The halves of a normal distribution have 2.7, those of a
+uniform one 3.5."""
 MIN_SHARE = 0.01
-"""Of all draws; fewer are no mode of their own."""
+"""Smallest share of the draws that is a mode."""
 MAX_MODES = 8
 _NOT_THE_MODEL = ("prompt", "prompt_size", "n_new_tokens")
 
@@ -39,16 +40,16 @@ class ModeMasses(NamedTuple):
     ----------
     table : Dataset (mode)
         ``mass``, the mean over replicates of the share of draws; ``se`` from their spread, nan for
-        one replicate; ``n_replicates`` that have draws in it. Largest mass first, or in the order
-        of the modes that were asked for.
+        one replicate; ``n_replicates``, the number of replicates with draws in it. Largest mass
+        first, or in the order of the given modes.
     of_replicate : DataArray (chain, mode)
-        The share of each replicate.
+        The share of draws of each replicate.
     label : DataArray of int (chain, draw)
-        Which mode each draw is in; -1 for draws that are in none.
+        The mode of each draw; -1 for draws in no mode.
     elsewhere : float
-        Share of draws that are in none.
+        Share of draws in no mode.
     findings : list of Finding
-        One for each mode, and on what the masses leave open.
+        One for each mode, and one on draws in no mode.
     """
 
     table: xr.Dataset
@@ -61,12 +62,12 @@ class ModeMasses(NamedTuple):
 def mode_masses(
     idata: az.InferenceData, contexts: np.ndarray | Sequence[str] | None = None, *, seed: int = 0
 ) -> ModeMasses:
-    """Find the modes of a fit by sequential Monte Carlo in what they predict, and their masses.
+    """Find modes with different predictions in a fit by sequential Monte Carlo, and their masses.
 
-    Draws are split in two by 2-means of the square roots of their predictive probabilities at
-    fixed contexts, whose Euclidean distance is that of Hellinger; the parts are modes if there is
-    a valley between them, along a line that is found in one half of the segments and tested in the
-    other; and each is split again.
+    Draws are divided by 2-means clustering of the square roots of their predictive probabilities
+    at fixed contexts, whose Euclidean distance is the Hellinger distance. The two parts are modes
+    if they are separated along a line that is estimated from one half of the segments and tested
+    with the other. Each part is then divided again.
 
     Parameters
     ----------
@@ -115,10 +116,10 @@ def masses_of_modes(
     smc: az.InferenceData,
     contexts: np.ndarray | Sequence[str] | None = None,
 ) -> ModeMasses:
-    """The masses of modes that chains are in, by a fit of the same problem from the prior.
+    """Estimate the masses of the modes of some chains by sequential Monte Carlo.
 
-    Each draw of ``smc`` belongs to the mode whose mean prediction is nearest, and to none if it is
-    farther from every mode than any draw of the chains from its own.
+    Each draw of ``smc`` belongs to the mode with the nearest mean prediction, and to no mode if it
+    is farther from every mode than any draw of the chains is from its own.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def masses_of_modes(
     Raises
     ------
     ValueError
-        If the fits are of different problems.
+        If the fits have different posteriors.
     """
     path_of(smc)
     if not same_posterior(chains, smc):
@@ -156,7 +157,7 @@ def masses_of_modes(
 
 
 def with_masses(verdict: Verdict, masses: ModeMasses | None) -> Verdict:
-    """A verdict on chains that also says what a fit from the prior knows of their modes.
+    """Add the masses of modes to a verdict on chains.
 
     Parameters
     ----------
@@ -167,8 +168,8 @@ def with_masses(verdict: Verdict, masses: ModeMasses | None) -> Verdict:
     Returns
     -------
     gptbayes.diagnostics.verdict.Verdict
-        With a sentence more in ``text``, and another ``wrong_if`` where chains agree and the fit
-        from the prior knows of no other mode.
+        With one more sentence in ``text``, and another ``wrong_if`` if chains agree and sequential
+        Monte Carlo finds no other mode.
     """
     if masses is None:
         return verdict
@@ -182,13 +183,22 @@ def with_masses(verdict: Verdict, masses: ModeMasses | None) -> Verdict:
     if verdict.name not in (MIXED, UP_TO_SYMMETRY):
         return changed
     return changed._replace(
-        wrong_if="another mode had so small a mass, or parted from this one so near to the prior, "
-        f"that none of {n_chain} replicates from the prior had a particle in it"
+        wrong_if="another mode had so small a mass, or were separated at so small a likelihood "
+        f"weight, that none of {n_chain} replicates from the prior had a particle in it"
     )
 
 
 def same_posterior(one: az.InferenceData, other: az.InferenceData) -> bool:
-    """Whether two fits are of the same stage, text and priors."""
+    """Whether two fits have the same stage, text and priors.
+
+    Parameters
+    ----------
+    one, other : InferenceData
+
+    Returns
+    -------
+    bool
+    """
 
     def model(idata):
         data = json.loads(idata.attrs["stan_data"])
@@ -198,7 +208,19 @@ def same_posterior(one: az.InferenceData, other: az.InferenceData) -> bool:
 
 
 def label_of_draws(label: xr.DataArray, shape: tuple[int, int]) -> np.ndarray:
-    """Labels of segments as labels of draws, (chain, draw); -1 for draws in no segment."""
+    """Labels of segments as labels of draws.
+
+    Parameters
+    ----------
+    label : DataArray of int (segment)
+    shape : tuple of int
+        Numbers of chains and of draws.
+
+    Returns
+    -------
+    ndarray of int, (chain, draw)
+        -1 for draws in no segment.
+    """
     found = np.full(shape, -1)
     for k in range(label.sizes["segment"]):
         one = label.isel(segment=k)
@@ -210,7 +232,7 @@ def label_of_draws(label: xr.DataArray, shape: tuple[int, int]) -> np.ndarray:
 def weigh_by_mass(
     chains: az.InferenceData, label: xr.DataArray, masses: ModeMasses, stacking: np.ndarray
 ) -> xr.Dataset:
-    """Held-out density of trapped chains weighted by the masses of their modes.
+    """Compute the held-out density of trapped chains, weighted by the masses of their modes.
 
     Parameters
     ----------
@@ -294,12 +316,8 @@ def _masses(label, idata, n_mode):
         label, dims=("chain", "draw"), coords={n: idata.posterior[n] for n in ("chain", "draw")}
     )
     share = xr.concat([(labels == k).mean("draw") for k in range(n_mode)], "mode")
-    n_chain = label.shape[0]
-    se = (
-        share.std("chain", ddof=1) / np.sqrt(n_chain)
-        if n_chain > 1
-        else share.mean("chain") * np.nan
-    )
+    share = share.transpose("mode", "chain")
+    se = ("mode", standard_error(share.values))
     table = xr.Dataset(
         {"mass": share.mean("chain"), "se": se, "n_replicates": (share > 0).sum("chain")}
     )

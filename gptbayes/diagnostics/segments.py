@@ -112,6 +112,70 @@ def cut_segments(draws: xr.DataArray, n_segments: int | None = None) -> xr.DataA
     )
 
 
+def cut_like(draws: xr.DataArray, label: xr.DataArray) -> xr.DataArray:
+    """Cut chains into the segments of some labels.
+
+    Parameters
+    ----------
+    draws : DataArray (chain, draw, ...)
+    label : DataArray of int (segment)
+        As in `Groups`.
+
+    Returns
+    -------
+    DataArray (segment, draw, ...)
+        As of `cut_segments`.
+    """
+    return cut_segments(draws, int((label["chain_index"] == 0).sum()))
+
+
+def as_chains(segments: xr.DataArray, label: xr.DataArray, group: int) -> xr.DataArray:
+    """The segments of one group as chains.
+
+    Parameters
+    ----------
+    segments : DataArray (segment, draw, ...)
+    label : DataArray of int (segment)
+        As in `Groups`.
+    group : int
+
+    Returns
+    -------
+    DataArray (chain, draw, ...)
+    """
+    members = segments.isel(segment=np.flatnonzero(label.values == group))
+    return members.drop_vars(("chain_index", "start", "stop")).rename(segment="chain")
+
+
+def counts_by_group(label: xr.DataArray) -> xr.Dataset:
+    """Count the chains and the draws of each group, and the moves of chains between groups.
+
+    Parameters
+    ----------
+    label : DataArray of int (segment)
+        As in `Groups`.
+
+    Returns
+    -------
+    Dataset (mode)
+        ``whole_chains``, the number of chains all of whose segments are in the group, and
+        ``share_of_draws`` among draws that are in a group. Attribute ``switches``: how often a
+        chain is in another group than in its segment before.
+    """
+    values, chain = label.values, label["chain_index"].values
+    numbers = range(int(values.max()) + 1)
+    whole = [sum(bool((values[chain == c] == k).all()) for c in np.unique(chain)) for k in numbers]
+    known = values >= 0
+    moved = (np.diff(values[known]) != 0) & (np.diff(chain[known]) == 0)
+    return xr.Dataset(
+        {
+            "whole_chains": ("mode", whole),
+            "share_of_draws": ("mode", [float((values == k).sum() / known.sum()) for k in numbers]),
+        },
+        attrs={"switches": int(moved.sum())},
+    )
+
+
 def group_segments(segments: xr.DataArray, distance: np.ndarray | None = None) -> Groups | None:
     """Group segments into modes by average linkage.
 

@@ -19,6 +19,7 @@ from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.simulate import log_prior
 from gptbayes.predict import held_out_log_prob
 from gptbayes.stats.summary import ess, summarise
+from gptbayes.stats.thinning import evenly_spaced
 
 PSENS_LIMIT = 0.05
 """Value of psense above which a quantity is sensitive (Kallioinen et al. 2024, section 2.4)."""
@@ -78,8 +79,7 @@ def prior_sensitivity(
         raise ValueError(f"prior_sensitivity needs at least 4 draws, got {n_draw}")
     values = xr.Dataset(dict(quantities or key_quantities(idata)))
     components = {
-        "prior": _log_prior(idata),
-        "likelihood": idata.log_likelihood["log_lik"].sum(("sequence", "position"), skipna=False),
+        name.removeprefix("log_"): density for name, density in log_densities(idata).items()
     }
     names = xr.DataArray(list(components), dims="component", name="component")
     rows = [_scaled(values, name, log_density) for name, log_density in components.items()]
@@ -114,7 +114,7 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
         ),
         "held-out log probability per character": held_out.mean(("held_out_sequence", "position")),
     }
-    for i in np.unique(np.linspace(0, n - 1, min(n, N_CONTEXTS)).round().astype(int)):
+    for i in evenly_spaced(n, N_CONTEXTS):
         context = problem.vocabulary.decode(problem.held_out.x[i])
         character = problem.vocabulary.decode(problem.held_out.y[i, -1:])
         p = np.exp(held_out.isel(held_out_sequence=i, position=-1, drop=True))
@@ -129,10 +129,24 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
     return found
 
 
-def _log_prior(idata):
+def log_densities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
+    """Compute the log densities that power-scaling raises to a power, under ArviZ's names.
+
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    dict of str to DataArray (chain, draw)
+        ``log_prior``, up to a constant, and ``log_likelihood``, in nats: groups of these names
+        beside a posterior are what ``arviz.psense`` and ``arviz.plot_psense_dist`` read.
+    """
     density = log_prior(problem_of(idata), parameters_of(idata))
     coords = {name: idata.posterior[name] for name in ("chain", "draw")}
-    return xr.DataArray(density, dims=("chain", "draw"), coords=coords, name="log_prior")
+    prior = xr.DataArray(density, dims=("chain", "draw"), coords=coords)
+    likelihood = idata.log_likelihood["log_lik"].sum(("sequence", "position"), skipna=False)
+    return {"log_prior": prior, "log_likelihood": likelihood}
 
 
 def _scaled(values, component, log_density):

@@ -1,4 +1,4 @@
-"""Did sequential Monte Carlo work? What each level of its path says of it."""
+"""Diagnostics of the levels of sequential Monte Carlo."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from gptbayes.findings import Finding
 from gptbayes.groups import group, group_names
 
 BETWEEN_LIMIT = 0.5
-"""Largest share of the variance of the log likelihood between segments that forget their start."""
+"""Largest share of the variance of the log likelihood that may be between segments."""
 WEIGHTS_LIMIT = 0.1
 """Smallest effective sample size of a level's weights, as a share of the particles."""
 ACCEPTANCE_LIMITS = (0.5, 0.98)
-"""Mean acceptance statistics of a step size that is neither too large nor too small."""
+"""Smallest and largest mean acceptance statistic of a suitable step size."""
 SPREAD_LIMIT = 1.0
-"""Largest standard deviation of log Z over replicates, nats, whose mean of Z is not one of them."""
+"""Largest standard deviation of log Z over replicates, in nats. If it is larger, the mean of Z is
+dominated by the largest of them."""
 
 
 def path_findings(idata: az.InferenceData) -> list[Finding]:
-    """State whether the path from prior to posterior can be relied on, the worst first.
+    """State whether the path from prior to posterior is reliable, the most serious problem first.
 
     Parameters
     ----------
@@ -55,6 +56,15 @@ def path_findings(idata: az.InferenceData) -> list[Finding]:
 def path_of(idata: az.InferenceData) -> xr.Dataset:
     """The group ``path`` of a fit by sequential Monte Carlo.
 
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    Dataset (chain, level)
+        As of `gptbayes.inference.smc_path`.
+
     Raises
     ------
     ValueError
@@ -66,7 +76,17 @@ def path_of(idata: az.InferenceData) -> xr.Dataset:
 
 
 def last_level(values: xr.DataArray) -> np.ndarray:
-    """Values of each replicate at its last level, (chain,)."""
+    """Values of each replicate at its last level.
+
+    Parameters
+    ----------
+    values : DataArray (chain, level)
+        Nan beyond the last level of a replicate.
+
+    Returns
+    -------
+    ndarray, (chain,)
+    """
     table = values.transpose("chain", "level").values
     last = (~np.isnan(table)).sum(axis=1) - 1
     return table[np.arange(len(table)), last]

@@ -19,6 +19,7 @@ from gptbayes.diagnostics.convergence import (
 )
 from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT
 from gptbayes.stats.summary import ess, r_hat
+from gptbayes.stats.thinning import evenly_spaced
 
 MIXED = "mixed"
 UP_TO_SYMMETRY = "mixed up to symmetry"
@@ -76,9 +77,9 @@ class Verdict(NamedTuple):
         The columns of `mixing_table`, and ``state``: "agree"; "modes"; "disagree", if chains
         disagree significantly but segments do not form groups; or "few draws", if they do not
         disagree significantly but the ESS is too small for agreement or for a test.
-        ``n_disagreeing``, the number of scalars with an R-hat
-        significantly above 1.01. For "modes", ``n_groups``, ``r_hat_within`` and ``separation`` as
-        in `gptbayes.diagnostics.segments.Groups`.
+        ``n_disagreeing``, the number of scalars with an R-hat significantly above 1.01. For
+        "modes", ``n_groups``, ``r_hat_within`` and ``separation`` as in
+        `gptbayes.diagnostics.segments.Groups`.
     groups : gptbayes.diagnostics.segments.Groups, or None
         The modes of the verdict.
     """
@@ -88,6 +89,11 @@ class Verdict(NamedTuple):
     wrong_if: str
     evidence: xr.Dataset
     groups: segments.Groups | None = None
+
+    @property
+    def refutation(self) -> str:
+        """What would refute the verdict, as a sentence; empty if chains are too short to tell."""
+        return "" if self.name == TOO_SHORT else f"This would be wrong if {self.wrong_if}."
 
 
 def mixing_verdict(
@@ -251,7 +257,7 @@ def _disagreeing(draws, r_hats, superchains):
         p = segments.analysis_of_variance(draws.isel(scalar=worst).mean("draw").values, superchains)
         return worst[p < alpha], True
     varying = np.flatnonzero(np.ptp(draws.transpose("chain", "draw", ...).values, axis=(0, 1)) > 0)
-    spread = np.linspace(0, len(varying) - 1, min(len(varying), MAX_SCALARS)).round().astype(int)
+    spread = evenly_spaced(len(varying), MAX_SCALARS)
     m = 2 * n_chain if superchains is None else n_chain
     typical = _ess_alone(draws.isel(scalar=varying[spread])) / (2 * n_chain)
     if not varying.size or np.median(typical) < TYPICAL_ESS_PER_HALF:
@@ -297,8 +303,7 @@ def _decide(kinds, assessed):
 
 
 def _predictions_differ(log_prob, groups):
-    per_chain = int((groups.label["chain_index"] == 0).sum())
-    found = segments.differences(segments.cut_segments(log_prob, per_chain), groups.label)
+    found = segments.differences(segments.cut_like(log_prob, groups.label), groups.label)
     beyond_chance = found["p_value"] * found.sizes["scalar"] < ALPHA
     return bool((beyond_chance & (found["range"] > SMALL_DIFFERENCE * found["sd"])).any())
 

@@ -9,7 +9,20 @@ from gptbayes.fit import schema
 
 
 def check_one_of(name: str, value: object, valid: Sequence[object]) -> None:
-    """Raise a ValueError that lists the valid values if ``value`` is not one of them."""
+    """Check that a value is one of the valid ones.
+
+    Parameters
+    ----------
+    name : str
+        Used in the error message.
+    value : object
+    valid : sequence of object
+
+    Raises
+    ------
+    ValueError
+        If it is not; the message lists the valid values.
+    """
     if value not in valid:
         raise ValueError(f"{name} must be one of {', '.join(map(str, valid))}, got {value!r}")
 
@@ -29,11 +42,21 @@ MOST = {
     "max_levels": 100_000,
     "max_treedepth": schema.MOST_TREEDEPTH,
 }
-"""The largest values of settings: what no machine finishes is refused before it begins."""
+"""The largest values of settings. Larger fits could not be finished."""
 
 
 def positive(**values: object) -> list[int]:
-    """Settings as Python integers.
+    """Convert settings to Python integers.
+
+    Parameters
+    ----------
+    **values
+        By the names of `MOST`.
+
+    Returns
+    -------
+    list of int
+        In the given order.
 
     Raises
     ------

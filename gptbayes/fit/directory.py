@@ -18,7 +18,8 @@ from gptbayes.files import remove_leftovers, replacing
 from gptbayes.fit import manifest, schema
 from gptbayes.fit.programs import Program, executable_of
 from gptbayes.fit.resources import check_resources
-from gptbayes.model.problem import Problem, from_stan_data, stan_data
+from gptbayes.model.problem import Problem
+from gptbayes.model.stan_data import from_stan_data, stan_data
 from gptbayes.toolchain import ensure_cmdstan, interface
 
 
@@ -333,7 +334,15 @@ def _flat(config):
 
 
 def checked_seed(seed) -> int:
-    """A seed as a Python integer.
+    """Convert a seed to a Python integer.
+
+    Parameters
+    ----------
+    seed : int or NumPy integer
+
+    Returns
+    -------
+    int
 
     Raises
     ------

@@ -140,7 +140,17 @@ def _joined(parts):
 
 
 def n_units(config: dict) -> int:
-    """Number of chains, paths or starts of a run with this configuration."""
+    """The number of chains, paths, starts or replicates of a run.
+
+    Parameters
+    ----------
+    config : dict
+        As `gptbayes.fit.read_config` returns it.
+
+    Returns
+    -------
+    int
+    """
     _, count, _ = _UNITS[config["method"]]
     return config["settings"][count] if count else 1
 

@@ -1,8 +1,8 @@
-"""One level of sequential Monte Carlo as a unit of work, and what is kept of it.
+"""One level of sequential Monte Carlo as a unit of work, and its files.
 
-A level runs CmdStan's NUTS from resampled particles: many short chains in one process. What a level
-says of itself is a small file; the particles are kept of the newest level only, and of the last one
-as the CSV file of the replicate. Everything is moved into place when it is complete.
+A level runs CmdStan's NUTS from resampled particles, with many short chains in one process. A small
+file describes each level. Particles are kept for the newest level only, and those of the last level
+are the CSV file of the replicate. Files are moved into place when they are complete.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gptbayes.fit.transitions import (
 
 
 class Level(NamedTuple):
-    """What is known of one level of one replicate.
+    """A description of one level of one replicate.
 
     Attributes
     ----------
@@ -43,18 +43,18 @@ class Level(NamedTuple):
     ess : float
         Effective sample size of the weights that led here, as a share of the particles.
     step_size : float
-        Of NUTS; nan at level 0, as all that follows is.
+        Step size of NUTS; nan at level 0, as are ``acceptance`` and ``n_steps``.
     acceptance : float
         Mean acceptance statistic.
     n_steps : float
         Mean number of leapfrog steps of a draw.
     n_divergent : int
     seconds, stan_seconds : float
-        Time of the whole level, and what of it CmdStan spent on sampling.
+        Time of the level, and the part of it that CmdStan spent on sampling.
     start : ndarray of int, (chain,)
-        Which particle of the level before each chain began at; empty at level 0.
+        The particle of the level before at which each chain starts; empty at level 0.
     ancestor : ndarray of int, (chain, draw)
-        Which particle of level 0 each particle descends from.
+        The particle of level 0 from which each particle descends.
     log_lik : ndarray, (chain, draw)
         Log likelihood of each particle, nats.
     """
@@ -80,11 +80,11 @@ class LevelUnit:
     Attributes
     ----------
     label : str
-        For messages, for example "replicate 2, level 7".
+        Used in messages, for example "replicate 2, level 7".
     executable, data, folder : str
         The compiled program, its data, and the folder of the replicate.
     number : int
-        Of the level, 1 or more.
+        Number of the level, from 1.
     last : bool
         Whether the draws of this level are those of the replicate.
     likelihood_weight, log_evidence, ess : float
@@ -96,11 +96,11 @@ class LevelUnit:
     moves : int
         Draws of each chain.
     step_size : float or None
-        None to find one by adaptation first.
+        With None it is found by adaptation.
     metric : str or None
         A JSON file with the inverse metric; None for unit scales.
     adapt_metric : bool
-        Whether the variances of the particles of the level before are the inverse metric.
+        Whether the inverse metric is the variances of the particles of the level before.
     max_treedepth, seed : int
     """
 
@@ -176,7 +176,7 @@ def run_level(unit: LevelUnit) -> list[Path]:
 def keep_prior(
     folder: Path, particles: Mapping[str, np.ndarray], log_lik: np.ndarray, seconds: float
 ) -> None:
-    """Keep level 0: independent draws from the prior.
+    """Save level 0: independent draws from the prior.
 
     Parameters
     ----------
@@ -196,7 +196,24 @@ def keep_prior(
 
 
 def load_levels(folder: Path, first: int = 0) -> list[Level]:
-    """All complete levels of a replicate from one on, in order."""
+    """Load the complete levels of a replicate in order.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Folder of the replicate.
+    first : int
+        Number of the first level to load.
+
+    Returns
+    -------
+    list of Level
+
+    Raises
+    ------
+    ValueError
+        If a file is truncated or corrupted.
+    """
     levels: list[Level] = []
     while (path := folder / f"level-{first + len(levels)}.npz").exists():
         try:
@@ -214,7 +231,25 @@ def load_levels(folder: Path, first: int = 0) -> list[Level]:
 
 
 def load_particles(folder: Path, number: int) -> dict[str, np.ndarray]:
-    """The particles of the newest level, each ``(particle, stan_shape)``."""
+    """Load the particles of the newest level.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Folder of the replicate.
+    number : int
+        Number of the level.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Each ``(particle, stan_shape)``.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, truncated or corrupted.
+    """
     path = _particles(folder, number)
     try:
         with np.load(path) as file:

@@ -31,6 +31,11 @@ def record(folder: Path, paths: Iterable[Path]) -> None:
         A run directory.
     paths : iterable of pathlib.Path
         Complete files in it.
+
+    Raises
+    ------
+    OSError
+        If another process has locked the manifest for a minute.
     """
     digests = {_name(folder, path): sha256(path) for path in paths}
     lock = filelock.FileLock(folder / f".{FILE}.lock", timeout=PATIENCE)
@@ -45,34 +50,54 @@ def record(folder: Path, paths: Iterable[Path]) -> None:
 
 
 def forget(folder: Path, path: Path) -> None:
-    """Remove the entry of a file that is about to be replaced by another one."""
-    known = read_manifest(folder)
-    if known.pop(_name(folder, path), None):
-        _write(folder / FILE, known)
-
-
-def unrecorded(folder: Path, paths: Iterable[Path]) -> list[Path]:
-    """Those of some files of a run whose digests are not in the manifest."""
-    known = read_manifest(folder)
-    return [path for path in paths if _name(folder, path) not in known]
-
-
-def verify(folder: Path, path: Path, remedy: str) -> None:
-    """See that a file is as it was recorded.
+    """Remove the entry of a file that will be replaced.
 
     Parameters
     ----------
     folder : pathlib.Path
         A run directory.
     path : pathlib.Path
-        A file in it. What has no entry passes.
+        A file in it.
+    """
+    known = read_manifest(folder)
+    if known.pop(_name(folder, path), None):
+        _write(folder / FILE, known)
+
+
+def unrecorded(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Select the files of a run that have no entry in the manifest.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        A run directory.
+    paths : iterable of pathlib.Path
+        Files in it.
+
+    Returns
+    -------
+    list of pathlib.Path
+    """
+    known = read_manifest(folder)
+    return [path for path in paths if _name(folder, path) not in known]
+
+
+def verify(folder: Path, path: Path, remedy: str) -> None:
+    """Check that a file has the digest that was recorded.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        A run directory.
+    path : pathlib.Path
+        A file in it. A file without an entry passes.
     remedy : str
         What to do if it is damaged.
 
     Raises
     ------
     ValueError
-        If it is not: the message names the file and the remedy.
+        If it has another digest. The message names the file and the remedy.
     """
     digest = read_manifest(folder).get(_name(folder, path))
     if digest is not None and path.is_file() and sha256(path) != digest:
@@ -82,7 +107,17 @@ def verify(folder: Path, path: Path, remedy: str) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
-    """The SHA-256 digest of each recorded file by its name in the run directory.
+    """Read the SHA-256 digests of the recorded files.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        A run directory.
+
+    Returns
+    -------
+    dict of str to str
+        By the name of the file in the run directory; empty without a manifest.
 
     Raises
     ------

@@ -50,12 +50,39 @@ def parts_of(settings: dict) -> list[Part]:
 
 
 def label_of(chain: int, part: Part) -> str:
-    """Name of a part of a chain, counted from 1, in progress and, with hyphens, of its file."""
+    """The name of a part of a chain.
+
+    Parameters
+    ----------
+    chain : int
+        Number of the chain, from 1.
+    part : Part
+
+    Returns
+    -------
+    str
+        Used in messages and, with hyphens, as the name of its file.
+    """
     return f"chain {chain} after {part.after}" if part.after else f"chain {chain}"
 
 
 def files_of(folder: Path, chain: int, settings: dict) -> list[tuple[Path, int]]:
-    """The CSV files of a chain, counted from 1, with the number of their draws."""
+    """List the CSV files of a chain.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        A run directory.
+    chain : int
+        Number of the chain, from 1.
+    settings : dict
+        As for `parts_of`.
+
+    Returns
+    -------
+    list of (pathlib.Path, int)
+        Each file with the number of its draws.
+    """
     return [
         (folder / "csv" / f"{label_of(chain, part).replace(' ', '-')}.csv", part.n_draws)
         for part in parts_of(settings)

@@ -1,9 +1,9 @@
-"""One replicate of sequential Monte Carlo: what is there of it, and what is to be done next.
+"""One replicate of sequential Monte Carlo: its finished levels, and the next one.
 
-The first replicate chooses the levels, from the spread of its own particles; the others follow it.
-An estimate of an evidence is unbiased for levels that do not depend on the particles that estimate
-it: levels that do are too far apart where the particles happen to be close together, which is where
-their mean weight is too small. With few particles that bias is larger than the standard error.
+The first replicate chooses the levels by the effective sample size of its own particles. The others
+use the same levels. An estimate of the evidence is unbiased if the levels do not depend on the
+particles. Levels that do are too far apart where the particles happen to be similar, which is where
+their mean weight is too small. With few particles this bias exceeds the standard error.
 """
 
 from __future__ import annotations
@@ -26,32 +26,20 @@ from gptbayes.fit.transitions import log_lik_of
 from gptbayes.fit.units import Progress
 
 TEMPERING_METRICS = ("prior", "particles")
-"""Of NUTS between prior and posterior."""
+"""Inverse metrics of NUTS in sequential Monte Carlo."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of every replicate, JSON-ready.
+    """Settings of sequential Monte Carlo, ready for JSON.
 
     Attributes
     ----------
-    chains : int
-        Particles that are resampled at each level, each of which starts a chain.
-    moves : int
-        Draws of each chain: ``chains * moves`` are the particles of a level.
-    ess : float
-        Effective sample size of the weights that chooses the next level, as a share of the
-        particles.
-    weights : tuple of float, optional
-        The levels' likelihood weights, rising, the last that of the posterior: a schedule that is
-        fixed instead.
-    step_size : float, optional
-        Of NUTS at level 1; by default Stan's adaptation finds it.
+    chains, moves, ess, weights, step_size, max_treedepth, max_levels
+        As for `gptbayes.fit.smc`.
     metric : {"prior", "particles"}
-        Inverse metric of NUTS: the one that is given for all levels, or the variances of the
-        particles of the level before.
-    max_treedepth : int
-    max_levels : int
+        Inverse metric of NUTS: a given one at all levels, or the variances of the particles of the
+        level before.
     """
 
     chains: int = 32
@@ -92,20 +80,20 @@ class Settings:
 
 
 class Replicate:
-    """A replicate and its levels; what follows depends on these, the settings and the seed alone.
+    """A replicate and its finished levels, which with settings and seed determine the next level.
 
     Parameters
     ----------
     executable, data, folder : pathlib.Path
-        The compiled program, its data, and where all replicates are kept.
+        The compiled program, its data, and the folder of all replicates.
     number : int
-        Of the replicate, counted from 1.
+        Number of the replicate, from 1.
     settings : Settings
     metric : pathlib.Path or None
         The inverse metric; None for unit scales.
     seed : int
     leader : Replicate or None
-        The replicate whose levels this one has; None for one that chooses them itself.
+        The replicate that chooses the levels; None for this one.
     """
 
     def __init__(self, executable, data, folder, number, settings, metric, seed, leader=None):
@@ -121,7 +109,7 @@ class Replicate:
 
     @property
     def finished(self) -> bool:
-        """Whether the draws of its last level are there."""
+        """Whether the draws of its last level exist."""
         return self.csv.exists() and self.levels[-1].likelihood_weight == self.target
 
     @property
@@ -130,7 +118,18 @@ class Replicate:
         return self.leader is None or len(self.leader.levels) >= len(self.levels)
 
     def begin(self, draw_prior) -> None:
-        """Draw level 0 from the prior, unless it is there."""
+        """Load the finished levels, and draw level 0 from the prior if there are none.
+
+        Parameters
+        ----------
+        draw_prior : callable
+            As for `gptbayes.fit.smc.temper`.
+
+        Raises
+        ------
+        ValueError
+            If the log likelihood of a draw from the prior is nan.
+        """
         self.folder.mkdir(exist_ok=True)
         for leftover in self.folder.glob(".*-*"):  # of a level that was killed
             remove(leftover)
@@ -151,7 +150,17 @@ class Replicate:
         self.levels = load_levels(self.folder)
 
     def next_unit(self) -> LevelUnit:
-        """The level that follows."""
+        """Describe the next level.
+
+        Returns
+        -------
+        LevelUnit
+
+        Raises
+        ------
+        RuntimeError
+            If there are ``max_levels`` levels already.
+        """
         settings, now, number = self.settings, self.levels[-1], len(self.levels)
         if number > settings.max_levels:
             raise RuntimeError(
@@ -186,7 +195,7 @@ class Replicate:
         )
 
     def _step(self, number):
-        """From the level before to this one."""
+        """The step from the level before to this one."""
         before = self.levels[number - 1]
         log_lik, now = before.log_lik.ravel(), before.likelihood_weight
         if self.settings.weights:
@@ -201,7 +210,12 @@ class Replicate:
         return self._step(number).likelihood_weight
 
     def progress(self) -> Progress:
-        """How far it is, in levels, and what is known so far."""
+        """The progress in levels, with the state of the last finished level as a note.
+
+        Returns
+        -------
+        Progress
+        """
         done = len(self.levels) - 1
         if self.finished:
             return Progress(self.label, done, done, True, self._note())
@@ -220,10 +234,22 @@ class Replicate:
 
 
 def levels_left(levels: Sequence[Level], target: float) -> int:
-    """How many levels there will be, if likelihood weights go on growing as they last did.
+    """Predict the number of further levels, if likelihood weights continue to grow by one factor.
 
-    Where the likelihood concentrates, the variance of the log likelihood falls like the square of
-    the weight, and weights grow by a factor that stays the same.
+    For a concentrated likelihood the variance of the log likelihood is inversely proportional to
+    the square of the likelihood weight, so that weights grow by a constant factor.
+
+    Parameters
+    ----------
+    levels : sequence of Level
+        The finished ones.
+    target : float
+        Likelihood weight of the last level.
+
+    Returns
+    -------
+    int
+        At least 1; 20 if there are fewer than three levels.
     """
     if len(levels) < 3:
         return 20
@@ -233,7 +259,18 @@ def levels_left(levels: Sequence[Level], target: float) -> int:
 
 
 def seconds_left(levels: Sequence[Level], target: float) -> float:
-    """Time of these levels for one worker, if levels go on taking longer as they last did."""
+    """Predict the time of the further levels, if the time of a level continues to grow as it did.
+
+    Parameters
+    ----------
+    levels, target
+        As for `levels_left`.
+
+    Returns
+    -------
+    float
+        In seconds, of one worker.
+    """
     seconds = [each.seconds for each in levels[1:]][-4:]
     growth = 1.0
     if len(seconds) > 1:
@@ -248,10 +285,32 @@ def _duration(seconds):
 
 
 def csv_of(folder: Path, replicate: int) -> Path:
-    """The draws of a finished replicate, counted from 1."""
+    """Path of the draws of a finished replicate, a CSV file.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Folder of all replicates.
+    replicate : int
+        From 1.
+
+    Returns
+    -------
+    pathlib.Path
+    """
     return folder / f"replicate-{replicate}.csv"
 
 
 def levels_of(folder: Path, replicate: int) -> list[Level]:
-    """The levels of a replicate that are there, counted from 1."""
+    """Load the finished levels of a replicate.
+
+    Parameters
+    ----------
+    folder, replicate
+        As for `csv_of`.
+
+    Returns
+    -------
+    list of Level
+    """
     return load_levels(folder / f"replicate-{replicate}")

@@ -1,4 +1,4 @@
-"""Fits of any Stan program by NUTS, as InferenceData."""
+"""Fits of any Stan program by NUTS as InferenceData."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def sample_program(
     program : path
         A Stan program. It is compiled once and cached.
     data : mapping
-        As CmdStan reads it.
+        The data of the program, as for `cmdstanpy.CmdStanModel.sample`.
     out : path, optional
-        A netCDF file for the result. If it is there, it is read, and nothing is run.
+        A netCDF file for the result. If it exists, it is loaded, and the program is not run.
     dims : mapping of str to sequence of str, optional
-        Names of the dims of variables; the others are ``name_dim_0`` and so on.
+        Names of the dims of variables. By default they are ``name_dim_0`` and so on.
     log_likelihood : sequence of str
-        Variables that go to the group ``log_likelihood``, where there are such.
+        Names of variables for the group ``log_likelihood``, if the program has them.
     chains, iter_warmup, iter_sampling : int
     adapt_delta : float
     seed : int
@@ -59,9 +59,9 @@ def sample_program(
     Raises
     ------
     ValueError
-        If the program is not there, or dims do not fit a variable.
+        If the program does not exist, or dims do not fit a variable.
     RuntimeError
-        If it does not compile or fails.
+        If the program cannot be compiled, or fails.
 
     Examples
     --------
@@ -72,8 +72,6 @@ def sample_program(
     if out is not None and Path(out).exists():
         return load_groups(Path(out))
     program = Path(program)
-    if not program.is_file():
-        raise ValueError(f"program must be a Stan file, there is none at {program}")
     executable = compile_program(program, [program.parent])
     with tempfile.TemporaryDirectory(prefix="gptbayes-program-") as folder:
         fitted = interface.run(

@@ -1,13 +1,14 @@
 """Waste-free sequential Monte Carlo (Dau & Chopin 2022) for any compiled Stan program.
 
-The program has ``likelihood_weight`` in its data, which multiplies the log likelihood, and
-``log_lik`` in its generated quantities, its terms. Particles go from the prior, weight 0, to the
-posterior, weight 1, through levels between them: each level weighs the particles of the one before,
-resamples a few of them, and runs NUTS from each; all the draws of these chains are its particles.
-The mean weights multiply to the evidence, the marginal likelihood of the data. The first replicate
-chooses the levels, and the others follow it, which leaves their estimates without bias.
+The data of the program must have ``likelihood_weight``, which multiplies the log likelihood, and
+its generated quantities must have ``log_lik``, the terms of the log likelihood. Particles move from
+the prior, with likelihood weight 0, to the posterior, with weight 1, through intermediate levels.
+Each level weights the particles of the level before, resamples some of them, and runs NUTS from
+each. All draws of these chains are the particles of the level. The product of the mean weights
+estimates the evidence, the marginal likelihood of the data. The first replicate chooses the levels.
+The others use the same levels, so that their estimates of the evidence are unbiased.
 
-Nothing here knows what the model is.
+This module does not depend on the model.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ DrawPrior = Callable[[int, np.random.Generator], Mapping[str, np.ndarray]]
 
 
 class Smc(NamedTuple):
-    """What sequential Monte Carlo found.
+    """The result of sequential Monte Carlo.
 
     Attributes
     ----------
     draws : list of Draws
-        Of the posterior, those of one replicate each; every draw has the same weight.
+        Draws from the posterior of each replicate, with equal weights.
     levels : list of list of Level
-        The path from prior to posterior of each replicate.
+        The levels of each replicate, from prior to posterior.
     log_evidence : float
-        Log of the mean over replicates of the estimated evidence, nats. All but that of the first
-        replicate, which chooses the levels, are unbiased; that of the first is a little too small.
+        Log of the mean over replicates of the estimated evidence, in nats. The estimate of the
+        first replicate, which chooses the levels, is slightly too small; the others are unbiased.
     log_evidence_se : float
-        Its standard error from the spread of the replicates; nan if there is only one.
+        Its standard error from the spread of the replicates; nan for one replicate.
     """
 
     draws: list[Draws]
@@ -79,27 +80,28 @@ def sequential_monte_carlo(
     Parameters
     ----------
     executable : path
-        The compiled program, for example by `gptbayes.toolchain.compile_program`.
+        The compiled program, for example from `gptbayes.toolchain.compile_program`.
     data : mapping
-        Its data, JSON-ready. ``likelihood_weight`` is that of the posterior, usually 1.
+        Its data, ready for JSON. ``likelihood_weight`` is that of the target, usually 1.
     draw_prior : callable
-        ``(n, rng) -> mapping``: independent draws of every parameter from the prior, each
-        ``(n, shape in the program)``.
+        ``draw_prior(n, rng)`` returns independent draws of every parameter from the prior: mapping
+        of str to ndarray, each ``(n, shape in the program)``.
     folder : path
-        Where levels are kept; a run that was interrupted goes on from there.
+        Folder of the levels. An interrupted run resumes from it.
     replicates : int
-        Independent runs. Their spread is the standard error: at least two, better four.
+        Number of independent runs. Their spread gives the standard error; four or more are
+        recommended.
     inverse_metric : ndarray, (unconstrained parameter,), optional
-        Variances of the parameters for NUTS, in the order of the program; 1 by default. With
-        ``metric="particles"`` for the first level only.
+        Inverse metric of NUTS, in the order of the program; 1 by default. With
+        ``metric="particles"`` it is used at the first level only.
     seed : int
     executor : concurrent.futures.Executor, optional
-        Runs the levels; a pool of this machine's cores by default.
+        Runs the levels. By default a pool with one worker for each core of this machine.
     on_progress : callable, optional
-        Called now and then with the progress of all replicates.
+        Called several times a second with the progress of all replicates.
     **settings
-        Fields of `Settings`: ``chains``, ``moves``, ``ess``, ``weights``, ... The metric
-        "particles" is for programs without constrained parameters.
+        Fields of `Settings`, such as ``chains``, ``moves``, ``ess`` and ``weights``. The metric
+        "particles" needs a program without constrained parameters.
 
     Returns
     -------
@@ -108,14 +110,14 @@ def sequential_monte_carlo(
     Raises
     ------
     ValueError
-        If the program has no ``likelihood_weight`` or no ``log_lik``, or these do not belong
-        together, if ``folder`` holds other levels, or for unusable settings.
+        If the program has no ``likelihood_weight`` or no ``log_lik``, the weight does not multiply
+        their sum, ``folder`` holds levels of another run, or a setting is out of range.
     RuntimeError
-        If levels do not end, or CmdStan fails; finished levels are kept.
+        If ``max_levels`` is reached, or CmdStan fails. Finished levels are kept.
 
     Examples
     --------
-    The mean of ten normal observations with a normal prior, whose evidence is known.
+    The mean of ten normal observations with a normal prior, whose evidence has a closed form:
 
     >>> import tempfile
     >>> from pathlib import Path

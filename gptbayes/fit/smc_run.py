@@ -37,36 +37,40 @@ def smc(
     executor: Executor | None = None,
     on_progress: Callable[[list[Progress]], None] | None = None,
 ) -> Path:
-    """Go from the prior to the posterior by waste-free sequential Monte Carlo (Dau & Chopin 2022).
+    """Sample from the posterior by waste-free sequential Monte Carlo (Dau & Chopin 2022).
 
-    It gives draws, as `nuts` does, and the evidence beside them. Chains that stay in a poor mode
-    die out, so that modes get the mass that they have, as far as the levels where they part have
-    particles in each. Needs no warm-up: the metric is the prior's, and the step size follows from
-    the acceptance of the level before.
+    Particles move from the prior to the posterior through levels with increasing likelihood weight.
+    The result has draws, as that of `nuts`, and an estimate of the evidence. Resampling gives each
+    mode its mass, if there are particles in it at the level where it separates from the others.
+    There is no warm-up: the inverse metric of NUTS is the prior variance, and the step size of a
+    level follows from the acceptance of the level before.
 
     Parameters
     ----------
     problem : Problem
     out : path
-        The run directory; made if it is not there, continued if it is of the same configuration.
+        The run directory. It is created if it does not exist, and continued if it holds a run of
+        the same configuration.
     replicates : int
-        Independent runs. Their spread is the standard error of the evidence and of the masses of
-        modes; with one there is none.
+        Number of independent runs. Their spread gives the standard errors of the evidence and of
+        the masses of modes, which are unknown with one replicate.
     chains, moves : int
-        At each level so many particles are resampled, and each starts a chain of so many draws:
-        ``chains * moves`` particles for each replicate.
+        At each level ``chains`` particles are resampled, and each starts a chain of ``moves``
+        draws: a replicate has ``chains * moves`` particles.
     ess : float
-        The next level is where the weights' effective sample size is this share of the particles.
+        The likelihood weight of the next level is such that the effective sample size of the
+        importance weights is this fraction of the number of particles.
     weights : sequence of float, optional
-        Likelihood weights of the levels instead, rising to that of the problem.
+        Likelihood weights of the levels, which replace ``ess``. They increase to that of the
+        problem.
     step_size : float, optional
-        Of NUTS at the first level; by default Stan's adaptation finds it.
+        Step size of NUTS at the first level. By default it is found by Stan's adaptation.
     metric : {"prior", "particles"}
-        Inverse metric of NUTS: the variances of the prior, or from level 2 on those of the
-        particles of the level before.
+        Inverse metric of NUTS. "prior": the prior variances. "particles": from level 2 on, the
+        variances of the particles of the level before.
     max_treedepth : int
     max_levels : int
-        After so many the run fails, and what there is is kept.
+        Maximum number of levels. If it is reached, the run fails, and finished levels are kept.
     kernels, seed, executor, on_progress
         As for `nuts`. The unit of work is a level of a replicate.
 
@@ -78,7 +82,7 @@ def smc(
     Raises
     ------
     ValueError, RuntimeError
-        As `nuts`, and if levels do not end.
+        As `nuts`, or if ``max_levels`` is reached.
     """
     (replicates,) = positive(replicates=replicates)
     if not problem.likelihood_weight > 0:

@@ -13,18 +13,20 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
+from gptbayes.stats.standard_error import standard_error
+
 ACCEPTANCE_TARGET = 0.8
 SMALLEST_STEP = 1e-12
-"""Of the likelihood weight; when the next level is nearer than this, levels do not end."""
+"""Smallest difference of the likelihood weights of two levels."""
 
 
 class Step(NamedTuple):
-    """From one level to the next.
+    """A step from one level to the next.
 
     Attributes
     ----------
     likelihood_weight : float
-        Of the next level.
+        That of the next level.
     weights : ndarray, (particle,)
         Importance weights of the particles, which sum to 1.
     log_mean_weight : float
@@ -40,13 +42,17 @@ class Step(NamedTuple):
 
 
 def step_to(log_lik: np.ndarray, now: float, then: float) -> Step:
-    """Weigh particles at likelihood weight ``now`` for likelihood weight ``then``.
+    """Weight particles with likelihood weight ``now`` for likelihood weight ``then``.
 
     Parameters
     ----------
     log_lik : ndarray, (particle,)
         In nats.
     now, then : float
+
+    Returns
+    -------
+    Step
     """
     log_w = (then - now) * log_lik
     total = logsumexp(log_w)
@@ -56,7 +62,7 @@ def step_to(log_lik: np.ndarray, now: float, then: float) -> Step:
 
 
 def next_step(log_lik: np.ndarray, now: float, target: float, share: float = 0.5) -> Step:
-    """The farthest step towards ``target`` whose weights keep an effective sample size.
+    """Find the largest step towards ``target`` with a given effective sample size.
 
     Parameters
     ----------
@@ -65,7 +71,7 @@ def next_step(log_lik: np.ndarray, now: float, target: float, share: float = 0.5
     now, target : float
         Likelihood weights, ``now < target``.
     share : float
-        Effective sample size wanted, relative to the particles whose likelihood is not zero.
+        Effective sample size, relative to the number of particles with positive likelihood.
 
     Returns
     -------
@@ -74,7 +80,7 @@ def next_step(log_lik: np.ndarray, now: float, target: float, share: float = 0.5
     Raises
     ------
     RuntimeError
-        If no particle has a likelihood, or the step is too small ever to arrive.
+        If no particle has a positive likelihood, or the step is smaller than `SMALLEST_STEP`.
     """
     alive = np.isfinite(log_lik)
     if not alive.any():
@@ -97,21 +103,21 @@ def next_step(log_lik: np.ndarray, now: float, target: float, share: float = 0.5
 
 
 def resample(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Systematic resampling: each particle is drawn in proportion to its weight.
+    """Resample particles in proportion to their weights, by systematic resampling.
 
     Parameters
     ----------
     weights : ndarray, (particle,)
         They sum to 1.
     count : int
-        How many to draw.
+        Number of draws.
     rng : numpy.random.Generator
 
     Returns
     -------
     ndarray of int, (count,)
-        Indices; a particle of weight w is drawn ``count * w`` times, rounded up or down. In
-        random order, so that chains that begin at neighbours are not neighbours.
+        Indices in random order. A particle with weight w is drawn ``count * w`` times, rounded up
+        or down.
     """
     edges = np.cumsum(weights)
     places = (np.arange(count) + rng.random()) / count * edges[-1]
@@ -119,28 +125,31 @@ def resample(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
 
 
 def next_step_size(step_size: float, acceptance: float) -> float:
-    """The step size of the next level, from the mean acceptance statistic of this one.
+    """Choose the step size of the next level from the mean acceptance statistic of this one.
 
-    Of Hamiltonian Monte Carlo, 1 - acceptance grows like the square of the step size (Beskos et
-    al. 2013 has the asymptotics). A level changes it by a factor of 2 at most. It depends on
-    earlier levels alone, so that every level has one kernel that leaves its target invariant,
-    which an adaptation within the chains would not.
+    The step size changes by a factor of at most 2, assuming that 1 - acceptance is proportional to
+    its square (Beskos et al. 2013 derive the asymptotics for Hamiltonian Monte Carlo). It depends
+    on earlier levels only. Therefore the transitions of a level leave its target invariant, which
+    they would not if the step size were adapted within the chains.
 
     Parameters
     ----------
     step_size : float
     acceptance : float
         Mean acceptance statistic of NUTS.
+
+    Returns
+    -------
+    float
     """
     rejection = max(1 - acceptance, 1e-6)
     return step_size * float(np.clip(np.sqrt((1 - ACCEPTANCE_TARGET) / rejection), 0.5, 2.0))
 
 
 def between_share(values: np.ndarray) -> float:
-    """Which share of the variance is between chains: 0 if they forget where they began.
+    """Estimate the share of the variance that is between chains, the intraclass correlation.
 
-    The intraclass correlation of a one-way analysis of variance. It is 1 for chains that never
-    move, whose draws are copies of one particle.
+    It is 0 for independent draws, and 1 for chains that never move.
 
     Parameters
     ----------
@@ -166,7 +175,7 @@ def log_evidence(log_z: np.ndarray) -> tuple[float, float]:
     Parameters
     ----------
     log_z : ndarray, (replicate,)
-        Log evidence of each replicate, nats. Z is estimated without bias, log Z is not.
+        Log evidence of each replicate, in nats.
 
     Returns
     -------
@@ -175,7 +184,4 @@ def log_evidence(log_z: np.ndarray) -> tuple[float, float]:
     """
     log_z = np.asarray(log_z, dtype=float)
     value = float(logsumexp(log_z) - np.log(len(log_z)))
-    if len(log_z) < 2:
-        return value, float("nan")
-    relative = np.exp(log_z - value)
-    return value, float(relative.std(ddof=1) / np.sqrt(len(log_z)))
+    return value, float(standard_error(np.exp(log_z - value)))

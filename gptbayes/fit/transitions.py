@@ -1,7 +1,7 @@
-"""What sequential Monte Carlo asks of a compiled Stan program.
+"""Runs of a compiled Stan program for sequential Monte Carlo.
 
-NUTS from given starting points, many short chains in one process; and ``log_lik`` and log density
-at given parameters.
+These are NUTS from given starting points, with many short chains in one process, and the evaluation
+of ``log_lik`` and of the log density at given parameters.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from gptbayes.fit.draws import read_csv, write_csv
 from gptbayes.fit.tempering import ACCEPTANCE_TARGET
 
 PILOT_ITERATIONS = 40
-"""Of adaptation, once, for the first step size; the draws are thrown away."""
+"""Number of adaptation iterations for the first step size."""
 PILOT_CHAINS = 8
+"""Maximum number of chains for the first step size."""
 
 
 class Nuts(NamedTuple):
-    """NUTS of a program from files in a folder, which has ``data.json`` and ``init_1.json``, ...
+    """NUTS of a program in a folder with ``data.json``, ``init_1.json``, ``init_2.json`` and so on.
 
     Attributes
     ----------
@@ -51,7 +52,17 @@ class Nuts(NamedTuple):
 
 
 def write_starts(work: Path, particles: Mapping[str, np.ndarray], start: Sequence[int]) -> None:
-    """Write the particles that chains start at, each ``(particle, stan_shape)``."""
+    """Write the starting points of chains.
+
+    Parameters
+    ----------
+    work : pathlib.Path
+        Folder of the files.
+    particles : mapping of str to ndarray
+        Each ``(particle, stan_shape)``.
+    start : sequence of int
+        The particle at which each chain starts.
+    """
     for chain, index in enumerate(start, start=1):
         at = {name: values[index].tolist() for name, values in particles.items()}
         (work / f"init_{chain}.json").write_text(json.dumps(at), encoding="utf-8")
@@ -60,11 +71,18 @@ def write_starts(work: Path, particles: Mapping[str, np.ndarray], start: Sequenc
 def draw_chains(nuts: Nuts, draws: int, step_size: float) -> Path:
     """Run all chains in one process, without warm-up.
 
+    Parameters
+    ----------
+    nuts : Nuts
+    draws : int
+        Number of draws of each chain.
+    step_size : float
+
     Returns
     -------
     pathlib.Path
-        A CSV file with the draws of all chains, one chain after the other: it is read much faster
-        than many.
+        A CSV file with the draws of all chains, one chain after the other, since one file is read
+        much faster than many.
 
     Raises
     ------
@@ -75,16 +93,25 @@ def draw_chains(nuts: Nuts, draws: int, step_size: float) -> Path:
 
 
 def find_step_size(nuts: Nuts) -> float:
-    """The median of what Stan's adaptation finds in some of the chains."""
+    """Find a step size, the median of those that Stan's adaptation finds in some of the chains.
+
+    Parameters
+    ----------
+    nuts : Nuts
+
+    Returns
+    -------
+    float
+    """
     some = nuts._replace(chains=min(nuts.chains, PILOT_CHAINS))
     files = _sample(some, "pilot", 1, 1.0, warmup=PILOT_ITERATIONS)
     return float(np.median([read_csv(p, 1).method_variables["stepsize"][0] for p in files]))
 
 
 def metric_of(nuts: Nuts, particles: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The variances of particles as an inverse metric.
+    """Estimate an inverse metric by the variances of particles.
 
-    Each is drawn towards the median of all, as if five particles more had that variance.
+    Each variance is shrunk towards the median of all variances, with the weight of five particles.
 
     Parameters
     ----------
@@ -95,8 +122,8 @@ def metric_of(nuts: Nuts, particles: Mapping[str, np.ndarray]) -> np.ndarray:
     Returns
     -------
     ndarray, (parameter,)
-        In the order in which the program has its parameters, which for arrays of vectors and
-        matrices is not that of its CSV files.
+        In the order of the parameters in the program, which for arrays of vectors and matrices
+        differs from that of its CSV files.
 
     Raises
     ------
@@ -136,7 +163,7 @@ def _order_of_parameters(nuts, particles):
 def log_lik_of(
     executable: Path, data: Path, particles: Mapping[str, np.ndarray], folder: Path
 ) -> np.ndarray:
-    """What a program's ``log_lik`` is at given parameters.
+    """Evaluate the ``log_lik`` of a program at given parameters.
 
     Parameters
     ----------
@@ -144,7 +171,7 @@ def log_lik_of(
     particles : mapping of str to ndarray
         Each ``(particle, stan_shape)``.
     folder : pathlib.Path
-        For files that are deleted again.
+        For temporary files.
 
     Returns
     -------
@@ -165,7 +192,7 @@ def log_lik_of(
             _run(executable, "generate_quantities", arguments, data, work, "generated.csv")
             found = read_csv(work / "generated.csv", n).variables
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"log_lik of draws from the prior cannot be had: {error}") from None
+            raise ValueError(f"log_lik of prior draws cannot be computed: {error}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if "log_lik" not in found:
@@ -178,7 +205,24 @@ def log_lik_of(
 def log_density_of(
     executable: Path, data: Mapping, particles: Mapping[str, np.ndarray], folder: Path
 ) -> np.ndarray:
-    """A program's log density at given parameters, up to constants, ``(particle,)`` in nats."""
+    """Evaluate the log density of a program at given parameters.
+
+    Parameters
+    ----------
+    executable : pathlib.Path
+        The compiled program.
+    data : mapping
+        Its data, ready for JSON.
+    particles : mapping of str to ndarray
+        Each ``(particle, stan_shape)``.
+    folder : pathlib.Path
+        For temporary files.
+
+    Returns
+    -------
+    ndarray, (particle,)
+        In nats, up to a constant.
+    """
     work = Path(tempfile.mkdtemp(prefix=".density-", dir=folder))
     values = []
     try:

@@ -22,7 +22,7 @@ class Argument(NamedTuple):
     kind : {"mask", "parameter"}
         A mask is data: it has no gradient.
     stan_dims : tuple of str
-        Dims in the Stan program, see `gptbayes.model.stages.Parameter`.
+        Dims in the Stan program, see `gptbayes.model.parameters.Parameter`.
     item : {"matrix", "vector"}
         The argument is one of these, or an array of them.
     """
@@ -62,7 +62,18 @@ class Argument(NamedTuple):
         return np.ascontiguousarray(value).ravel()
 
     def unflat(self, flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The inverse of `flat`, for an array of shape ``shape``."""
+        """Undo `flat`.
+
+        Parameters
+        ----------
+        flat : ndarray, (n,)
+        shape : tuple of int
+
+        Returns
+        -------
+        ndarray
+            Of this shape.
+        """
         if self.item == "vector":
             return flat.reshape(shape)
         *items, rows, columns = shape

@@ -49,6 +49,10 @@ def generated() -> dict[str, str]:
 
     ``arguments.inc`` lists the arguments for C++. Each stage has a header, such as ``05.hpp``, and
     the declaration of its `gpt_log_likelihood` for Stan, such as ``05.stanfunctions``.
+
+    Returns
+    -------
+    dict of str to str
     """
     sources = {"arguments.inc": _argument_list()}
     for number, stage in STAGES.items():
@@ -60,7 +64,16 @@ def generated() -> dict[str, str]:
 
 
 def declaration(stage: Stage) -> str:
-    """The declaration of a stage's ``gpt_log_likelihood`` in Stan."""
+    """The declaration of ``gpt_log_likelihood`` of a stage in Stan.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    str
+    """
     types = ["array[,] int y", "array[,] int x"]
     types += [f"{argument.stan_type} {argument.name}" for argument in stage.arguments]
     start = "matrix gpt_log_likelihood("
@@ -68,7 +81,15 @@ def declaration(stage: Stage) -> str:
 
 
 def program_with_kernels(stage: Stage) -> str:
-    """The text of a stage's program with the kernels' likelihood in place of the one in Stan.
+    """The text of the program of a stage, with the likelihood of the kernels.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    str
 
     Raises
     ------

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptbayes.model import kernel_sources
+from gptbayes.model.design import Design
 from gptbayes.model.forward import Parameters, token_log_prob
-from gptbayes.model.problem import Design, Problem, stan_data
+from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import log_prior
 from gptbayes.model.stages import Stage
+from gptbayes.model.stan_data import stan_data
 
 _NUMBERS = ctypes.POINTER(ctypes.c_double)
 _INTS = ctypes.POINTER(ctypes.c_int)
@@ -219,7 +221,24 @@ def ravel(stage: Stage, parameters: Parameters) -> np.ndarray:
 
 
 def unravel(stage: Stage, design: Design, points: np.ndarray) -> dict[str, np.ndarray]:
-    """The inverse of `ravel`: each ``(*batch, dims of that parameter)``."""
+    """Convert rows of weights to parameters, the inverse of `ravel`.
+
+    Parameters
+    ----------
+    stage : Stage
+    design : Design
+    points : ndarray, (*batch, weight)
+
+    Returns
+    -------
+    dict of str to ndarray
+        Each ``(*batch, dims of that parameter)``.
+
+    Raises
+    ------
+    ValueError
+        If the rows have another number of weights.
+    """
     shapes = [stage.shape(p, design) for p in stage.parameters]
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     if points.shape[-1] != ends[-1]:

@@ -1,224 +1,19 @@
-"""A stage with its sizes, priors and data, and the same as data of the Stan programs.
-
-`Design` and `Priors` hold the user's choices and `Problem` adds the text. `stan_data` converts a
-problem to the data block of the Stan programs. It is the only place where tokens become 1-based.
-"""
+"""A stage with its sizes and priors, and the text that it is fitted to."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.special import digamma, polygamma
 
 from gptbayes.corpus import Vocabulary, Windows, real_number, split, whole_number
-from gptbayes.model.stages import STAGES, Masks, Parameter, Stage, stage
+from gptbayes.model.design import Design, draw_masks, mask_shapes
+from gptbayes.model.priors import Priors
+from gptbayes.model.stages import STAGES, Masks, Stage
 
 DEFAULT_BATCH_SIZE = 64
 """Largest number of training sequences that is used by default: NUTS fits them in minutes."""
-
-
-_LARGEST = {"n_layer": 1000, "n_embed": 2**16}
-_MASK_ENTRIES = 10**8
-
-
-@dataclass(frozen=True)
-class Design:
-    """Sizes of a model, with the tutorial's names.
-
-    Attributes
-    ----------
-    vocab_size : int
-        Number of characters, V.
-    block_size : int
-        Length of the context, T.
-    batch_size : int
-        Number of training sequences, B.
-    n_embed : int
-        Width of the residual stream, C. Stage 01 does not use it: its embedding has width V.
-    n_head : int
-        Number of heads, H, from stage 05 on. Divides ``n_embed``.
-    n_layer : int
-        Number of blocks, L, from stage 10 on.
-
-    Raises
-    ------
-    ValueError
-        If a size is not a positive integer or above its bound (1,000 layers, a width of 65,536,
-        else 1,048,576), or ``n_head`` does not divide ``n_embed``.
-    """
-
-    vocab_size: int
-    block_size: int = 8
-    batch_size: int = 64
-    n_embed: int = 8
-    n_head: int = 2
-    n_layer: int = 2
-
-    def __post_init__(self):
-        for each in fields(self):
-            most = _LARGEST.get(each.name, 2**20)
-            _set(self, each.name, whole_number(each.name, getattr(self, each.name), most=most))
-        if self.n_embed % self.n_head:
-            raise ValueError(
-                f"n_embed must be divisible by n_head, got {self.n_embed} and {self.n_head}"
-            )
-
-
-@dataclass(frozen=True)
-class Priors:
-    """Prior standard deviations, one per family of parameters.
-
-    Priors are independent normals with mean 0, except layer-norm weights, which have mean 1.
-
-    Attributes
-    ----------
-    token_embedding, position_embedding : float
-        Standard deviations of the embeddings.
-    attention : float
-        Of keys, queries and values.
-    attention_proj : float
-        Of the multiplier of the attention projection.
-    feed_forward : float
-        Of both multipliers of the feed-forward layers.
-    lm_head : float
-        Of the multiplier of the language-model head.
-    offset : float
-        Of all offsets.
-    layer_norm : float
-        Of the weights and biases of the layer norms.
-    concentration : float
-        Not a standard deviation: in the log-gamma variant of stage 01 each logit is the log of a
-        gamma(concentration, 1) variable, so that each row of probabilities is Dirichlet with all
-        parameters equal to ``concentration``; 1 is uniform on the simplex.
-
-    Raises
-    ------
-    ValueError
-        If a scale is not a positive number.
-
-    Examples
-    --------
-    >>> Priors(attention=0.5).replace(lm_head=2.0).lm_head
-    2.0
-    """
-
-    token_embedding: float = 1.0
-    position_embedding: float = 1.0
-    attention: float = 1.0
-    attention_proj: float = 1.0
-    feed_forward: float = 1.0
-    lm_head: float = 1.0
-    offset: float = 1.0
-    layer_norm: float = 1.0
-    concentration: float = 1.0
-
-    def __post_init__(self):
-        for each in fields(self):
-            value = getattr(self, each.name)
-            name = f"the prior scale {each.name}"
-            number = real_number(name, value, "positive")
-            if not number > 0:
-                raise ValueError(f"{name} must be positive, got {value!r}")
-            _set(self, each.name, number)
-
-    @classmethod
-    def default(cls, stage: Stage, design: Design) -> Priors:
-        """Scales with which prior logits have an sd of order one at every stage and size.
-
-        A sum of C products of unit-scale terms has sd √C, so that weights have scale 1/√C
-        (Neal 1996, section 2.1). Token and position embeddings share the unit variance of the
-        residual stream. Attention averages over the context, which reduces the variance; a larger
-        scale of the head compensates for it. With skip connections the residual stream grows
-        instead. The two multipliers of the larger feed-forward layer have one scale, between
-        those for fan-in C and 4C.
-
-        Parameters
-        ----------
-        stage : Stage
-        design : Design
-
-        Returns
-        -------
-        Priors
-        """
-        n_embed = stage.sizes(design)["embed"]
-        embedding = math.sqrt(0.5) if "position" in stage.features else 1.0
-        fan_in = 1 / math.sqrt(n_embed)
-        return cls(
-            token_embedding=embedding,
-            position_embedding=embedding,
-            attention=fan_in,
-            attention_proj=fan_in,
-            feed_forward=fan_in * (math.sqrt(0.5) if "wide_feed_forward" in stage.features else 1),
-            lm_head=fan_in * (0.75 if "residual" in stage.features else 1.5),
-            offset=1.0,
-            layer_norm=0.5,
-        )
-
-    def scale(self, parameter: Parameter) -> float:
-        """The prior sd of every element of a parameter."""
-        value = getattr(self, parameter.family)
-        return math.sqrt(polygamma(1, value)) if parameter.prior == "log_gamma" else value
-
-    def mean(self, parameter: Parameter) -> float:
-        """The prior mean of every element of a parameter."""
-        if parameter.prior == "log_gamma":
-            return float(digamma(getattr(self, parameter.family)))
-        return parameter.prior_mean
-
-    def replace(self, **scales: float) -> Priors:
-        """Return these priors with some scales changed.
-
-        Raises
-        ------
-        ValueError
-            If a name is not a family of parameters (the message lists the valid ones), or if a
-            scale is not positive.
-        """
-        valid = [each.name for each in fields(self)]
-        unknown = sorted(set(scales) - set(valid))
-        if unknown:
-            raise ValueError(f"unknown prior scale {unknown[0]!r}, valid ones: {', '.join(valid)}")
-        return replace(self, **scales)
-
-
-def draw_masks(stage: Stage, design: Design, dropout: float, rng: np.random.Generator) -> Masks:
-    """Draw the fixed dropout masks of a stage.
-
-    Parameters
-    ----------
-    stage : Stage
-        One with dropout, 11 or 12.
-    design : Design
-    dropout : float
-        Probability that an entry is 0, in [0, 1). The other entries are 1 / (1 - dropout).
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    Masks
-
-    Raises
-    ------
-    ValueError
-        If ``dropout`` is not in [0, 1), or the masks are too large to be saved as text.
-    """
-    n_entries = sum(math.prod(shape) for shape in _mask_shapes(stage, design))
-    if n_entries > _MASK_ENTRIES:
-        raise ValueError(
-            f"dropout masks must have at most {_MASK_ENTRIES:,} entries, got {n_entries:,}: layers "
-            "times heads times the square of block_size"
-        )
-    wanted = "at least 0 and less than 1"
-    dropout = real_number("dropout", dropout, wanted)
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be {wanted}, got {dropout!r}")
-    return Masks(
-        *((rng.random(shape) >= dropout) / (1 - dropout) for shape in _mask_shapes(stage, design))
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +103,7 @@ class Problem:
             return
         if self.stage.masks is None:
             raise ValueError(f"stage {self.stage.number} needs masks, see draw_masks")
-        shapes = _mask_shapes(self.stage, self.design)
+        shapes = mask_shapes(self.stage, self.design)
         for name, mask, shape in zip(Masks._fields, self.stage.masks, shapes, strict=True):
             if np.shape(mask) != shape:
                 raise ValueError(f"the {name} mask must have shape {shape}, got {np.shape(mask)}")
@@ -430,97 +225,6 @@ def make_problem(
     )
 
 
-def stan_data(problem: Problem) -> dict:
-    """Convert a problem to data of the Stan programs, ready for JSON, with 1-based tokens.
-
-    All stages get the same entries. Stan reads those that a program declares and ignores the
-    others, such as the held-out windows, which are stored for the analysis.
-
-    Parameters
-    ----------
-    problem : Problem
-
-    Returns
-    -------
-    dict
-
-    See Also
-    --------
-    from_stan_data : The inverse.
-
-    Examples
-    --------
-    >>> from gptbayes.model.stages import stage
-    >>> data = stan_data(make_problem(stage("01"), "abracadabra", block_size=3))
-    >>> data["x"], data["y"]
-    ([[1, 2, 5], [1, 3, 1]], [[2, 5, 1], [3, 1, 4]])
-    """
-    windows = {"x": problem.training.x, "y": problem.training.y}
-    held_out = {"held_out_x": problem.held_out.x, "held_out_y": problem.held_out.y}
-    tokens = {**windows, **held_out, "prompt": problem.prompt}
-    masks = problem.stage.masks._asdict() if problem.stage.masks else {}
-    return {
-        **{f"{name}_mask": np.asarray(mask).tolist() for name, mask in masks.items()},
-        **{name: int(size) for name, size in asdict(problem.design).items()},
-        **{data_name(family): value for family, value in asdict(problem.priors).items()},
-        **{name: (np.asarray(value) + 1).tolist() for name, value in tokens.items()},
-        "prompt_size": len(problem.prompt),
-        "n_new_tokens": int(problem.n_new_tokens),
-        "likelihood_weight": float(problem.likelihood_weight),
-    }
-
-
-def data_name(family: str) -> str:
-    """The name of a field of `Priors` in the data of the Stan programs."""
-    return family if family == "concentration" else f"{family}_scale"
-
-
-def from_stan_data(
-    data: dict, *, stage_number: str, characters: tuple[str, ...], source: str
-) -> Problem:
-    """Convert data of the Stan programs to a problem, the inverse of `stan_data`.
-
-    Parameters
-    ----------
-    data : dict
-        As `stan_data` returns it.
-    stage_number : str
-    characters : tuple of str
-        The vocabulary.
-    source : str
-
-    Returns
-    -------
-    Problem
-
-    Raises
-    ------
-    ValueError
-        For an unknown stage, or values that `Problem` refuses.
-    """
-
-    def tokens(name, ndim):
-        value = np.asarray(data[name], dtype=np.int64) - 1
-        return value if value.size else value.reshape((0,) * (ndim - 1) + (data["block_size"],))
-
-    model = stage(stage_number)
-    if "dropout" in model.features:
-        masks = Masks(*(np.asarray(data[f"{name}_mask"]) for name in Masks._fields))
-        model = replace(model, masks=masks)
-    return Problem(
-        stage=model,
-        design=Design(**{each.name: data[each.name] for each in fields(Design)}),
-        priors=_priors(data),
-        vocabulary=Vocabulary(tuple(characters)),
-        training=Windows(tokens("x", 2), tokens("y", 2)),
-        held_out=Windows(tokens("held_out_x", 2), tokens("held_out_y", 2)),
-        likelihood_weight=data["likelihood_weight"],
-        prompt=tokens("prompt", 1),
-        n_new_tokens=data["n_new_tokens"],
-        source=source,
-    )
-
-
 def _check_effect(stage, settings, scales):
     """Refuse what was given for something that the stage does not have."""
     for name in (name for name, value in settings.items() if value is not None):
@@ -542,16 +246,3 @@ def _check_effect(stage, settings, scales):
 def _set(frozen, name, value):
     """Give a field of a frozen dataclass its plain Python value, while it is made."""
     object.__setattr__(frozen, name, value)
-
-
-def _priors(data):
-    names = {each.name: data_name(each.name) for each in fields(Priors)}
-    if "concentration" not in data:  # data of an older version, without the log-gamma variant
-        del names["concentration"]
-    return Priors(**{family: data[name] for family, name in names.items()})
-
-
-def _mask_shapes(stage, design):
-    sizes = stage.sizes(design)
-    layer, head, position, embed = (sizes[dim] for dim in ("layer", "head", "position", "embed"))
-    return (layer, head, position, position), (layer, embed), (layer, embed)

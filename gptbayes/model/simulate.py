@@ -234,7 +234,7 @@ def next_tokens(
     def draw(chunk):
         return sample_tokens(forward(stage, chunk, x).logits, rng)
 
-    return over_draws(stage, parameters, x, draw)
+    return over_draws(stage, parameters, x, draw, in_order=True)
 
 
 def _prior_draws(parameter, priors, overdispersion, size, rng):

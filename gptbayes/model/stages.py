@@ -1,7 +1,8 @@
 """The ladder: twelve GPTs, from the bigram to the transformer, as one table.
 
 Stage numbers, file names and parameter names are those of Daniel Lee's tutorial "Building a GPT
-in Stan". This module is the only list of stages, of their parameters and of their dims.
+in Stan". This module is the only list of stages; `gptbayes.model.parameters` has the parameters of
+their parts.
 
 A variant is a stage with another prior, kept beside the ladder because its posterior is known.
 
@@ -14,47 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptbayes.model.arguments import MASKS, Argument, Item
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a Stan program, and where its axes stand in the analysis.
-
-    Attributes
-    ----------
-    name : str
-        The name in the Stan program.
-    dims : tuple of str
-        Dims of the parameter everywhere outside Stan.
-    stan_dims : tuple of str
-        Dims of the parameter in the Stan program; axes of length one may be missing and
-        ``head, head_dim`` may be one axis, ``embed``. Element order is the same.
-    item : {"matrix", "vector"}
-        What the Stan program declares: one of these, or an array of them.
-    family : str
-        Where its prior is set, a field of `gptbayes.model.problem.Priors`.
-    prior : {"normal", "log_gamma"}
-        The distribution of each of its elements: normal around `prior_mean` with the sd that
-        ``family`` names, or the logarithm of a gamma variable of rate 1 with the shape that
-        ``family`` names. Mean and sd of either: `gptbayes.model.problem.Priors.mean` and ``scale``.
-    """
-
-    name: str
-    dims: tuple[str, ...]
-    stan_dims: tuple[str, ...]
-    item: Item
-    family: str
-    prior: Literal["normal", "log_gamma"] = "normal"
-
-    @property
-    def prior_mean(self) -> float:
-        """Centre of a normal prior: 1 for layer-norm weights, 0 for everything else."""
-        return 1.0 if self.family == "layer_norm" and self.name.endswith("weight") else 0.0
+from gptbayes.model.arguments import MASKS, Argument
+from gptbayes.model.parameters import Parameter, parameters_of
 
 
 class Masks(NamedTuple):
@@ -88,7 +54,7 @@ class Stage:
     features : frozenset of str
         What the forward pass does: a subset of `FEATURES`.
     masks : Masks, optional
-        Of stages 11 and 12, once they have been drawn: see `gptbayes.model.problem.draw_masks`.
+        Of stages 11 and 12, once they have been drawn: see `gptbayes.model.design.draw_masks`.
     folder : pathlib.Path, optional
         Where its Stan program and ``functions/`` are, by default the package's own: for a
         program that was changed.
@@ -127,11 +93,24 @@ class Stage:
         ----------
         setting : str
             One of `SETTINGS`.
+
+        Returns
+        -------
+        bool
         """
         return SETTINGS[setting] in self.features
 
     def applicable(self, **settings: Any) -> dict[str, Any]:
-        """Of settings that several stages share, those that this stage has.
+        """Select the settings that this stage has, of settings for several stages.
+
+        Parameters
+        ----------
+        **settings
+            By the names of `SETTINGS`.
+
+        Returns
+        -------
+        dict
 
         Examples
         --------
@@ -141,6 +120,21 @@ class Stage:
         return {name: value for name, value in settings.items() if self.has(name)}
 
     def parameter(self, name: str) -> Parameter:
+        """Look up a parameter by its name.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        Parameter
+
+        Raises
+        ------
+        ValueError
+            If the stage has no such parameter; the message lists its parameters.
+        """
         for parameter in self.parameters:
             if parameter.name == name:
                 return parameter
@@ -152,7 +146,7 @@ class Stage:
 
         Parameters
         ----------
-        design : gptbayes.model.problem.Design
+        design : gptbayes.model.design.Design
 
         Returns
         -------
@@ -172,17 +166,46 @@ class Stage:
         }
 
     def shape(self, parameter: Parameter, design) -> tuple[int, ...]:
-        """Shape of a parameter outside Stan, in the order of its dims."""
+        """The shape of a parameter in the order of its dims.
+
+        Parameters
+        ----------
+        parameter : Parameter
+        design : gptbayes.model.design.Design
+
+        Returns
+        -------
+        tuple of int
+        """
         sizes = self.sizes(design)
         return tuple(sizes[dim] for dim in parameter.dims)
 
     def stan_shape(self, parameter: Parameter, design) -> tuple[int, ...]:
-        """Shape of a parameter inside Stan."""
+        """The shape of a parameter in the Stan program.
+
+        Parameters
+        ----------
+        parameter : Parameter
+        design : gptbayes.model.design.Design
+
+        Returns
+        -------
+        tuple of int
+        """
         sizes = self.sizes(design)
         return tuple(sizes[dim] for dim in parameter.stan_dims)
 
     def n_parameters(self, design) -> int:
-        """How many real numbers a draw has."""
+        """The number of scalar parameters of a draw.
+
+        Parameters
+        ----------
+        design : gptbayes.model.design.Design
+
+        Returns
+        -------
+        int
+        """
         return sum(int(np.prod(self.shape(p, design))) for p in self.parameters)
 
     def from_stan(self, values: Mapping[str, np.ndarray], design) -> dict[str, np.ndarray]:
@@ -191,8 +214,8 @@ class Stage:
         Parameters
         ----------
         values : mapping of str to ndarray
-            Each ``(..., stan_shape)``. Names that are no parameters of the stage are left out.
-        design : gptbayes.model.problem.Design
+            Each ``(..., stan_shape)``. Other names than those of parameters are ignored.
+        design : gptbayes.model.design.Design
 
         Returns
         -------
@@ -202,7 +225,7 @@ class Stage:
         Raises
         ------
         ValueError
-            If a parameter is missing or has another shape than the design says.
+            If a parameter is missing or does not have the shape of the design.
         """
         return {
             p.name: _reshaped(p.name, values, self.stan_shape(p, design), self.shape(p, design))
@@ -210,7 +233,24 @@ class Stage:
         }
 
     def to_stan(self, values: Mapping[str, np.ndarray], design) -> dict[str, np.ndarray]:
-        """The inverse of `from_stan`."""
+        """Convert arrays with this package's dims to Stan's, the inverse of `from_stan`.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            Each ``(..., shape)``.
+        design : gptbayes.model.design.Design
+
+        Returns
+        -------
+        dict of str to ndarray
+            Each ``(..., stan_shape)``.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is missing or does not have the shape of the design.
+        """
         return {
             p.name: _reshaped(p.name, values, self.shape(p, design), self.stan_shape(p, design))
             for p in self.parameters
@@ -218,9 +258,17 @@ class Stage:
 
 
 def stage(number: str | int) -> Stage:
-    """Look a stage up by its number, ``"05"``, ``"5"`` or ``5``, or by its name.
+    """Look up a stage.
 
-    Variants are found too, ``"01-log-gamma"``.
+    Parameters
+    ----------
+    number : str or int
+        Its number, such as ``"05"``, ``"5"`` or ``5``, that of a variant, such as
+        ``"01-log-gamma"``, or its name.
+
+    Returns
+    -------
+    Stage
 
     Raises
     ------
@@ -237,7 +285,17 @@ def stage(number: str | int) -> Stage:
 
 
 def stan_folder() -> Path:
-    """Where the Stan programs are: inside the installed package, or beside it in a checkout."""
+    """Find the Stan programs, in the installed package or beside it in a checkout.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If they are missing.
+    """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "stan", package.parent / "stan"):
         if (folder / "01-bigram.stan").is_file():
@@ -278,103 +336,20 @@ def _reshaped(name, values, wanted, target):
     return value.reshape(*batch, *target)
 
 
-# The table. Each function below gives the parameters of one brick; `_ladder` climbs.
-
-
-def _position() -> list[Parameter]:
-    dims = ("position", "embed")
-    return [Parameter("position_embedding", dims, dims, "vector", "position_embedding")]
-
-
-def _attention(prefix: tuple[str, ...]) -> list[Parameter]:
-    dims = ("layer", "head", "embed", "head_dim")
-    stan_dims = (*prefix, "embed", "head_dim")
-    names = ("key", "query", "value")
-    return [Parameter(name, dims, stan_dims, "matrix", "attention") for name in names]
-
-
-def _projection() -> list[Parameter]:
-    return [
-        Parameter(
-            "sa_proj_multiplier",
-            ("layer", "embed", "head", "head_dim"),
-            ("layer", "embed", "embed"),
-            "matrix",
-            "attention_proj",
-        ),
-        Parameter("sa_proj_offset", ("layer", "embed"), ("layer", "embed"), "vector", "offset"),
-    ]
-
-
-def _feed_forward(prefix: tuple[str, ...], wide: bool) -> list[Parameter]:
-    def linear(name, rows, columns):
-        def parameter(suffix, dims, item, family):
-            return Parameter(f"{name}_{suffix}", ("layer", *dims), (*prefix, *dims), item, family)
-
-        yield parameter("multiplier", (rows, columns), "matrix", "feed_forward")
-        yield parameter("offset", (rows,), "vector", "offset")
-
-    parameters = [*linear("feed_forward", "hidden", "embed")]
-    if wide:
-        parameters += linear("feed_forward_proj", "embed", "hidden")
-    return parameters
-
-
-def _layer_norm(prefix: tuple[str, ...]) -> list[Parameter]:
-    names = ("ln1_weight", "ln1_bias", "ln2_weight", "ln2_bias")
-    dims, stan_dims = ("layer", "embed"), (*prefix, "embed")
-    return [Parameter(name, dims, stan_dims, "vector", "layer_norm") for name in names]
-
-
-def _final_layer_norm() -> list[Parameter]:
-    names = ("ln_f_weight", "ln_f_bias")
-    return [Parameter(name, ("embed",), ("embed",), "vector", "layer_norm") for name in names]
-
-
-def _lm_head() -> list[Parameter]:
-    dims = ("token", "embed")
-    return [
-        Parameter("lm_head_multiplier", dims, dims, "matrix", "lm_head"),
-        Parameter("lm_head_offset", dims[:1], dims[:1], "vector", "offset"),
-    ]
-
-
 _TITLES_AND_NEWS = (
     ("Bigram", ()),
     ("Different embedding size", ("lm_head",)),
     ("Positional encoding", ("position",)),
-    ("Self attention", ("attention",)),
-    ("Multi headed self attention", ("multi_head",)),
-    ("Feed forward", ("feed_forward",)),
+    ("Self-attention", ("attention",)),
+    ("Multi-headed self-attention", ("multi_head",)),
+    ("Feed-forward", ("feed_forward",)),
     ("Skip connections", ("residual",)),
-    ("Larger feed forward layer", ("wide_feed_forward",)),
+    ("Larger feed-forward layer", ("wide_feed_forward",)),
     ("Layer norm", ("layer_norm",)),
     ("Blocks", ("blocks",)),
     ("Dropout", ("dropout",)),
     ("Final", ("projection",)),
 )
-
-
-def _parameters(features: frozenset[str]) -> tuple[Parameter, ...]:
-    layer = ("layer",) if "blocks" in features else ()
-    head = ("head",) if "multi_head" in features else ()
-    token = ("token", "embed")
-    parameters = [Parameter("token_embedding", token, token, "vector", "token_embedding")]
-    if "position" in features:
-        parameters += _position()
-    if "attention" in features:
-        parameters += _attention(layer + head)
-    if "projection" in features:
-        parameters += _projection()
-    if "feed_forward" in features:
-        parameters += _feed_forward(layer, "wide_feed_forward" in features)
-    if "layer_norm" in features:
-        parameters += _layer_norm(layer)
-    if "blocks" in features:
-        parameters += _final_layer_norm()
-    if "lm_head" in features:
-        parameters += _lm_head()
-    return tuple(parameters)
 
 
 def _ladder() -> dict[str, Stage]:
@@ -383,7 +358,7 @@ def _ladder() -> dict[str, Stage]:
     for number, (title, news) in enumerate(_TITLES_AND_NEWS, start=1):
         features |= frozenset(news)
         key = f"{number:02d}"
-        stages[key] = Stage(key, title, _parameters(features), features)
+        stages[key] = Stage(key, title, parameters_of(features), features)
     return stages
 
 

@@ -18,6 +18,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from gptbayes.findings import probability_words
 from gptbayes.plots.style import COLORS, drawable, intervals, literal
 
 NUMBERS_UP_TO = 8
@@ -27,6 +28,8 @@ LABELS_UP_TO = 40
 UPPER, MEAN, LOWER = "#dfe3ec", "#8da0cb", "#1f2a44"
 BAR = 0.5
 """Length of a bar for probability 1, in cells."""
+ERRORS_UP_TO = 4
+"""Maximum number of heads beside each other whose probabilities are written with their errors."""
 SOURCES = (("posterior", COLORS[0], "o"), ("prior", "0.55", "s"))
 
 
@@ -168,9 +171,9 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
-        Filled bars and numbers (± Monte Carlo standard error) are posterior probabilities,
-        outlined bars prior probabilities. Their sum over the heads of a role is less than one if
-        in some draws no head exceeds uniform attention.
+        Filled bars and numbers (up to four heads ± Monte Carlo standard error) are posterior
+        probabilities, outlined bars prior probabilities. Their sum over the heads of a role is
+        less than one if in some draws no head exceeds uniform attention.
     """
     ax = plt.gca() if ax is None else ax
     n_layer, n_head = heads.sizes["layer"], heads.sizes["head"]
@@ -183,7 +186,11 @@ def plot_roles(heads: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     for (row, column), p in np.ndenumerate(ours):
         _bar(ax, row, column, p, height=0.4, facecolor=MEAN)
         _bar(ax, row, column, theirs[row, column], height=0.6, facecolor="none", edgecolor="black")
-        words = f"{p:.2f}" + ("" if np.isnan(error[row, column]) else f" ±{error[row, column]:.2f}")
+        words = (
+            f"{p:.2f}"
+            if n_head * n_layer > ERRORS_UP_TO
+            else probability_words(p, error[row, column])
+        )
         ax.text(column + BAR + 0.04, row + 0.5, words, va="center", fontsize="x-small")
     names = [
         (f"layer {layer + 1}\n" if n_layer > 1 else "") + f"head {head + 1}"

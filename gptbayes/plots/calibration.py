@@ -8,7 +8,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS, MARKERS, literal, percent
+from gptbayes.plots.style import COLORS, literal, percent, series_style
 
 
 def plot_reliability(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -41,6 +41,7 @@ def plot_reliability(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     for inside, fill, words in ((True, "white", "inside"), (False, COLORS[0], "outside")):
         chosen = seen["inside"].values == inside
         style = {"mfc": fill, "mec": COLORS[0], "color": COLORS[0], "ms": 5, "ls": "none"}
+        style["clip_on"] = False
         if chosen.any():
             ax.plot(x[chosen], seen["observed"].values[chosen], "o", label=words, **style)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="observed fraction")
@@ -109,5 +110,5 @@ def _lines(ax, x, summary, mean, error):
     n = summary.sizes["fit"]
     for k, name in enumerate(summary["fit"].values):
         one, at = summary.sel(fit=name), x + 0.3 * (k - (n - 1) / 2) / n
-        style = {"color": COLORS[k % 10], "marker": MARKERS[k % 10], "ms": 4, "lw": 1.2}
+        style = {**series_style(k), "ms": 4, "lw": 1.2}
         ax.errorbar(at, one[mean], one[error], capsize=2, label=literal(name), **style)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from scipy.cluster.hierarchy import dendrogram
 
 from gptbayes.plots.diagnostics import plot_r_hat
-from gptbayes.plots.style import COLORS, MARKERS, intervals, percent
+from gptbayes.plots.style import COLORS, intervals, percent, series_style
 
 if TYPE_CHECKING:
     from gptbayes.diagnostics.modes import Space
@@ -77,7 +77,7 @@ def plot_dendrogram(space: Space, *, ax: Axes | None = None) -> Axes:
     start, stop = space.distance["start"].values, space.distance["stop"].values
     at = 5 + 10 * np.arange(len(drawn["leaves"]))
     for y, leaf in zip(at, drawn["leaves"], strict=True):
-        ax.plot(0, y, MARKERS[chain[leaf] % 10], color=COLORS[chain[leaf] % 10], clip_on=False)
+        ax.plot(0, y, ls="none", clip_on=False, **series_style(chain[leaf]))
     names = [f"chain {chain[i] + 1}, {start[i] + 1}–{stop[i]}" for i in drawn["leaves"]]
     ax.set_yticks(at, names, fontsize="small" if len(at) <= 20 else "xx-small")
     if np.isfinite(space.within):
@@ -123,9 +123,8 @@ def plot_mode_map(
     for k in np.unique(mode):
         here = points[mode == k]
         name = f"mode {k + 1}" if k >= 0 else "in no mode"
-        color = COLORS[k % 10] if k >= 0 else "0.5"
-        style: dict[str, Any] = {"ls": "none", "ms": 6, "label": name}
-        ax.plot(*here.T, MARKERS[k % 10] if k >= 0 else "x", color=color, **style)
+        style = series_style(k) if k >= 0 else {"color": "0.5", "marker": "x"}
+        ax.plot(*here.T, **style, ls="none", ms=6, label=name)
     if len(np.unique(mode)) > 1:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     ax.set_aspect("equal", adjustable="datalim")

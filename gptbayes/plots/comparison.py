@@ -8,7 +8,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS, MARKERS, literal
+from gptbayes.plots.style import COLORS, literal, series_style
 
 
 def plot_ladder(
@@ -65,7 +65,7 @@ def plot_gain(table: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     for k, name in enumerate(table["fit"].values):
         one, at = table.sel(fit=name), x + 0.5 * (k - (n - 1) / 2) / n
         y, unreliable = one["difference"].values, one["unreliable"].values
-        style = {"color": COLORS[k % 10], "marker": MARKERS[k % 10], "ms": 5}
+        style = {**series_style(k), "ms": 5}
         ax.errorbar(
             at, y, 2 * one["difference_se"], lw=1, capsize=2, label=literal(name), zorder=2, **style
         )

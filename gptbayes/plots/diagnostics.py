@@ -24,16 +24,17 @@ def plot_r_hat(r_hats: dict[str, xr.DataArray], *, limit: float, ax: Axes | None
     Returns
     -------
     Axes
-        Dots are scalars, vertical bars medians. The number of scalars is in parentheses.
+        Dots are scalars, vertical bars medians of several. The number of scalars is in parentheses.
     """
     ax = plt.gca() if ax is None else ax
     rng = np.random.default_rng(0)
     for row, values in enumerate(r_hats.values()):
         finite = values.values[np.isfinite(values.values)]
         several = finite.size > 1
+        alpha = 0.35 if several else 1
         jitter = rng.uniform(-0.3, 0.3, size=finite.size) if several else np.zeros(finite.size)
-        ax.plot(finite, row + jitter, "o", ms=3, alpha=0.35, mew=0, color=COLORS[row % 10])
-        if finite.size:
+        ax.plot(finite, row + jitter, "o", ms=3, alpha=alpha, mew=0, color=COLORS[row % 10])
+        if several:
             ax.plot(np.median(finite), row, "|", ms=22, mew=2, color="black")
     ax.axvline(limit, color="black", lw=1, ls="--")
     ax.text(limit, -0.55, f" {limit}", va="bottom", ha="left", fontsize="small")

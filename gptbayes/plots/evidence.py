@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from gptbayes.plots.style import COLORS, MARKERS, literal
+from gptbayes.plots.style import COLORS, MARKERS, literal, series_style
 
 
 def plot_tempering(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axes:
@@ -18,7 +18,7 @@ def plot_tempering(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axe
     Parameters
     ----------
     path : Dataset (chain, level)
-        As of `gptbayes.inference.tempering_path`.
+        As of `gptbayes.inference.smc_path`.
     ax : Axes, optional
     **kwargs
         Properties of the lines.
@@ -33,7 +33,7 @@ def plot_tempering(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> Axe
         one = path.isel(chain=k)
         weight, mean = one["likelihood_weight"].values, one["log_lik_mean"].values
         sd = np.sqrt(one["log_lik_var"].values)
-        style = {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)]}
+        style = series_style(k)
         ax.plot(
             weight, mean, **{**style, "ms": 4, "lw": 1, "label": f"replicate {k + 1}", **kwargs}
         )
@@ -50,7 +50,7 @@ def plot_level_health(path: xr.Dataset, *, ax: Axes | None = None, **kwargs) -> 
     Parameters
     ----------
     path : Dataset (chain, level)
-        As of `gptbayes.inference.tempering_path`.
+        As of `gptbayes.inference.smc_path`.
     ax : Axes, optional
     **kwargs
         Properties of the lines.
@@ -126,15 +126,8 @@ def plot_evidence_by_size(
     """
     ax = plt.gca() if ax is None else ax
     ax.axhline(0, color="0.6", lw=0.8)
-    size = gain["n_characters"].values
-    for k, name in enumerate(gain["model"].values):
-        style = _style(k)
-        error = 2 * np.nan_to_num(se.sel(model=name).values)
-        line = {**style, "ms": 4, "lw": 1.2, "label": literal(name), **kwargs}
-        ax.errorbar(size, gain.sel(model=name).values, yerr=error, **line)
-    _axis_of_sizes(ax, size)
+    _plot_by_size(ax, gain, 2 * se.fillna(0), kwargs)
     ax.set_ylabel("difference of log evidence (nats)")
-    _legend(ax, len(gain["model"]))
     return ax
 
 
@@ -154,14 +147,8 @@ def plot_cost_by_size(cost: xr.DataArray, *, ax: Axes | None = None, **kwargs) -
     Axes
     """
     ax = plt.gca() if ax is None else ax
-    size = cost["n_characters"].values
-    for k, name in enumerate(cost["model"].values):
-        style = _style(k)
-        line = {**style, "ms": 4, "lw": 1.2, "label": literal(name), **kwargs}
-        ax.plot(size, cost.sel(model=name).values, **line)
+    _plot_by_size(ax, cost, None, kwargs)
     ax.set_yscale("log")
-    _axis_of_sizes(ax, size)
-    _legend(ax, len(cost["model"]))
     return ax
 
 
@@ -197,19 +184,17 @@ def plot_mode_masses(of_replicate: xr.DataArray, *, ax: Axes | None = None, **kw
     return ax
 
 
-def _style(k):
-    """Of the kth line: colors and markers that begin again do not meet again."""
-    marker = MARKERS[(k + k // len(COLORS)) % len(MARKERS)]
-    return {"color": COLORS[k % len(COLORS)], "marker": marker}
-
-
-def _axis_of_sizes(ax, size):
+def _plot_by_size(ax, values, errors, kwargs):
+    """One line for each model over numbers of characters, and a legend beside many of them."""
+    size = values["n_characters"].values
+    names = values["model"].values
+    for k, name in enumerate(names):
+        line = {**series_style(k), "ms": 4, "lw": 1.2, "label": literal(name), **kwargs}
+        error = None if errors is None else errors.sel(model=name).values
+        ax.errorbar(size, values.sel(model=name).values, yerr=error, **line)
     ax.set_xscale("log", base=2)
     ax.set_xticks(size, [f"{int(each)}" for each in size])
     ax.tick_params(axis="x", which="minor", bottom=False)
     ax.set_xlabel("characters")
-
-
-def _legend(ax, n):
     beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "fontsize": "small"}
-    ax.legend(frameon=False, **(beside if n > 6 else {}))
+    ax.legend(frameon=False, **(beside if len(names) > 6 else {}))

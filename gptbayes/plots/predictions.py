@@ -36,10 +36,10 @@ def plot_next_character(
     shown = summary.sortby("mean", ascending=False).isel(token=slice(n_characters))
     y = np.arange(shown.sizes["token"])
     if prior is not None:
-        intervals(ax, y + 0.22, prior.sel(token=shown["token"]), "0.6", "prior", marker="s")
+        intervals(ax, y + 0.4, prior.sel(token=shown["token"]), "0.6", "prior", marker="s", ms=4)
     intervals(ax, y, shown, COLORS[0], "posterior", marker="o")
     ax.set_yticks(y, [drawable(str(c)) for c in shown["token"].values])
-    ax.set(ylim=(len(y) - 0.4, -0.6), xlim=(0, 1), xlabel="probability")
+    ax.set(ylim=(len(y) - 0.2, -0.6), xlim=(0, 1), xlabel="probability")
     if prior is not None:
         ax.legend(frameon=False, loc="lower right")
     sns.despine(ax=ax)

@@ -134,11 +134,11 @@ def image(fig: Figure, file_format: str, *, dpi: int = 150) -> bytes:
         The same for the same figure: an SVG file has no date, and its identifiers are not random.
     """
     buffer, engine = io.BytesIO(), fig.get_layout_engine()
+    fig.set_dpi(dpi)  # before the layout, as the width of text depends on it by a few per cent
     if engine is not None:  # once, because a second layout differs a little from the first
         engine.execute(fig)
         fig.set_layout_engine("none")
     if file_format == "png":  # `savefig` would draw it twice
-        fig.set_dpi(dpi)
         canvas = FigureCanvasAgg(fig)
         canvas.draw()
         Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "png")
@@ -164,9 +164,25 @@ def close(fig: Figure) -> None:
     plt.close(fig)
 
 
-def intervals(ax, y, summary, color, label, marker):
+def series_style(k: int) -> dict[str, Any]:
+    """Color and marker of the kth of several series, different for the first hundred.
+
+    Parameters
+    ----------
+    k : int
+
+    Returns
+    -------
+    dict
+        Of matplotlib's properties of lines.
+    """
+    n = len(COLORS)
+    return {"color": COLORS[k % n], "marker": MARKERS[(k + k // n) % len(MARKERS)]}
+
+
+def intervals(ax, y, summary, color, label, marker, ms=5):
     ax.hlines(y, summary["lower"], summary["upper"], color=color, lw=2)
-    ax.plot(summary["mean"], y, marker, color=color, ms=5, label=label)
+    ax.plot(summary["mean"], y, marker, color=color, ms=ms, label=label)
 
 
 def percent(value):

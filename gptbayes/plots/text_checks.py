@@ -47,7 +47,8 @@ def plot_text_checks(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         ax.hlines(y, scale(row["lower"]), scale(row["upper"]), color="0.35", lw=3, label=interval)
         ax.plot(scale(row["mean"]), y, "|", color="black", ms=12, mew=2)
         ax.plot(scale(row["observed"]), y, ls="", ms=7, mec="white", **styles[bool(row["ok"])])
-        ax.text(1.04, y, _numbers(row), transform=ax.get_yaxis_transform(), va="center")
+        place = ax.get_yaxis_transform()
+        ax.text(1.04, y, _numbers(row), transform=place, va="center", fontsize="small")
     ax.set_yticks(range(summary.sizes["statistic"]), list(summary["statistic"].values))
     ax.set(ylim=(summary.sizes["statistic"] - 0.5, -0.5), xlim=(-0.04, 1.04), xticks=[])
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
@@ -85,6 +86,7 @@ def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None 
     larger = np.maximum(summary["mean"].values, summary["observed"].values)
     often = np.argsort(-larger, kind="stable")
     shown = summary.isel({dim: often[:n_items]})
+    shown = shown.isel({dim: (shown["upper"] > 0).values | (shown["observed"] > 0).values})
     shown = shown.sortby(dim) if dim == "word_length" else shown.sortby("mean", ascending=False)
     x = np.arange(shown.sizes[dim])
     percent = round(100 * summary.attrs["prob"])
@@ -92,8 +94,9 @@ def plot_frequencies(summary: xr.Dataset, *, n_items: int = 30, ax: Axes | None 
     ax.vlines(x, 100 * shown["lower"], 100 * shown["upper"], color="0.6", lw=4, label=label)
     ax.plot(x, 100 * shown["mean"], "_", color="black", ms=7)
     ax.plot(x, 100 * shown["observed"], "o", color=COLORS[0], ms=4, label="held-out text")
-    step = 1 if len(x) <= 12 or dim == "token" else 2  # labels of numbers are wide
-    ax.set_xticks(x[::step], [drawable(str(name)) for name in shown[dim].values[::step]])
+    step = 1 if len(x) <= 12 or dim == "character" else 2  # labels of several signs are wide
+    labels = [drawable(str(name)) for name in shown[dim].values[::step]]
+    ax.set_xticks(x[::step], labels, fontsize="medium" if len(x) <= 12 else "small")
     ax.set(xlabel=_LABELS[str(dim)], ylabel="relative frequency (%)")
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize="small")
@@ -113,9 +116,9 @@ def _scale(row):
 def _numbers(row):
     percent = str(row["unit"].values) == "%"
     unit, factor = (" %", 100) if percent else ("", 1)
-    numbers = (factor * float(row[name]) for name in ("observed", "mean", "lower", "upper"))
+    numbers = [factor * float(row[name]) for name in ("observed", "mean", "lower", "upper")]
     observed, mean, lower, upper = (None if np.isnan(x) else f"{x:.1f}" for x in numbers)
     said = f"{observed}{unit}" if observed else "no words"
-    model = f"{mean} ({lower} to {upper}){unit}" if mean else "no words"
+    model = f"{mean}{unit} ({lower} to {upper})" if mean else "no words"
     p = float(row["p"])
     return f"{said}; simulated {model}; p = {'-' if np.isnan(p) else f'{p:.2g}'}"

@@ -19,7 +19,6 @@ from gptbayes.predict.calibration import (
     Reliability,
     forecast_reliability,
     held_out_reliability,
-    ordered_pit,
 )
 from gptbayes.predict.chain_stacking import ChainStacking, stack_chains
 from gptbayes.predict.draw_weights import (
@@ -28,6 +27,7 @@ from gptbayes.predict.draw_weights import (
     psis_weights,
     weights_warning,
 )
+from gptbayes.predict.forecast_calibration import ordered_pit
 from gptbayes.predict.generated_text import (
     KINDS,
     GeneratedTexts,

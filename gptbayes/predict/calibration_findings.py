@@ -6,7 +6,13 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, FEW_CHARACTERS, Finding, few_sequences_finding
+from gptbayes.findings import (
+    EFFECTIVE_DRAWS_LIMIT,
+    FEW_CHARACTERS,
+    Finding,
+    few_sequences_finding,
+    plus_minus,
+)
 from gptbayes.predict.draw_weights import weights_warning
 from gptbayes.stats.summary import convergence_of
 
@@ -113,9 +119,8 @@ def _score_words(score, first, n_sequence):
     return words
 
 
-def _with_error(score, name, sign=""):
-    value, error = float(score[name]), float(score[f"{name}_se"])
-    return f"{value:{sign}.3f} ± {error:.3f}" if np.isfinite(error) else f"{value:{sign}.3f}"
+def _with_error(score, name, sign="-"):
+    return plus_minus(score[name], score[f"{name}_se"], 3, sign=sign)
 
 
 def _p_words(p):

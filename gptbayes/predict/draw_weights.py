@@ -42,18 +42,42 @@ def psis_weights(idata: az.InferenceData) -> xr.DataArray:
     chain_weights : Weights for draws by NUTS.
     compare_held_out : Takes these as its ``weights``.
     """
-    method = idata.attrs["method"]
-    if method != "pathfinder":
-        raise ValueError(f"psis_weights needs a fit by pathfinder, got one by {method}")
-    stats = idata.sample_stats
-    ratios = (stats["lp"] - stats["lp_approx"]).transpose("chain", "draw")
-    if not np.isfinite(ratios.values).all():
-        n_bad = int((~np.isfinite(ratios.values)).sum())
-        raise ValueError(f"importance ratios must be finite, got {n_bad} nonfinite ones")
+    ratios = importance_ratios(idata, "psis_weights")
     smoothed, k = pareto_smoothed(ratios.values.ravel())
     weights = np.exp(smoothed - smoothed.max())
     shaped = ratios.copy(data=(weights / weights.sum()).reshape(ratios.shape)).rename("weight")
     return shaped.assign_attrs(pareto_k=float(k), ess_weights=effective_draws(shaped))
+
+
+def importance_ratios(idata: az.InferenceData, caller: str) -> xr.DataArray:
+    """Compute log ratios of the posterior density to Pathfinder's approximation.
+
+    Parameters
+    ----------
+    idata : InferenceData
+        A fit by Pathfinder.
+    caller : str
+        The function that needs them, for the error message.
+
+    Returns
+    -------
+    DataArray (chain, draw)
+        In nats, up to a constant.
+
+    Raises
+    ------
+    ValueError
+        If the fit is by another method, or a ratio is not finite.
+    """
+    method = idata.attrs["method"]
+    if method != "pathfinder":
+        raise ValueError(f"{caller} needs a fit by pathfinder, got one by {method}")
+    stats = idata.sample_stats
+    ratios = (stats["lp"] - stats["lp_approx"]).transpose("chain", "draw")
+    n_bad = int((~np.isfinite(ratios.values)).sum())
+    if n_bad:
+        raise ValueError(f"importance ratios must be finite, got {n_bad} nonfinite ones")
+    return ratios
 
 
 def chain_weights(
@@ -102,7 +126,17 @@ def chain_weights(
 
 
 def effective_draws(weights: xr.DataArray) -> float:
-    """Compute the effective number of weighted draws, 1 / Σ w² (Kong 1992)."""
+    """Compute the effective number of weighted draws, 1 / Σ w² (Kong 1992).
+
+    Parameters
+    ----------
+    weights : DataArray (chain, draw)
+        Weights that sum to one.
+
+    Returns
+    -------
+    float
+    """
     return float(1 / (weights**2).sum())
 
 
@@ -153,7 +187,16 @@ def check_weights(weights: xr.DataArray, idata: az.InferenceData, name: str) -> 
 
 
 def weights_warning(weights: xr.DataArray | None) -> str | None:
-    """Return why a weighted mean is unreliable, or None."""
+    """State why a weighted mean is unreliable.
+
+    Parameters
+    ----------
+    weights : DataArray (chain, draw), or None for equal weights
+
+    Returns
+    -------
+    str, or None if it is reliable
+    """
     if weights is None:
         return None
     k, effective = weights.attrs.get("pareto_k", np.nan), effective_draws(weights)
@@ -161,8 +204,13 @@ def weights_warning(weights: xr.DataArray | None) -> str | None:
         size = f"{k:.1f}, above {pareto_k_limit_words(weights.size)}"
         return (
             f"Pareto k {size if np.isfinite(k) else 'unknown'}: importance weights do not correct "
-            f"this approximation ({effective:.0f} effective draws of {weights.size})"
+            f"this approximation ({_effective_words(effective, weights.size)})"
         )
     if effective < EFFECTIVE_DRAWS_LIMIT:
-        return f"only {effective:.0f} effective draws of {weights.size} after weighting"
+        return f"only {_effective_words(effective, weights.size)} after weighting"
     return None
+
+
+def _effective_words(effective, n):
+    noun = "draw" if round(effective) == 1 else "draws"
+    return f"{effective:.0f} effective {noun} of {n}"

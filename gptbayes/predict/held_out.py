@@ -15,6 +15,7 @@ from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.forward import MAX_BYTES, forward, over_draws, token_log_prob
 from gptbayes.model.problem import Problem
 from gptbayes.predict.draw_weights import check_weights, effective_draws, weighted_log_mean_exp
+from gptbayes.stats.standard_error import standard_error
 from gptbayes.stats.summary import summarise
 
 
@@ -261,9 +262,8 @@ def unigram_log_density(idata: az.InferenceData) -> tuple[float, float]:
     problem = problem_of(idata)
     counts = np.bincount(problem.training.y.ravel(), minlength=problem.design.vocab_size) + 1
     per_sequence = np.log(counts / counts.sum())[problem.held_out.y].sum(axis=1)
-    n_sequence, n_position = problem.held_out.y.shape
-    se = per_sequence.std(ddof=1) / np.sqrt(n_sequence) if n_sequence > 1 else np.nan
-    return per_sequence.mean() / n_position, se / n_position
+    n_position = problem.held_out.y.shape[1]
+    return per_sequence.mean() / n_position, float(standard_error(per_sequence)) / n_position
 
 
 def _sum_se(pointwise):

@@ -42,12 +42,12 @@ def influence(
     idata : InferenceData or DataTree
         Of any model, with a group ``log_likelihood``.
     quantity : DataArray (chain, draw) or callable
-        What the mean is of, or a function of the posterior that returns it.
+        The quantity, or a function that computes it from the posterior.
     log_likelihood : str, optional
-        Variable of the log likelihood; needed if there are several.
+        Name of the variable in the group ``log_likelihood``, required if there are several.
     unit : str, optional
-        The dim of observations; log likelihoods are summed over all others. By default the first
-        dim after chain and draw, for a stage the sequence.
+        The dim of observations. Log likelihoods are summed over all others. By default it is the
+        first dim after chain and draw, which is the sequence for a stage.
 
     Returns
     -------
@@ -63,23 +63,23 @@ def influence(
     Raises
     ------
     ValueError
-        If there is no log likelihood, several and none is named, the quantity has other dims than
-        chain and draw, or values are not finite, or there are fewer than 4 draws.
+        If there is no log likelihood, or several and none is named; if the quantity has other dims
+        than chain and draw; if values are not finite; or if there are fewer than 4 draws per chain.
 
     See Also
     --------
-    because : The passages of the training text on which a character rests.
+    because : Influence of the training text on the probability of a character.
     gptbayes.diagnostics.sensitivity.prior_sensitivity : Power-scaling of prior and likelihood.
 
     Notes
     -----
-    The influence is exact for an infinitesimal change of weight. For a whole observation it is the
-    first order of the change; ``left_out`` has the higher orders too, with a larger Monte Carlo
-    error. Observations that are not exchangeable, as overlapping windows, are counted as they are.
+    The influence is a derivative: minus the influence is a first-order approximation of the change
+    if an observation is left out. ``left_out`` estimates the whole change, with a larger Monte
+    Carlo error. Overlapping windows of a text are treated as separate observations.
 
     Examples
     --------
-    The mean of a normal distribution; observations 0 and 3 pull it in opposite directions:
+    The mean of a normal distribution. Observations 0 and 3 have influences of opposite signs:
 
     >>> from gptbayes.groups import make_groups
     >>> rng, y = np.random.default_rng(1), np.array([-2.0, 0.1, 0.4, 1.5])
@@ -116,7 +116,7 @@ def influence(
 
 
 def because(idata: az.InferenceData, context: str, character: str) -> xr.Dataset:
-    """Find the passages of the training text on which the probability of a character rests.
+    """Compute the influence of each training sequence on the probability of a character.
 
     Parameters
     ----------
@@ -129,14 +129,15 @@ def because(idata: az.InferenceData, context: str, character: str) -> xr.Dataset
     Returns
     -------
     Dataset (sequence)
-        As of `influence`, of the probability of the character after the context; ``text``, each
-        training sequence with the character that follows it. Attributes ``context`` and
+        As of `influence`, for the probability of the character after the context, and ``text``,
+        each training sequence with the character that follows it. Attributes ``context`` and
         ``character``.
 
     Raises
     ------
     ValueError
-        If the context is empty, the character is not one, or either is not in the vocabulary.
+        If the context is empty, ``character`` is not a single character, or one of these is not in
+        the vocabulary.
     """
     problem = problem_of(idata)
     if len(character) != 1:
@@ -153,7 +154,7 @@ def because(idata: az.InferenceData, context: str, character: str) -> xr.Dataset
 
 
 def because_sentences(found: xr.Dataset, n: int = 3) -> list[str]:
-    """The passages that raised and lowered a probability most, one sentence each.
+    """Describe the passages that raised and lowered a probability most, one sentence each.
 
     Parameters
     ----------
@@ -187,7 +188,7 @@ def because_sentences(found: xr.Dataset, n: int = 3) -> list[str]:
 
 
 def influence_finding(found: xr.Dataset) -> Finding:
-    """State how many influences are distinguished from 0, and how reliable left-out changes are.
+    """State how many influences differ clearly from 0, and how reliable left-out changes are.
 
     Parameters
     ----------
@@ -197,15 +198,17 @@ def influence_finding(found: xr.Dataset) -> Finding:
     Returns
     -------
     Finding
-        A warning if no influence is clear or a Pareto k is above 0.7.
+        A warning if no influence is more than two Monte Carlo standard errors from 0, or a Pareto k
+        is above 0.7.
     """
     clear = int((abs(found["influence"]) > 2 * found["mcse"]).sum())
     n = found["influence"].size
     bad = int((found["pareto_k"] > PARETO_K_LIMIT).sum())
     text = f"{clear} of {n} influences are more than two Monte Carlo standard errors from 0"
     if bad:
-        text += (
-            f"; Pareto k above {PARETO_K_LIMIT} for {bad}: their left-out changes are unreliable"
+        text = (
+            f"changes without a sequence are unreliable for {bad} of {n} sequences, whose Pareto k "
+            f"is above {PARETO_K_LIMIT}; {text}"
         )
     return Finding(clear > 0 and not bad, text)
 

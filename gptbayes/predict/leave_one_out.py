@@ -132,7 +132,17 @@ def compare_loo(elpds: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def n_bad_pareto_k(result: xr.Dataset) -> int:
-    """Return the number of units with a Pareto k above the limit for the number of draws."""
+    """Count the units with a Pareto k above the limit for the number of draws.
+
+    Parameters
+    ----------
+    result : Dataset
+        As of `loo`.
+
+    Returns
+    -------
+    int
+    """
     return int((result["pareto_k"] > result["pareto_k_limit"]).sum())
 
 
@@ -159,15 +169,16 @@ def loo_finding(result: xr.Dataset) -> Finding:
             "is nan or infinite in a draw",
         )
     limit = pareto_k_limit_words(int(result["n_draws"]))
-    text = "leave-one-sequence-out by PSIS: "
+    text = "leave-one-sequence-out by PSIS"
     numbers = f"elpd {elpd:.1f}, standard error {se:.1f} nats, effective parameters {p:.1f}"
     if not bad:
-        return Finding(True, f"{text}{numbers}; Pareto k is at most {limit}, for all {n} sequences")
+        return Finding(
+            True, f"{text}: {numbers}; Pareto k is at most {limit}, for all {n} sequences"
+        )
     return Finding(
         False,
-        f"{text}Pareto k is above {limit}, for {bad} of {n} sequences, so that the sum is not "
-        f"reliable; {numbers}; use the held-out density, or gptbayes compare, which refits without "
-        "these sequences",
+        f"{text} is not reliable: for {bad} of {n} sequences Pareto k is above {limit}; {numbers}; "
+        "use the held-out density, or gptbayes compare, which refits without these sequences",
     )
 
 

@@ -14,6 +14,7 @@ from gptbayes.corpus import Vocabulary
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.forward import CACHE_BYTES, Parameters, last_logits, over_draws
 from gptbayes.model.problem import Problem
+from gptbayes.stats.blocks import THREADS, in_threads
 from gptbayes.stats.summary import ess, mcse_mean, summarise
 
 COPIES = 6
@@ -204,7 +205,8 @@ def over_contexts(
         As in `next_probabilities`.
     function : callable
         A function of the probabilities (chain, draw, context, token) of a block of contexts and
-        of the slice of these contexts. Returns summaries (context).
+        of the slice of these contexts. Returns summaries (context). It is called for several
+        blocks at a time.
     max_bytes : int
         Approximate bound on memory.
 
@@ -214,13 +216,13 @@ def over_contexts(
     """
     n_draws = np.prod(parameters["token_embedding"].shape[:2])
     per_context = 8 * n_draws * len(problem.vocabulary) * COPIES
-    size = max(1, int(max_bytes // per_context))
+    size = max(1, int(max_bytes // per_context // THREADS))
     blocks = [slice(start, start + size) for start in range(0, len(contexts), size)]
-    found = [
-        function(next_probabilities(problem, parameters, contexts[block]), block)
-        for block in blocks
-    ]
-    return xr.concat(found, "context")
+
+    def of_block(block):
+        return function(next_probabilities(problem, parameters, contexts[block]), block)
+
+    return xr.concat(in_threads(of_block, blocks), "context")
 
 
 def split_entropy(p: xr.DataArray) -> xr.Dataset:

@@ -8,7 +8,7 @@ import xarray as xr
 
 from gptbayes.findings import pareto_k_limit
 from gptbayes.groups import pareto_smoothed
-from gptbayes.predict.draw_weights import effective_draws
+from gptbayes.predict.draw_weights import effective_draws, importance_ratios
 from gptbayes.predict.leave_one_out import stacking_weights
 
 
@@ -36,31 +36,27 @@ def path_weights(idata: az.InferenceData) -> xr.DataArray:
     Raises
     ------
     ValueError
-        If the fit is by another method, or a ratio is not finite.
+        If the fit is by another method, or a ratio or log likelihood is not finite.
 
     See Also
     --------
     stack_chains : The same for chains.
     psis_weights : Importance weights of all draws.
     """
-    method = idata.attrs["method"]
-    if method != "pathfinder":
-        raise ValueError(f"path_weights needs a fit by pathfinder, got one by {method}")
-    stats = idata.sample_stats
-    ratio = (stats["lp"] - stats["lp_approx"]).values[0]  # (draw,)
-    log_lik = (
-        idata.log_likelihood["log_lik"].sum("position", skipna=False).values[0]
-    )  # (draw, sequence)
-    if not (np.isfinite(ratio).all() and np.isfinite(log_lik).all()):
-        raise ValueError("importance ratios must be finite, got nonfinite ones")
-    path = stats["path"].values[0]
+    ratio = importance_ratios(idata, "path_weights").values[0]  # (draw,)
+    log_lik = idata.log_likelihood["log_lik"].sum("position", skipna=False)
+    log_lik = log_lik.transpose("chain", "draw", "sequence").values[0]
+    if not np.isfinite(log_lik).all():
+        raise ValueError("path_weights needs a finite log likelihood, got nan or infinity")
+    origin = idata.sample_stats["path"]
+    path = origin.values[0]
     elpds, ks = zip(
         *(_path_loo(ratio[path == k], log_lik[path == k]) for k in np.unique(path)), strict=True
     )
     weight = stacking_weights(np.stack(elpds))
     of_draw = weight[path] / np.bincount(path)[path]
     weights = xr.DataArray(
-        of_draw[None], dims=("chain", "draw"), coords=stats["path"].coords, name="weight"
+        of_draw[None], dims=("chain", "draw"), coords=origin.coords, name="weight"
     )
     k = np.stack(ks)
     return weights.assign_attrs(

@@ -12,7 +12,17 @@ WIDE_INTERVAL = 0.4
 
 
 def probability_level(probability: float) -> int:
-    """Return the shade of a probability, from 0 (least probable) to 4."""
+    """Return the shade of a probability.
+
+    Parameters
+    ----------
+    probability : float
+
+    Returns
+    -------
+    int
+        From 0, the least probable, to 4.
+    """
     return int(np.searchsorted(PROBABILITY_LEVELS, probability))
 
 
@@ -23,6 +33,10 @@ def has_wide_interval(row: xr.Dataset) -> bool:
     ----------
     row : Dataset ()
         One character of `gptbayes.predict.score_text`.
+
+    Returns
+    -------
+    bool
     """
     return bool(row["upper"] - row["lower"] > WIDE_INTERVAL)
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from gptbayes.stats.standard_error import standard_error
+
 
 def proper_scores(probability: np.ndarray | xr.DataArray, tokens: np.ndarray) -> xr.Dataset:
     """Compute proper scores of forecasts (Gneiting & Raftery 2007).
@@ -35,7 +37,7 @@ def proper_scores(probability: np.ndarray | xr.DataArray, tokens: np.ndarray) ->
     terms = {"log_score": _log(p_observed).mean(axis=-1), "brier": brier.mean(axis=-1)}
     table = xr.Dataset()
     for name, each in terms.items():
-        table[name], table[f"{name}_se"] = each.mean(), _standard_error(each)
+        table[name], table[f"{name}_se"] = each.mean(), standard_error(each)
         table[f"{name}_pointwise"] = ("held_out_sequence", each)
     return table
 
@@ -61,8 +63,8 @@ def paired_scores(scores: Sequence[xr.Dataset], names: xr.DataArray) -> xr.Datas
         with np.errstate(invalid="ignore"):  # -inf minus -inf
             difference = pointwise - pointwise.isel(fit=0)
         table[f"{name}_difference"] = difference.mean("held_out_sequence")
-        errors = [_standard_error(row) for row in difference.values]
-        table[f"{name}_difference_se"] = ("fit", np.array(errors))
+        errors = standard_error(difference.values, axis=1)
+        table[f"{name}_difference_se"] = ("fit", errors)
     return table
 
 
@@ -89,20 +91,13 @@ def scores_by_position(probability: np.ndarray, tokens: np.ndarray) -> xr.Datase
             name: ("position", np.array(values))
             for name, values in (
                 ("log_score", log_prob.mean(axis=0)),
-                ("log_score_se", [_standard_error(column) for column in log_prob.T]),
+                ("log_score_se", standard_error(log_prob, axis=0)),
                 ("gain", gain.mean(axis=0)),
-                ("gain_se", [_standard_error(column) for column in gain.T]),
+                ("gain_se", standard_error(gain, axis=0)),
             )
         },
         {"position": np.arange(tokens.shape[1])},
     )
-
-
-def _standard_error(values):
-    """Standard error of a mean over sequences; nan for one sequence or infinite values."""
-    if len(values) < 2 or not np.isfinite(values).all():
-        return np.nan
-    return values.std(ddof=1) / np.sqrt(len(values))
 
 
 def _log(probability):

@@ -402,9 +402,8 @@ def _notes(observed, replicated, reference, n_effective):
 
 
 def _sentence(check, row):
-    observed, mean, lower, upper = (
-        _number(float(row[name]), check.unit) for name in ("observed", "mean", "lower", "upper")
-    )
+    numbers = np.array([row[name] for name in ("observed", "mean", "lower", "upper")], dtype=float)
+    observed, mean, lower, upper = _shown(100 * numbers if check.unit == "%" else numbers)
     interval = f"{round(100 * row.attrs['prob'])} % interval {lower} to {upper} {check.unit}"
     simulated = f"{mean} {check.unit} ({interval})" if mean else "no words"
     observed = f"{observed} {check.unit}" if observed else "no words"
@@ -422,12 +421,9 @@ def _sentence(check, row):
     return f"{text}; {p}, {corrected}: {check.too_high if high else check.too_low}"
 
 
-def _number(value, unit):
-    """A value with one decimal below 20; an empty string for nan."""
-    if np.isnan(value):
-        return ""
-    value = 100 * value if unit == "%" else value
-    return f"{value:.0f}" if value >= 20 else f"{value:.1f}"
+def _shown(numbers):
+    """Numbers with one decimal; an empty string for nan."""
+    return ["" if np.isnan(value) else f"{value:.1f}" for value in numbers]
 
 
 def _check_texts(observed, replicated, prob):

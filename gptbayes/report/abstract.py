@@ -7,32 +7,13 @@ import json
 import numpy as np
 
 from gptbayes.attention.matching import MANY_AMBIGUOUS
-from gptbayes.attention.roles import LEARNED_PROB
-from gptbayes.diagnostics.sampler import pareto_k
-from gptbayes.diagnostics.verdict import (
-    DIFFERENT_PREDICTIONS,
-    EQUAL_PREDICTIONS,
-    MIXED,
-    PREDICTIONS,
-    STUCK,
-    TOO_SHORT,
-    UP_TO_SYMMETRY,
-)
-from gptbayes.findings import ESS_LIMIT, FEW_SEQUENCES, R_HAT_LIMIT, pareto_k_limit
+from gptbayes.attention.role_sentences import LEARNED_PROB
+from gptbayes.findings import ESS_LIMIT, FEW_SEQUENCES, R_HAT_LIMIT, probability_words
 from gptbayes.predict import n_bad_pareto_k
-from gptbayes.report.analysis import CHAINS, Analysis
+from gptbayes.report.analysis import CHAINS, METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Abstract, Summary, Table
-from gptbayes.report.format import named_heads, p_value
-from gptbayes.validate.exact_marginals import ALPHA
-
-_VERDICTS = {
-    MIXED: "The chains have mixed, weights included.",
-    UP_TO_SYMMETRY: "The chains have mixed up to symmetries of the weights.",
-    EQUAL_PREDICTIONS: "The chains are trapped in modes that predict the same.",
-    DIFFERENT_PREDICTIONS: "The chains are trapped in modes that predict differently.",
-    TOO_SHORT: "The chains are too short to tell whether they have mixed.",
-    STUCK: "A chain never moves.",
-}
+from gptbayes.report.format import interval, named_heads
+from gptbayes.report.reliability import reliability
 
 
 def abstract(analysis: Analysis) -> Abstract:
@@ -48,7 +29,7 @@ def abstract(analysis: Analysis) -> Abstract:
     """
     paragraphs = [
         Summary("Model and data", _model(analysis), "model"),
-        Summary("Reliability", _reliability(analysis), "diagnostics"),
+        Summary("Reliability", reliability(analysis), "diagnostics"),
         Summary("Prediction", _prediction(analysis), "predictions"),
         *([Summary("Attention", _attention(analysis), "attention")] if _attends(analysis) else []),
         *([Summary("Modes", _modes(analysis), "chains")] if analysis.method in CHAINS else []),
@@ -91,90 +72,6 @@ def _model(analysis):
     )
 
 
-def _reliability(analysis):
-    found = []
-    if analysis.method in CHAINS:
-        found += [_verdict(analysis), _convergence(analysis), _divergences(analysis)]
-    elif analysis.method == "pathfinder":
-        found.append(_pareto(analysis))
-    elif analysis.method == "optimize":
-        found.append("A mode is a single set of weights: its predictions have no uncertainty.")
-    else:
-        found.append("The draws are independent.")
-    return " ".join(each for each in [*found, _exact(analysis)] if each)
-
-
-def _verdict(analysis):
-    try:
-        return _VERDICTS[analysis.verdict.name]
-    except ValueError:
-        return "The chains cannot be compared."
-
-
-def _convergence(analysis):
-    if analysis.n_chain < 2:
-        return ""
-    table = analysis.convergence
-    predictions = PREDICTIONS[0]
-    if predictions not in table["quantity"].values:
-        return ""
-    one = table.sel(quantity=predictions)
-    r_hat, ess = float(one["r_hat_max"]), float(np.fmin(one["ess_bulk_min"], one["ess_tail_min"]))
-    if not np.isfinite(r_hat):
-        return f"The effective sample size of {predictions} is at least {ess:.0f}."
-    limits = "" if r_hat <= R_HAT_LIMIT and ess >= ESS_LIMIT else _limits(r_hat, ess)
-    return (
-        f"R-hat of {predictions} is at most {r_hat:.3f}, and their effective sample size at least "
-        f"{ess:.0f}{limits}."
-    )
-
-
-def _limits(r_hat, ess):
-    wanted = [
-        *([f"an R-hat of at most {R_HAT_LIMIT}"] if r_hat > R_HAT_LIMIT else []),
-        *([f"an effective sample size of at least {ESS_LIMIT}"] if ess < ESS_LIMIT else []),
-    ]
-    return f"; reliable summaries need {' and '.join(wanted)}"
-
-
-def _divergences(analysis):
-    n = int(analysis.sampler_health["divergences"].sum())
-    total = analysis.n_chain * analysis.n_draw
-    if not n:
-        return "No transition diverged."
-    return f"{n} of {total:,} transitions diverged, so parts of the posterior may be unexplored."
-
-
-def _pareto(analysis):
-    k, effective = pareto_k(analysis.idata)
-    if not np.isfinite(k):
-        return "The importance ratios are not finite, so the approximation cannot be judged."
-    able = "can" if k <= pareto_k_limit(analysis.n_draw) else "cannot"
-    return (
-        f"Pathfinder is an approximation. Pareto k of its importance ratios is {k:.1f}, so "
-        f"importance weights {able} correct it ({effective:.0f} effective draws)."
-    )
-
-
-def _exact(analysis):
-    checks = analysis.exact_marginals
-    if checks is None:
-        return ""
-    p = checks["p_value"].dropna("direction")
-    n, n_failed = p.size, int((p < ALPHA).sum())
-    if not n:
-        return "The draws are too few to be tested against exact marginals."
-    if not n_failed:
-        return (
-            f"The draws pass all {n} tests against exact marginals (smallest p "
-            f"{p_value(float(p.min()))})."
-        )
-    return (
-        f"The draws fail {n_failed} of {n} tests against exact marginals (smallest p "
-        f"{p_value(float(p.min()))})."
-    )
-
-
 def _prediction(analysis):
     table = analysis.held_out.table
     n, own = table.attrs["n_character"], table.isel(fit=0)
@@ -191,7 +88,7 @@ def _prediction(analysis):
         one = table.sel(fit=name)
         gain, error = -float(one["difference"]), float(one["difference_se"])
         side = better if gain > 2 * error else worse if gain < -2 * error else equal
-        side.append(name)
+        side.append(_with_article(name))
     found += _sides(better, worse, equal)
     calibration = analysis.calibration.findings[analysis.name][0].text
     found.append(f"Calibration: {calibration}.")
@@ -213,8 +110,13 @@ def _sides(better, worse, equal):
     if equal:
         difference = "difference" if len(equal) == 1 else "differences"
         verb = "is" if len(equal) == 1 else "are"
-        found.append(f"The {difference} to {_joined(equal)} {verb} within two standard errors.")
+        found.append(f"The {difference} from {_joined(equal)} {verb} within two standard errors.")
     return found
+
+
+def _with_article(name):
+    described = name.startswith((METHOD_NAMES["optimize"], "deep ensemble", "Dirichlet"))
+    return f"the {name}" if described else name
 
 
 def _sentence(text):
@@ -222,15 +124,16 @@ def _sentence(text):
 
 
 def _compared(analysis):
-    """Rows of the abstract: fits without weights, and the baselines of orders 0 and 1."""
+    """Fits without weights, and baselines."""
     plain = [each.name for each in analysis.predictors if each.weights is None]
-    return [*plain, *analysis.held_out.baselines[:2]]
+    return [*plain, *analysis.held_out.baselines]
 
 
 def _density_table(analysis):
     table, names = analysis.held_out.table, _compared(analysis)
     pathfinder = [e.name for e in analysis.predictors if e.name.endswith("importance weighted")]
-    names[-2:-2] = pathfinder
+    first = len(names) - len(analysis.held_out.baselines)
+    names[first:first] = pathfinder
     n = table.attrs["n_character"]
     rows = []
     for name in names:
@@ -255,18 +158,19 @@ def _attention(analysis):
             float(first[name].sel(role=role)) for name in ("exceeds_prior", "exceeds_prior_mcse")
         )
         if p > LEARNED_PROB:
-            more.append(f"{role} ({p:.2f} ± {error:.2f})")
+            more.append(f"{role} ({probability_words(p, error)})")
         elif p < 1 - LEARNED_PROB:
-            less.append(f"{role} ({1 - p:.2f} ± {error:.2f})")
+            less.append(f"{role} ({probability_words(1 - p, error)})")
     if more or less:
         sides = [
-            *([f"more attention to the {_joined(more)}"] if more else []),
-            *([f"less attention to the {_joined(less)}"] if less else []),
+            *([f"above that of the prior for {_joined(more)}"] if more else []),
+            *([f"below it for {_joined(less)}"] if less and more else []),
+            *([f"below that of the prior for {_joined(less)}"] if less and not more else []),
         ]
         learned = (
-            f"Compared with the prior, the most specialised head of a draw pays "
-            f"{' and '.join(sides)}; in parentheses the probability that a posterior draw differs "
-            "from a prior draw in this direction."
+            "In the head where it is largest, attention by detection pattern is "
+            f"{' and '.join(sides)} (in parentheses the probability that a posterior draw differs "
+            f"from a prior draw in this direction).{_roughness(analysis.roles)}"
         )
     else:
         learned = "No detection pattern distinguishes the heads from those of the prior."
@@ -275,14 +179,25 @@ def _attention(analysis):
         ((name, cost.isel(layer=la, head=h)) for la, h, name in named_heads(cost.sizes)),
         key=lambda each: float(each[1]["mean"]),
     )
-    spread = (
-        ""
-        if np.isnan(one["lower"])
-        else f" ({float(one['lower']):+.3f} to {float(one['upper']):+.3f})"
-    )
+    positive = ""
+    if not np.isnan(one["lower"]):
+        likely = probability_words(one["prob_positive"], one["prob_positive_mcse"])
+        positive = f", positive with probability {likely}"
     return (
-        f"{learned} The head whose ablation costs most is {name}, with "
-        f"{float(one['mean']):+.3f}{spread} nats per character."
+        f"{learned} The head whose ablation costs most is {name}: {interval(one, digits=3)} nats "
+        f"per character{positive}."
+    )
+
+
+def _roughness(roles):
+    """What is shaky in attention by detection pattern, if anything is."""
+    ours = roles.ranks.sel(source="posterior")
+    r_hat = float(ours["r_hat"].max())
+    ess = float(np.fmin(ours["ess_bulk"].min(), ours["ess_tail"].min()))
+    if not (r_hat > R_HAT_LIMIT or ess < ESS_LIMIT):
+        return ""
+    return (
+        f" The probabilities are rough: R-hat is up to {r_hat:.3f} and the smallest ESS {ess:.0f}."
     )
 
 
@@ -303,7 +218,7 @@ def _modes(analysis):
     held_out = ", ".join(f"{float(each):.1f}" for each in table["elpd"].values)
     weights = "" if stacking is None else " Stacking weights are in the section, for prediction."
     return (
-        f"The chains stand in {n} modes ({whole} whole chains), with a held-out density of "
+        f"The chains are in {n} modes ({whole} whole chains), with a held-out density of "
         f"{held_out} nats. The number of chains in a mode does not estimate its posterior mass."
         f"{weights}"
     )
@@ -329,28 +244,28 @@ def _undetermined(analysis):
     n_sequence = analysis.held_out.table.attrs["n_sequence"]
     if n_sequence < FEW_SEQUENCES:
         found.append(
-            f"small differences in prediction: {n_sequence} held-out sequences leave standard "
-            "errors that are rough themselves"
+            f"small differences in prediction, because standard errors over {n_sequence} held-out "
+            "sequences are rough"
         )
     if _attends(analysis) and analysis.problem.design.n_head > 1:
         share = float(analysis.matching.ambiguous.max())
         if share > MANY_AMBIGUOUS:
             found.append(
-                f"which head does what: the matching of heads is ambiguous in {100 * share:.0f} % "
-                "of the draws"
+                "which head does what, because the matching of heads is ambiguous in "
+                f"{100 * share:.0f} % of the draws"
             )
     if analysis.loo is not None and n_bad_pareto_k(analysis.loo):
         n = len(analysis.loo["pareto_k"])
         found.append(
-            f"the leave-one-out density: Pareto k is above its limit for "
+            "the leave-one-out density, because Pareto k is above its limit for "
             f"{n_bad_pareto_k(analysis.loo)} of {n} sequences"
         )
     if analysis.method == "nuts":
-        found.append("the masses of modes, and the evidence, which sequential Monte Carlo gives")
+        found.append("the masses of modes and the evidence, which need sequential Monte Carlo")
     if analysis.problem.n_targets < analysis.n_parameters:
         found.append(
-            f"most single weights: there are {analysis.n_parameters:,} of them and "
-            f"{analysis.problem.n_targets:,} characters, and the prior has a strong influence"
+            f"most single weights, because {analysis.problem.n_targets:,} characters cannot "
+            f"determine {analysis.n_parameters:,} weights and the prior has a strong influence"
         )
     if not found:
         return "Nothing that this report asks."

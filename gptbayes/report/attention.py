@@ -5,6 +5,7 @@ from __future__ import annotations
 from gptbayes import plots
 from gptbayes.attention import learned_sentences
 from gptbayes.corpus import visible
+from gptbayes.findings import probability_words
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Heading, Paragraph, Points, Section, Table, findings, picture
 from gptbayes.report.draws import attention_draws
@@ -14,7 +15,6 @@ from gptbayes.report.format import (
     interval,
     named_heads,
     percent,
-    with_error,
 )
 
 
@@ -116,6 +116,9 @@ def _last_row(analysis, summary):
         plots.plot_weights(summary.isel(at), prior=prior.isel(at), ax=ax)
         ax.set_title(name, fontsize="medium")
         ax.get_legend().remove()
+    largest = max(ax.get_xlim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_xlim(0, largest)
     return picture(
         fig,
         name="last-position",
@@ -153,7 +156,7 @@ def _patterns(analysis):
     first, rows = roles.ranks.isel(rank=0), []
     for role in roles.ranks["role"].values:
         one = first.sel(role=role)
-        more = with_error(one["exceeds_prior"], one["exceeds_prior_mcse"])
+        more = probability_words(one["exceeds_prior"], one["exceeds_prior_mcse"])
         sides = [interval(one.sel(source=source)) for source in ("posterior", "prior")]
         rows.append([str(role), *sides, more])
     n = min(len(analysis.problem.held_out.x), analysis.n_contexts)
@@ -178,16 +181,20 @@ def _patterns(analysis):
 
 
 def _pattern_picture(roles):
-    n = roles.heads.sizes["layer"] * roles.heads.sizes["head"]
-    size = {"width": 3 + 1.3 * n, "height": 0.42 * roles.heads.sizes["role"] + 1.2}
-    fig, (ax,) = plots.figure(**size)
-    plots.plot_roles(roles.heads, ax=ax)
+    n_layer = roles.heads.sizes["layer"]
+    fig, axes = plots.figure(n_layer, height=0.3 * roles.heads.sizes["role"] + 1.0, columns=1)
+    for layer, ax in enumerate(axes):
+        plots.plot_roles(roles.heads.isel(layer=[layer]), ax=ax)
+        if n_layer > 1:
+            ax.set_title(f"layer {layer + 1}", loc="left", fontsize="medium")
+        if layer:
+            ax.get_legend().remove()
     return picture(
         fig,
         name="patterns",
         alt="for each pattern, the probability of each head to have the largest value",
         caption="Probability that a matched head is the one with the largest value: filled bars "
-        "and figures (± Monte Carlo error) for the posterior, outlined bars for the prior, whose "
+        "and numbers (± Monte Carlo error) for the posterior, outlined bars for the prior, whose "
         "heads were matched to those of the posterior because matching alone creates patterns.",
     )
 

@@ -6,7 +6,7 @@ import xarray as xr
 
 from gptbayes import plots
 from gptbayes.diagnostics.mode_connectivity import connection_sentences
-from gptbayes.diagnostics.verdict import MIXED, TOO_SHORT, UP_TO_SYMMETRY
+from gptbayes.diagnostics.verdict import MIXED, UP_TO_SYMMETRY
 from gptbayes.findings import R_HAT_LIMIT, Finding, plus_minus
 from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings, picture
@@ -57,9 +57,8 @@ def _blocks(analysis):
 
 def verdict_finding(verdict) -> Finding:
     """A verdict on mixing as a finding, with what would show it wrong."""
-    wrong = "" if verdict.name == TOO_SHORT else f" This would be wrong if {verdict.wrong_if}."
     ok = verdict.name in (MIXED, UP_TO_SYMMETRY)
-    return Finding(ok, f"{verdict.text}{wrong}".removesuffix("."))
+    return Finding(ok, f"{verdict.text} {verdict.refutation}".strip().removesuffix("."))
 
 
 def _about_symmetry(analysis):
@@ -93,7 +92,7 @@ def _about_symmetry(analysis):
 
 
 def _mixing_picture(r_hats, table):
-    fig, (ax,) = plots.figure(height=1.1 * len(r_hats) + 0.8)
+    fig, (ax,) = plots.figure(height=0.8 * len(r_hats) + 0.8)
     plots.plot_mixing(r_hats, table, limit=R_HAT_LIMIT, ax=ax)
     return picture(
         fig,
@@ -116,8 +115,8 @@ def _convergence_table(table):
                 f"{float(row['r_hat_median']):.3f}",
                 f"{float(row['r_hat_max']):.3f}",
                 percent(float(row["share_above"])),
-                f"{int(row['ess_bulk_min'])}",
-                f"{int(row['ess_tail_min'])}",
+                f"{float(row['ess_bulk_min']):.0f}",
+                f"{float(row['ess_tail_min']):.0f}",
             ]
         )
     columns = ["quantity", "scalars", "median R-hat", "largest R-hat", f"above {R_HAT_LIMIT}"]

@@ -13,7 +13,7 @@ from gptbayes import __version__, plots, predict
 from gptbayes.compare import RunComparison
 from gptbayes.compare.same_text import open_same_text
 from gptbayes.files import replacing
-from gptbayes.findings import Finding, few_sequences_finding
+from gptbayes.findings import Finding, few_sequences_finding, plus_minus
 from gptbayes.report.analysis import CHAINS, METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Link, Paragraph, Report, Section, Table, findings, picture
 from gptbayes.report.format import p_value
@@ -163,7 +163,7 @@ def _row(analysis, links, held_out, calibration):
         METHOD_NAMES[analysis.method],
         _verdict(analysis),
         str(len(_warnings(analysis))),
-        _with_error(one["per_character"], one["per_character_se"]),
+        plus_minus(one["per_character"], one["per_character_se"], 3),
         _difference(one, held_out),
         _evidence(analysis),
         f"{float(own['ece']):.3f} ({float(own['ece_null_mean']):.3f}), "
@@ -174,7 +174,7 @@ def _row(analysis, links, held_out, calibration):
 
 def _baseline(name, held_out):
     one = held_out.sel(fit=name)
-    density = _with_error(one["per_character"], one["per_character_se"])
+    density = plus_minus(one["per_character"], one["per_character_se"], 3)
     return [name, "", "exact", "", "", density, _difference(one, held_out), "", "", ""]
 
 
@@ -182,11 +182,7 @@ def _difference(one, held_out):
     if str(one["fit"].values) == str(held_out["fit"].values[0]):
         return ""
     n = held_out.attrs["n_character"]
-    return _with_error(one["difference"] / n, one["difference_se"] / n, sign="+")
-
-
-def _with_error(value, error, sign=""):
-    return f"{float(value):{sign}.3f} ± {float(error):.3f}"
+    return plus_minus(one["difference"] / n, one["difference_se"] / n, 3, sign="+")
 
 
 def _verdict(analysis):
@@ -202,7 +198,7 @@ def _evidence(analysis):
     tempering = analysis.tempering
     if tempering is None or tempering.evidence is None:
         return ""
-    return f"{tempering.evidence.log_evidence:.1f} ± {tempering.evidence.se:.1f}"
+    return plus_minus(tempering.evidence.log_evidence, tempering.evidence.se)
 
 
 def _loo_table(compared):
@@ -225,8 +221,7 @@ def _loo_table(compared):
             if not np.isfinite(one[value]):
                 cells.append("")
                 continue
-            spread = "" if error is None else f" ± {float(one[error]):.{digits}f}"
-            cells.append(f"{float(one[value]):.{digits}f}{spread}")
+            cells.append(plus_minus(one[value], one[error] if error else np.nan, digits))
         if any(cells):
             rows.append([str(name), *cells])
     caption = (

@@ -42,7 +42,8 @@ const player = (view, data, label, choices, show) => {
   const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
   const start = () => {
     button.textContent = "Pause";
-    timer = setInterval(() => { slider.value = (Number(slider.value) % n) + 1; render(); }, 400);
+    const pause = matchMedia("(prefers-reduced-motion: reduce)").matches ? 2000 : 400;
+    timer = setInterval(() => { slider.value = (Number(slider.value) % n) + 1; render(); }, pause);
   };
   button.addEventListener("click", () => (timer === null ? start() : stop()));
   slider.addEventListener("input", () => { stop(); render(); });
@@ -265,10 +266,19 @@ for (const block of document.querySelectorAll(".draws")) {
   block.classList.add("live");
 }
 for (const box of document.querySelectorAll(".text")) if (box.tabIndex < 0) walk(box, () => {});
-for (const box of document.querySelectorAll(".wide")) {  // only what scrolls is a stop of the tab key
-  if (box.scrollWidth > box.clientWidth) Object.assign(box, { tabIndex: 0 }).setAttribute("role", "group");
-  if (box.tabIndex === 0) box.setAttribute("aria-label", box.querySelector("caption").textContent.split(". ")[0]);
+for (const box of document.querySelectorAll(".wide, figure")) {  // only what scrolls is a stop of the tab key
+  if (box.scrollWidth <= box.clientWidth) continue;
+  Object.assign(box, { tabIndex: 0 }).setAttribute("role", "group");
+  box.setAttribute("aria-label", box.querySelector("caption, figcaption").textContent.split(". ")[0]);
 }
+
+// On paper nothing can be opened: what is folded is unfolded there.
+const folded = [];
+addEventListener("beforeprint", () => {
+  folded.push(...document.querySelectorAll("details:not([open])"));
+  for (const details of folded) details.open = true;
+});
+addEventListener("afterprint", () => { while (folded.length) folded.pop().open = false; });
 
 // The section that is read is marked in the navigation.
 const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gptbayes import plots
 from gptbayes.compare.evidence import WHY_THEY_MAY_DISAGREE
 from gptbayes.compare.evidence_sensitivity import scale_sentences
+from gptbayes.findings import plus_minus
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.blocks import Heading, Paragraph, Points, Section, Table, picture
 
@@ -66,8 +67,8 @@ def _replicates_table(replicates):
 def _evidence_blocks(found):
     of = found.evidence
     rows = [
-        ["log evidence, by SMC", _with_se(of.log_evidence, of.se)],
-        ["by thermodynamic integration", _with_se(of.thermodynamic, of.thermodynamic_se)],
+        ["log evidence, by SMC", plus_minus(of.log_evidence, of.se, 2)],
+        ["by thermodynamic integration", plus_minus(of.thermodynamic, of.thermodynamic_se, 2)],
         ["its discretisation error, estimated", f"{of.thermodynamic_discretisation:.3f}"],
         ["per character, by SMC", f"{of.log_evidence / of.n_characters:.3f}"],
         *(
@@ -76,8 +77,11 @@ def _evidence_blocks(found):
                 found.counting["model"].values, found.counting["log_evidence"].values, strict=True
             )
         ),
-        ["WBIC", _with_se(of.wbic, of.wbic_se)],
-        ["learning coefficient", _with_se(of.learning_coefficient, of.learning_coefficient_se)],
+        ["WBIC", plus_minus(of.wbic, of.wbic_se, 2)],
+        [
+            "learning coefficient",
+            plus_minus(of.learning_coefficient, of.learning_coefficient_se, 2),
+        ],
         ["singular fluctuation", f"{of.singular_fluctuation:.2f}"],
     ]
     return [
@@ -105,7 +109,3 @@ def _masses(masses):
         "The mass of each mode: the share of draws of each replicate (dots) and their mean (line)."
     )
     return [picture(fig, name="mode-masses", alt="masses of modes", caption=caption)]
-
-
-def _with_se(value, se):
-    return f"{value:.2f} ± {se:.2f}" if se == se else f"{value:.2f}"

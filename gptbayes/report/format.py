@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from gptbayes.findings import probability_words
+
 
 def percent(share: float) -> str:
     """A share as per cent."""
@@ -30,12 +32,6 @@ def effective_positions(one: xr.Dataset) -> str:
     return interval(one[[*names]].rename(names), sign="")
 
 
-def with_error(value: float, error: float) -> str:
-    """A probability with its Monte Carlo standard error; that of a single draw has none."""
-    shown = f"{float(value):.2f}"
-    return shown if np.isnan(error) else f"{shown} ± {float(error):.2f}"
-
-
 def p_value(p: float) -> str:
     """A p-value with two digits."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
@@ -54,7 +50,7 @@ def ablation_cells(one: xr.Dataset) -> tuple[str, str, str]:
     posterior, prior = (
         interval(one.sel(source=source), digits=3) for source in ("posterior", "prior")
     )
-    probability = with_error(float(ours["prob_positive"]), float(ours["prob_positive_mcse"]))
+    probability = probability_words(ours["prob_positive"], ours["prob_positive_mcse"])
     return posterior, prior, probability
 
 

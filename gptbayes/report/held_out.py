@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gptbayes import plots
-from gptbayes.findings import Finding, plus_minus
+from gptbayes.findings import Finding, plus_minus, warnings_of
 from gptbayes.predict import Reliability
 from gptbayes.report.analysis import HeldOut
 from gptbayes.report.blocks import Findings, Heading, Paragraph, Table, findings, picture
@@ -81,9 +81,9 @@ def calibration_blocks(
     plots.share_legend(fig2, columns=2)
     last = found.by_position.isel(fit=0, position=-1)
     gain = (
-        f"{names[0]} gains {plus_minus(last['gain'], last['gain_se'], 2, sign='+')} nats from "
-        f"contexts of {found.by_position.sizes['position']} characters instead of one, paired "
-        "within sequences."
+        f"From contexts of one character to contexts of {found.by_position.sizes['position']}, the "
+        f"log score of {names[0]} changes by "
+        f"{plus_minus(last['gain'], last['gain_se'], 2, sign='+')} nats, paired within sequences."
     )
     blocks: list[Any] = [
         Heading("Calibration"),
@@ -113,9 +113,15 @@ def calibration_blocks(
         _calibration_table(found, names),
     ]
     blocks += findings(*(each for each in found.power if each not in shown))
-    for name in drawn:
-        blocks += [Paragraph(f"{name}:"), Findings(found.findings[name])]
+    blocks.append(Findings([each for name in drawn for each in _judged(found, name)]))
     return blocks
+
+
+def _judged(found, name):
+    """The judgement on a predictor, and its warnings; scores are in the table."""
+    judgement, *others = found.findings[name]
+    shown = [judgement, *warnings_of(others)]
+    return [Finding(each.ok, f"{name}: {each.text}") for each in shown]
 
 
 def _calibration_table(found, names):
@@ -130,19 +136,23 @@ def _calibration_table(found, names):
                 p_value(float(one["ece_p"])),
                 f"{float(one['pit_mean']):.3f} ± {float(one['pit_mean_se']):.3f}",
                 p_value(float(one["pit_p"])),
+                plus_minus(score["log_score"], score["log_score_se"], 3),
                 f"{float(score['brier']):.3f}",
                 ""
                 if name == names[0]
-                else f"{float(score['brier_difference']):+.3f} ± "
-                f"{float(score['brier_difference_se']):.3f}",
+                else plus_minus(
+                    score["brier_difference"], score["brier_difference_se"], 3, sign="+"
+                ),
             ]
         )
     caption = (
         "Calibration of all predictors: the expected calibration error (ECE), its mean and 95 % "
         "quantile under calibration, and its p-value; the mean of the probability integral "
         "transform, 0.5 under calibration and larger for over-confident predictions, and the "
-        "p-value of its distribution; the Brier score, smaller is better, and its paired "
-        "difference to the first row ± standard error over sequences."
+        "p-value of its distribution; the log score of single characters, nats; the Brier score, "
+        "smaller is better, and its paired difference to the first row. Errors are standard errors "
+        "over sequences."
     )
-    columns = ["fit", "ECE", "if calibrated", "p", "mean PIT", "p", "Brier score", "difference"]
+    columns = ["fit", "ECE", "if calibrated", "p", "mean PIT", "p", "log score"]
+    columns += ["Brier score", "difference"]
     return Table(caption, columns, rows, name="calibration")

@@ -14,7 +14,7 @@ from gptbayes.report.references import bibtex
 
 def methods_section(analysis: Analysis) -> Section:
     """A methods paragraph with every setting, and the references of what was run."""
-    texts = [_model(analysis), _computation(analysis), _assessment(analysis)]
+    texts = [_model(analysis), _computation(analysis), *_beside(analysis), _assessment(analysis)]
     blocks = [*(Paragraph(text) for text in texts), Bibliography(bibtex(_keys(analysis)))]
     question = "How can this analysis be described and cited?"
     return Section("methods", "Methods and references", question, blocks)
@@ -26,8 +26,8 @@ def _model(analysis):
     power = "" if weight == 1 else f" The likelihood is raised to the power {weight:g}."
     fixed = " Dropout masks are drawn once and are data." if problem.stage.masks else ""
     return (
-        f"The model is stage {problem.stage.number} of a ladder of decoder-only transformers, "
-        f"{problem.stage.title.lower()}, with {analysis.n_parameters:,} parameters: "
+        f"The model is stage {problem.stage.number} ({problem.stage.title.lower()}) of a ladder of "
+        f"decoder-only transformers, with {analysis.n_parameters:,} parameters: "
         f"{_sizes(problem)}. Prior: {prior_words(problem)}. The likelihood is that of the "
         f"next character at each position of {sizes.batch_size} training sequences of "
         f"{sizes.block_size} characters from the beginning of {problem.source}; "
@@ -50,10 +50,7 @@ def _sizes(problem):
 
 def _computation(analysis):
     attrs = analysis.idata.attrs
-    settings, versions, seconds = (
-        json.loads(attrs[name]) for name in ("settings", "versions", "seconds")
-    )
-    ran = _METHODS[analysis.method](settings)
+    versions, seconds = (json.loads(attrs[name]) for name in ("versions", "seconds"))
     stan = f"CmdStan {versions['cmdstan']}" if "cmdstan" in versions else "numpy"
     kernels = {
         "c++": ", with the likelihood and its analytic gradient in C++",
@@ -62,30 +59,49 @@ def _computation(analysis):
     }[attrs["kernels"]]
     time = ""
     if seconds and sum(seconds) >= 1:
-        time = f" It took {sum(seconds):.0f} s of computing in all."
+        time = f" Computing time is {sum(seconds):.0f} s in total."
+    version = versions.get("gptbayes", "of an unknown version")
     return (
-        f"{ran} The starting points are {starting_points(analysis.method, settings)}. The software "
-        f"is gptbayes {versions.get('gptbayes', 'of an unknown version')} with {stan}{kernels}; "
-        f"the seed is {attrs['seed']}.{time}"
+        f"{_ran(analysis)} The software is gptbayes {version} with {stan}{kernels}; the seed is "
+        f"{attrs['seed']}.{time}"
     )
+
+
+def _beside(analysis):
+    """The fits that this one is compared with."""
+    found = []
+    for each in analysis.beside:
+        seed = each.idata.attrs["seed"]
+        found.append(f"It is compared with {each.name}. {_ran(each)} The seed is {seed}.")
+    return [" ".join(found)] if found else []
+
+
+def _ran(analysis):
+    """What was run, from where."""
+    settings = json.loads(analysis.idata.attrs["settings"])
+    ran = _METHODS[analysis.method](settings)
+    if analysis.method == "prior":
+        return ran
+    return f"{ran} The starting points are {starting_points(analysis.method, settings)}."
 
 
 def _nuts(settings):
     metric = settings.get("metric") or "prior"
+    inverse = "the prior variances as inverse metric"
     return (
-        f"{settings['chains']} chains of the No-U-Turn sampler ran for "
-        f"{settings['iter_warmup']:,} iterations of warm-up and {settings['iter_sampling']:,} of "
-        f"sampling each, with a target acceptance of {settings['adapt_delta']:g}, a maximum tree "
-        f"depth of {settings['max_treedepth']}, and the metric “{metric}”."
+        f"The No-U-Turn sampler ran {settings['chains']} chains of {settings['iter_warmup']:,} "
+        f"warm-up and {settings['iter_sampling']:,} sampling iterations, with a target acceptance "
+        f"of {settings['adapt_delta']:g}, a maximum tree depth of {settings['max_treedepth']}, and "
+        f"{inverse if metric == 'prior' else f'the metric {metric}'}."
     )
 
 
 def _smc(settings):
     return (
-        f"{settings['replicates']} independent replicates of waste-free sequential Monte Carlo "
-        f"went from the prior to the posterior, each with {settings['chains']} chains of "
-        f"{settings['moves']} NUTS transitions at every level and an effective sample size of "
-        f"the weights of {settings['ess']:g} of the particles."
+        f"Waste-free sequential Monte Carlo went from the prior to the posterior in "
+        f"{settings['replicates']} independent replicates, each with {settings['chains']} chains "
+        f"of {settings['moves']} NUTS transitions at every level, and levels at which the weights "
+        f"have an effective sample size of {settings['ess']:g} of the particles."
     )
 
 
@@ -93,16 +109,16 @@ _METHODS = {
     "nuts": _nuts,
     "smc": _smc,
     "pathfinder": lambda settings: (
-        f"{settings['paths']} paths of Pathfinder gave {settings['draws']:,} draws each, with at "
-        f"most {settings['max_lbfgs_iters']:,} iterations of L-BFGS; paths are neither weighted "
-        "nor resampled."
+        f"Pathfinder gave {settings['draws']:,} draws from each of {settings['paths']} paths, with "
+        f"at most {settings['max_lbfgs_iters']:,} iterations of L-BFGS; the draws of all paths are "
+        "pooled without weights."
     ),
     "optimize": lambda settings: (
         f"L-BFGS sought posterior modes from {settings['starts']} starting points, with at most "
         f"{settings['max_iterations']:,} iterations; the mode of largest density is the fit, and "
         "all modes with equal weights are the deep ensemble."
     ),
-    "prior": lambda settings: f"{settings['draws']:,} independent draws were taken from the prior.",
+    "prior": lambda settings: f"There are {settings['draws']:,} independent draws from the prior.",
 }
 
 
@@ -113,8 +129,8 @@ def _assessment(analysis):
         found.append(
             "Convergence is assessed by rank-normalised split R-hat (at most "
             f"{R_HAT_LIMIT}) and effective sample size (at least {ESS_LIMIT}) of weights aligned "
-            "over the symmetries of the model, of invariants, and of log probabilities at held-out "
-            "contexts, and by R*."
+            "over the symmetries of the model, of invariants, and of log probabilities of the "
+            "training characters, and by R*."
         )
     elif analysis.method == "pathfinder":
         found.append(

@@ -113,7 +113,7 @@ def starting_points(method: str, settings: dict) -> str:
         return _OVER_DISPERSED
     n_chain, n_start = settings["chains"], settings.get("superchains") or settings["chains"]
     if settings["init"] == "random":
-        points = f"{_OVER_DISPERSED}, over-dispersed"
+        points = f"over-dispersed {_OVER_DISPERSED}"
     else:
         source = {
             "pathfinder": "one draw from each of {n} Pathfinder paths",

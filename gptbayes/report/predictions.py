@@ -82,7 +82,7 @@ def _reason_blocks(found):
 
 def _next_character_picture(next_characters):
     n = len(next_characters)
-    fig, axes = plots.figure(n, height=3.2, columns=N_NEXT)
+    fig, axes = plots.figure(n, height=3.8, columns=N_NEXT)
     for k, (ax, one) in enumerate(zip(axes, next_characters, strict=True), start=1):
         context, character, posterior, prior = one
         plots.plot_next_character(posterior, prior=prior, ax=ax)

@@ -125,9 +125,9 @@ def compose(analysis: Analysis) -> Report:
     """
     stage, attrs = analysis.problem.stage, analysis.idata.attrs
     return Report(
-        title=f"The posterior of a small GPT: {stage.title.lower()}",
-        subtitle=f"Stage {stage.number} on {analysis.problem.source}, "
-        f"{METHOD_NAMES[analysis.method]}, {attrs['target']}.",
+        title=f"The posterior of a small GPT: stage {stage.number}, {stage.title.lower()}",
+        subtitle=f"Text: {analysis.problem.source}. Method: {METHOD_NAMES[analysis.method]}. "
+        f"Target: {attrs['target']}.",
         abstract=abstract(analysis),
         sections=[section(analysis) for section in _sections(analysis)],
         footer=f"Written by gptbayes {__version__} from {analysis.name}. Text is generated with "

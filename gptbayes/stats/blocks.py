@@ -1,11 +1,20 @@
-"""Work on many scalars, a block of them at a time."""
+"""Work on many scalars or draws, a block of them at a time, in several threads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+THREADS = min(4, os.cpu_count() or 1)
+"""Blocks that are worked on at a time, each of which takes memory."""
 
 BLOCK_BYTES = 2**20
 """Draws of one block; with their copies they stay within a processor's cache."""
@@ -34,12 +43,41 @@ def over_blocks(function: Callable[[slice], None], n_scalars: int, n_draws: int)
 
     if 8 * n_scalars * n_draws > FREED_BYTES:
         _keep_freed_memory()
-    if len(blocks) < MIN_BLOCKS:
-        for block in blocks:
-            quietly(block)
-    else:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(quietly, blocks))
+    in_threads(quietly, blocks, at_a_time=THREADS if len(blocks) >= MIN_BLOCKS else 1)
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], *, at_a_time: int = THREADS
+) -> list[Result]:
+    """Call a function for each of several items, a few at a time.
+
+    numpy computes outside the interpreter's lock, so that threads suffice.
+
+    Parameters
+    ----------
+    function : callable
+        It must not depend on the order of the calls. Floating-point warnings are as for the
+        caller.
+    items : sequence
+    at_a_time : int
+        Number of threads. Within a thread of another call there is only one.
+
+    Returns
+    -------
+    list
+        Results in the order of the items.
+    """
+    alone = threading.current_thread() is not threading.main_thread()
+    if alone or at_a_time < 2 or len(items) < 2:
+        return [function(item) for item in items]
+    handling = np.geterr()  # which numpy keeps for each thread
+
+    def call(item):
+        with np.errstate(**handling):
+            return function(item)
+
+    with ThreadPoolExecutor(at_a_time) as pool:
+        return list(pool.map(call, items))
 
 
 def scalars_first(draws: np.ndarray) -> np.ndarray:

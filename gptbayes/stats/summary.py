@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,7 @@ from gptbayes.stats import mcmc
 OVER = ("chain", "draw")
 STATISTICS = ("mean", "sd", "lower", "upper", "mcse_mean", "ess_bulk", "ess_tail", "r_hat")
 """Variables of a summary."""
+Table = TypeVar("Table", xr.Dataset, xr.DataArray)
 CONSTANT = 1e-12
 """A scalar whose range is a smaller share of its size (or of 1) does not vary over the draws."""
 
@@ -142,14 +144,36 @@ def convergence_of(name: str, draws: xr.DataArray) -> Finding:
     )
 
 
-def log_mean_exp(values: xr.DataArray, dims=OVER) -> xr.DataArray:
-    """Log of the mean of the exponential, without overflow."""
+def log_mean_exp(values: xr.DataArray, dims: Any = OVER) -> xr.DataArray:
+    """Log of the mean of the exponential, without overflow.
+
+    Parameters
+    ----------
+    values : DataArray
+    dims : str or sequence of str
+        Over which the mean is taken.
+
+    Returns
+    -------
+    DataArray
+        Without these dims.
+    """
     top = values.max(dims)
     return np.log(np.exp(values - top).mean(dims)) + top
 
 
-def side_by_side(tables: dict[str, xr.Dataset]) -> xr.Dataset:
-    """Summaries of several sources, such as posterior and prior, with the dim ``source`` first."""
+def side_by_side(tables: dict[str, Table]) -> Table:
+    """Join summaries of several sources, such as posterior and prior.
+
+    Parameters
+    ----------
+    tables : dict of str to Dataset, or of str to DataArray
+        By the name of the source.
+
+    Returns
+    -------
+    Dataset or DataArray (source, ...)
+    """
     names = xr.DataArray(list(tables), dims="source", name="source")
     joined = xr.concat(list(tables.values()), names, combine_attrs="override")
     return joined.transpose("source", ...)

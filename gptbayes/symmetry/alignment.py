@@ -19,6 +19,7 @@ from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
 from gptbayes.symmetry.group.axes import sizes_of
 from gptbayes.symmetry.group.compact import stage_group, stage_layout
+from gptbayes.symmetry.group.embeddings import embedding_rows
 from gptbayes.symmetry.layout import Draws, Layout
 from gptbayes.symmetry.procrustes import largest_cross_product, updates_towards
 
@@ -118,21 +119,21 @@ def align_draws(
     """Align draws to their geometric median by a compact group.
 
     The first reference is the draw whose invariants are most central. The first pass compares only
-    variables that no later part of the group changes, so that the result does not depend on where
-    on its orbit a draw started. Every further pass optimises the parts of the group in turn, each
-    given the others. A draw keeps the result of a pass if it moved closer to the reference. The
-    geometric median of the aligned draws is the next reference. The optimum is a local one. Ties
-    are broken in favour of the first candidate.
+    variables that no later part of the group changes, so that the result does not depend on the
+    position of a draw on its orbit. Every further pass optimizes over the parts of the group in
+    turn, each given the others. A draw keeps the result of a pass if it is closer to the reference.
+    The geometric median of the aligned draws is the next reference. The optimum is local. Ties are
+    broken in favor of the first candidate.
 
     Parameters
     ----------
     layout : Layout or None
-        None for no group: the draws stay as they are.
+        With None the draws are returned unchanged.
     draws : mapping of str to ndarray, (draw, dims of that variable)
-        Variables of the group and others, which count in the distance.
+        Variables of the group, and others, which contribute to the distance.
     invariants : callable, optional
-        Of draws, ndarray (draw, ...): functions that the group does not change. By default inner
-        products, see `inner_products`.
+        Takes draws and returns functions that the group does not change, ndarray (draw, ...). By
+        default `inner_products`.
     max_iterations : int
     tolerance : float
         Stop when the relative decrease of the objective is smaller than this.
@@ -186,12 +187,12 @@ def match_draws(layout: Layout, draws: Draws, reference: Draws, *, passes: int =
     draws : mapping of str to ndarray, (draw, dims of that variable)
     reference : mapping of str to ndarray, (dims of that variable)
     passes : int
-        Largest number of passes over the parts of the group.
+        Maximum number of passes over the parts of the group.
 
     Returns
     -------
     dict of str to ndarray
-        The optimum is a local one; a draw never moves away from the reference.
+        The optimum is local. No draw is farther from the reference than before.
 
     Raises
     ------
@@ -220,9 +221,10 @@ def match_draws(layout: Layout, draws: Draws, reference: Draws, *, passes: int =
 
 
 def inner_products(layout: Layout | None, draws: Draws) -> np.ndarray:
-    """Inner products over the axes on which a group acts, which no element of it changes.
+    """Compute inner products over the axes on which a group acts, which no element changes.
 
-    Rows of variables on which the same parts act in the same way are multiplied with each other.
+    The rows of all variables on which the same parts act in the same way are multiplied with each
+    other.
 
     Parameters
     ----------
@@ -274,9 +276,8 @@ def _acted_axes(layout, name):
 
 
 def _inner_products_of_embeddings(draws):
-    rows = [draws[n] for n in ("token_embedding", "position_embedding") if n in draws]
-    embedding = np.concatenate(rows, axis=-2)
-    gram = embedding @ np.swapaxes(embedding, -1, -2)
+    rows = embedding_rows(draws)
+    gram = rows @ np.swapaxes(rows, -1, -2)
     return gram.reshape(len(gram), -1)
 
 

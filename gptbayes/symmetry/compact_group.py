@@ -1,8 +1,8 @@
 """Compact symmetry groups as data: which axes of which variables are permuted, flipped or rotated.
 
-A `Group` has no code of a model. It names variables and their dims, so that the same value serves
-the draws of any program: a mixture, a factor model, a network, and the twelve stages, whose groups
-are in `gptbayes.symmetry.group.compact`.
+A `Group` names variables and their dims and contains no code of a model, so that it describes the
+symmetry of any program: a mixture, a factor model, a network, or one of the twelve stages, whose
+groups are in `gptbayes.symmetry.group.compact`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 Axes = Mapping[str, str | Sequence[str]]
 """Variables and, for each, the axis on which a part acts, or several axes. An axis is a dim, or a
-path of dims ``"layer/head"``: one element for each index of the dims before the last."""
+path of dims such as ``"layer/head"``, with one element for each index of the dims before the
+last."""
 Paths = dict[str, tuple[tuple[str, ...], ...]]
 """Variables and, for each, the dims of every path."""
 
@@ -29,12 +30,12 @@ class Permutation:
     ----------
     axes : mapping of str to str or sequence of str
         The axis of each variable, by the name of its dim. ``"layer/hidden"`` permutes the dim
-        ``hidden`` independently in each layer. Of two axes of one variable, both are permuted.
+        ``hidden`` independently in each layer. If a variable has two axes, both are permuted.
     labels : sequence, (..., item), optional
-        Only items with equal labels are exchanged; by default all. Leading axes are those of the
-        path.
+        Only items with equal labels are exchanged. By default all items are exchangeable. Leading
+        axes are those of the path.
     name : str
-        For messages; by default made from the axes.
+        Used in messages. By default it lists the axes.
 
     Examples
     --------
@@ -62,7 +63,7 @@ class SignFlip:
         ``"layer/head"`` one for each layer and head. The empty path ``""`` is one sign for the
         whole variable.
     name : str
-        For messages; by default made from the axes.
+        Used in messages. By default it lists the axes.
     """
 
     axes: Axes
@@ -83,7 +84,7 @@ class Orthogonal:
         ``{"loadings": "factor", "scores": "factor"}`` multiplies both by the same orthogonal
         matrix. ``"layer/head/head_dim"`` has one matrix for each layer and head.
     name : str
-        For messages; by default made from the axes.
+        Used in messages. By default it lists the axes.
     """
 
     axes: Axes
@@ -103,23 +104,23 @@ KINDS = {"permutation": Permutation, "sign_flip": SignFlip, "orthogonal": Orthog
 class Group:
     """A compact group that acts on the variables of a model.
 
-    Its elements are products of elements of the parts. A part that acts within each item of a
-    permutation is carried along by it: signs of factors with a permutation of factors, rotations
-    of each head with a permutation of heads. This follows from the paths of dims.
+    Its elements are products of elements of the parts. Some parts act within the items of a
+    permutation, as signs of factors or rotations of heads do. Such elements are permuted together
+    with the items, which follows from the paths of dims.
 
     Parameters
     ----------
     *parts : Permutation, SignFlip or Orthogonal
-        In the order in which alignment optimises them.
+        In the order in which alignment optimizes over them.
     blocks : mapping of str to mapping of str to sequence of str, optional
-        Axes that are blocks of several: ``{"w": {"embed": ("head", "head_dim")}}`` lets parts name
-        the dims ``head`` and ``head_dim`` of ``w``, whose dim ``embed`` has the columns of all
-        heads side by side.
+        Dims that consist of several axes. With ``{"w": {"embed": ("head", "head_dim")}}``, parts
+        may name the axes ``head`` and ``head_dim`` of ``w``, whose dim ``embed`` has the columns
+        of all heads side by side.
 
     Raises
     ------
     ValueError
-        If there is no part, or the path of a part is not one of dims.
+        If there are no parts, or a part is not one of these.
 
     See Also
     --------
@@ -185,9 +186,9 @@ def read_group(path: str | Path) -> Group:
     Parameters
     ----------
     path : path
-        Tables ``permutation``, ``sign_flip`` and ``orthogonal``, one or a list of each, with the
-        axis of each variable; a table ``blocks`` as of `Group`. A list of ``labels`` may stand in
-        a permutation whose ``axes`` are a table of their own.
+        With one table or a list of tables ``permutation``, ``sign_flip`` and ``orthogonal``, which
+        have the axis of each variable, and a table ``blocks`` as in `Group`. A permutation may
+        instead have a table ``axes`` and a list ``labels``.
 
     Returns
     -------
@@ -196,7 +197,7 @@ def read_group(path: str | Path) -> Group:
     Raises
     ------
     ValueError
-        If the file is not such a file.
+        If the file is not TOML or JSON, or has other tables.
     OSError
         If it cannot be read.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gptbayes.symmetry.compact_group import Orthogonal, Permutation, SignFlip
 from gptbayes.symmetry.layout import Draws, Layout, Placed, Site
-from gptbayes.symmetry.matrices import ORTHOGONAL
+from gptbayes.symmetry.matrices import ORTHOGONAL, multiply_axis
 
 MAX_ELEMENTS = 10_000
 """Largest number of elements that `all_elements` lists by default."""
@@ -102,16 +102,8 @@ def transform(
     -------
     dict of str to ndarray
     """
-    split = {}
-    for name, shape in layout.shapes.items():
-        batch = draws[name].shape[: draws[name].ndim - len(shape)]
-        split[name] = draws[name].reshape(*batch, *layout.split[name])
-    moved = apply_element(layout, split, elements)
-    joined = {}
-    for name, shape in layout.shapes.items():
-        batch = moved[name].shape[: moved[name].ndim - len(layout.split[name])]
-        joined[name] = moved[name].reshape(*batch, *shape)
-    return {name: joined.get(name, value) for name, value in draws.items()}
+    moved = layout.join_blocks(apply_element(layout, layout.split_blocks(draws), elements))
+    return {name: moved.get(name, value) for name, value in draws.items()}
 
 
 def group_order(layout: Layout) -> float:
@@ -207,24 +199,8 @@ def _act(placed: Placed, site: Site, values, element, n_dims):
         return np.take_along_axis(
             full, np.broadcast_to(at, (*batch, *at.shape[-n_dims:])), axis=site.axis
         )
-    return _multiply(values, element, site, n_dims)
-
-
-def _multiply(values, matrix, site, n_dims):
-    """Rows along the axis of a site times matrices, one for each index of the other axes."""
-    lead = [axis for axis in site.each if axis is not None]
-    rest = [axis for axis in range(-n_dims, 0) if axis not in (*lead, site.axis)]
-    n_batch = values.ndim - n_dims
-    order = [*lead, *rest, site.axis]
-    moved = values.transpose(*range(n_batch), *(values.ndim + axis for axis in order))
-    shape = moved.shape
-    n_lead = n_batch + len(lead)
-    flat = moved.reshape(*shape[:n_lead], math.prod(shape[n_lead:-1]), shape[-1])
-    result = flat @ matrix
-    result = result.reshape(*result.shape[:-2], *shape[n_lead:])
-    back = np.argsort([n_dims + axis for axis in order])
-    new_batch = result.ndim - n_dims
-    return result.transpose(*range(new_batch), *(new_batch + back))
+    *each, axis = (axis for axis in site.axes if axis is not None)
+    return multiply_axis(values, element, axis, n_dims, each)
 
 
 def _without_missing_axes(element, site, tail):
@@ -255,20 +231,11 @@ def _random_permutations(placed, before, batch, rng):
     given = wanted
     for k, at in placed.inside.items():
         if k < len(before):
-            given = _carried(given, before[k].values, at, len(placed.each))
+            axes = [axis - len(placed.each) - 1 for axis in at]  # counted from the end
+            order = _spread(before[k].values, axes, len(placed.each) + 1)
+            given = np.take_along_axis(given, order, axis=axes[-1])
     rows = zip(given.reshape(-1, placed.n), wanted.reshape(-1, placed.n), strict=True)
     return np.array([_random_bijection(*pair, rng) for pair in rows]).reshape(shape)
-
-
-def _carried(labels, outer, at, n_each):
-    """Labels (*batch, *each, n) after a permutation along the axes ``at`` of each."""
-    n_batch = labels.ndim - n_each - 1
-    shape = list(outer.shape[:n_batch]) + [1] * (n_each + 1)
-    order = np.argsort(at)
-    moved = outer.transpose(*range(n_batch), *(n_batch + order))
-    for place, length in zip(sorted(at), moved.shape[n_batch:], strict=True):
-        shape[n_batch + place] = length
-    return np.take_along_axis(labels, moved.reshape(shape), axis=n_batch + at[-1])
 
 
 def _random_bijection(given, wanted, rng):

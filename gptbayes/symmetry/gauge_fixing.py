@@ -12,6 +12,7 @@ import numpy as np
 from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
 from gptbayes.symmetry.group.architecture import (
+    has_free_hidden_units,
     heads_write_stream,
     hidden_reader,
     layer_norms,
@@ -26,7 +27,12 @@ from gptbayes.symmetry.group.centring import (
 )
 from gptbayes.symmetry.group.compact import stage_group, transform_stage
 from gptbayes.symmetry.group.dropout import droppable_parameters
-from gptbayes.symmetry.group.embeddings import shift_embeddings, shift_logits, shift_stream
+from gptbayes.symmetry.group.embeddings import (
+    embedding_rows,
+    shift_embeddings,
+    shift_logits,
+    shift_stream,
+)
 from gptbayes.symmetry.group.heads import head_readers, with_head_readers
 from gptbayes.symmetry.group.hidden_units import scale_hidden
 from gptbayes.symmetry.group.layer_norms import scale_gain, shift_bias
@@ -79,7 +85,7 @@ def canonical_form(stage: Stage, parameters: Parameters) -> dict[str, np.ndarray
     if "layer_norm" in stage.features:
         p = _fold_layer_norms(stage, p)
     p = _centre_lm_head(stage, p)
-    if _has_free_hidden_units(stage):
+    if has_free_hidden_units(stage):
         p = _balance_hidden(stage, p)
     if "attention" in stage.features:
         p = _balance_heads(stage, p)
@@ -140,7 +146,7 @@ def _centre_lm_head(stage, p):
 
 
 def _scale_embeddings(stage, p):
-    rows = _embeddings(p)
+    rows = embedding_rows(p)
     n_embed = rows.shape[-1]
     if "layer_norm" not in stage.features:  # each coordinate has a scale of its own
         scale = 1 / _zero_to_one(np.sqrt((rows**2).mean(axis=-2)))
@@ -213,11 +219,6 @@ def _hidden_norms(stage, p):
     return np.sqrt(square + offset**2), np.linalg.norm(outputs, axis=-2)
 
 
-def _has_free_hidden_units(stage):
-    has = stage.features.__contains__
-    return has("wide_feed_forward") or (has("feed_forward") and not has("residual"))
-
-
 # Permutations.
 
 
@@ -244,7 +245,7 @@ def _stream_permutation(stage, p, sizes):
     blocks, within = stream_blocks(stage, sizes["embed"], sizes["head"])
     n_block, size = within.shape
     # In stage 07 second moments are one, so that fourth moments are compared.
-    strength = (_embeddings(p) ** 4).sum(axis=-2)
+    strength = (embedding_rows(p) ** 4).sum(axis=-2)
     strength = strength.reshape(*strength.shape[:-1], n_block, size)
     orders = [_decreasing_order(strength[..., i, :], within[i]) for i in range(n_block)]
     inner = np.stack(orders, axis=-2)  # (..., block, size)
@@ -269,11 +270,6 @@ def _decreasing_order(strength, labels):
         at = np.flatnonzero(labels == label)
         order[..., at] = at[np.argsort(-strength[..., at], axis=-1, kind="stable")]
     return order
-
-
-def _embeddings(p):
-    rows = [p[name] for name in ("token_embedding", "position_embedding") if name in p]
-    return np.concatenate(rows, axis=-2)
 
 
 def _zero_to_one(values):

@@ -1,4 +1,4 @@
-"""Check on sampled elements that a group leaves a function of the draws unchanged."""
+"""Check that sampled elements of a group leave a function of the draws unchanged."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry.compact_group import Group, SignFlip
 from gptbayes.symmetry.elements import (
     Element,
@@ -22,23 +23,23 @@ from gptbayes.symmetry.layout import Layout
 from gptbayes.symmetry.posterior import arrays_of, layout_of
 
 TOLERANCE = 1e-8
-"""Largest change, relative to the larger of 1 and the value, that is rounding error."""
+"""Largest change due to rounding, relative to the larger of 1 and the value."""
 MAX_DRAWS = 20
-"""Number of draws on which a group is checked."""
+"""Number of draws with which a group is checked."""
 
 
 class Invariance(NamedTuple):
-    """The result of a check that was passed.
+    """The result of a passed check.
 
     Attributes
     ----------
     n_elements : int
-        Number of elements that were tried on every draw.
+        Number of elements applied to every draw.
     exhaustive : bool
-        Whether these are all elements of the group. If not, elements that were not sampled may
-        change the function.
+        Whether these are all elements of the group. If not, other elements may change the
+        function.
     largest_change : float
-        Of the function, relative to the larger of 1 and its value.
+        The largest change of the function, relative to the larger of 1 and its value.
     """
 
     n_elements: int
@@ -57,22 +58,23 @@ def check_invariance(
 ) -> Invariance:
     """Check that no element of a group changes a log density or a prediction.
 
-    All elements are tried if there are at most ``n``; otherwise random ones, first of each part
-    alone.
+    If the group has at most ``n`` elements, all are applied. Otherwise elements are random: first
+    those of each part alone, then products of all parts.
 
     Parameters
     ----------
     group : Group
     posterior : Dataset (chain, draw, ...)
-        20 draws of it are used, evenly spaced.
+        20 evenly spaced draws are used.
     function : callable
-        Of such a dataset; returns an array (chain, draw, ...), e.g. the log density of every draw.
+        Takes such a dataset and returns an array (chain, draw, ...), for example the log density
+        of every draw.
     n : int
         Number of elements.
     tolerance : float
-        Relative to the larger of 1 and the value.
+        Largest change relative to the larger of 1 and the value.
     seed : int
-        Of the elements.
+        Seed of the random elements.
 
     Returns
     -------
@@ -81,8 +83,8 @@ def check_invariance(
     Raises
     ------
     ValueError
-        If an element changes the function; the message shows the element and the change. If the
-        group does not fit the variables, or the function is not finite.
+        If an element changes the function (the message has the element and the change), the group
+        does not fit the variables, or the function is not finite.
 
     Examples
     --------
@@ -110,7 +112,7 @@ def check_invariance(
             at = np.unravel_index(int(np.nanargmax(change)), change.shape)
             words = "; ".join(describe_element(layout, e) for e in _moving(layout, each))
             raise ValueError(
-                f"the group is no symmetry of this function: ({words}) changes it from "
+                f"the group is not a symmetry of this function: ({words}) changes it from "
                 f"{before[at]:.6g} to {after[at]:.6g}"
             )
     return Invariance(tried, exhaustive, largest)
@@ -119,7 +121,7 @@ def check_invariance(
 def _thinned(posterior):
     n_chain, n_draw = posterior.sizes["chain"], posterior.sizes["draw"]
     wanted = max(1, math.ceil(MAX_DRAWS / n_chain))
-    return posterior.isel(draw=np.unique(np.linspace(0, n_draw - 1, wanted).astype(int)))
+    return posterior.isel(draw=evenly_spaced(n_draw, wanted))
 
 
 def _values(function, dataset):

@@ -1,7 +1,7 @@
 """Where the parts of a group act on arrays of given dims and shapes.
 
-`lay_out` checks a group against the variables of a model once; elements, alignment and invariants
-then work on plain arrays ``(draw, dims)``.
+`lay_out` matches a group with the variables of a model and checks that they fit. Elements,
+alignment and invariants then use plain arrays ``(draw, dims)``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ class Site(NamedTuple):
         """All axes of the path."""
         return self.each if self.axis is None else (*self.each, self.axis)
 
+    @property
+    def changed(self) -> int | None:
+        """The axis whose items are moved, mixed or changed in sign; None for a whole variable."""
+        return self.axes[-1] if self.axes else None
+
 
 class Placed(NamedTuple):
     """A part of a group on variables of known shapes.
@@ -55,8 +60,8 @@ class Placed(NamedTuple):
     labels : ndarray of int, (*each, n), or None
         Of a permutation.
     inside : dict of int to tuple of int
-        Permutations, by their number, within whose items this part acts, and the positions in
-        ``each`` of their axes.
+        The permutations within whose items this part acts, by their index in `Layout.parts`, and
+        the positions of their axes in ``each``.
     """
 
     part: Part
@@ -86,17 +91,32 @@ class Layout(NamedTuple):
     parts: tuple[Placed, ...]
 
     def split_blocks(self, draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Variables of the group with axes of blocks split, each ``(draw, dims)``."""
-        return {
-            name: np.asarray(draws[name]).reshape(-1, *shape) for name, shape in self.split.items()
-        }
+        """Split the axes of blocks.
 
-    def join_blocks(self, draws: Draws, batch: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """The inverse of `split_blocks`, with batch dims in front."""
-        return {
-            name: value.reshape(*batch, *self.shapes[name]) if name in self.shapes else value
-            for name, value in draws.items()
-        }
+        Parameters
+        ----------
+        draws : mapping of str to ndarray
+            Each ``(*batch, dims)``; variables that are not of the group are left out.
+
+        Returns
+        -------
+        dict of str to ndarray
+        """
+        return _reshaped(draws, self.shapes, self.split)
+
+    def join_blocks(self, draws: Draws) -> dict[str, np.ndarray]:
+        """Undo `split_blocks`.
+
+        Parameters
+        ----------
+        draws : mapping of str to ndarray
+            Each ``(*batch, dims)``, with blocks split.
+
+        Returns
+        -------
+        dict of str to ndarray
+        """
+        return _reshaped(draws, self.split, self.shapes)
 
 
 def lay_out(
@@ -119,8 +139,8 @@ def lay_out(
     Raises
     ------
     ValueError
-        If a variable or a dim is missing, or lengths of axes that an element shares differ. The
-        message names variables, dims and shapes.
+        If a variable or a dim is missing, or axes on which the same element acts have different
+        lengths. The message names variables, dims and shapes.
     """
     missing = [name for name in group.variables if name not in dims]
     if missing:
@@ -167,6 +187,15 @@ def front(values: np.ndarray, axes: Sequence[int | None], n_dims: int) -> np.nda
     lengths = [1 if axis is None else values.shape[axis] for axis in axes]
     n_rest = math.prod(values.shape[axis] for axis in rest)
     return moved.reshape(*values.shape[:n_batch], *lengths, n_rest)
+
+
+def _reshaped(draws, before, after):
+    """Variables with other trailing dims and the same batch dims."""
+    found = {}
+    for name, shape in after.items():
+        value = np.asarray(draws[name])
+        found[name] = value.reshape(*value.shape[: value.ndim - len(before[name])], *shape)
+    return found
 
 
 def _split_dims(group, dims, shapes):

@@ -1,8 +1,9 @@
-"""Matrix groups: random elements, and bases of their Lie algebras."""
+"""Matrix groups: random elements, bases of their Lie algebras, and products with axes of arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -25,6 +26,60 @@ class MatrixGroup(NamedTuple):
 
     random: Callable[[int, tuple[int, ...], np.random.Generator], np.ndarray]
     algebra: Callable[[int], np.ndarray]
+
+
+def multiply_axis(
+    values: np.ndarray, matrix: np.ndarray, axis: int, n_dims: int, each: Sequence[int] = ()
+) -> np.ndarray:
+    """Multiply one axis of an array by a matrix, ``sum_i values[i] matrix[i, j]``.
+
+    Parameters
+    ----------
+    values : ndarray, (..., n_dims dims)
+    matrix : ndarray, (..., *each, k, k)
+        Batch dims broadcast against those of the values.
+    axis : int
+        Counted from the end, of length k.
+    n_dims : int
+        Number of trailing dims of ``values`` that are not batch dims.
+    each : sequence of int
+        Axes, counted from the end, of which every index has a matrix of its own.
+
+    Returns
+    -------
+    ndarray, (..., n_dims dims)
+    """
+    rest = [other for other in range(-n_dims, 0) if other not in (*each, axis)]
+    order = [*each, *rest, axis]
+    n_batch = values.ndim - n_dims
+    moved = values.transpose(*range(n_batch), *(values.ndim + other for other in order))
+    start = n_batch + len(each)
+    shape = moved.shape
+    product = moved.reshape(*shape[:start], math.prod(shape[start:-1]), shape[-1]) @ matrix
+    product = product.reshape(*product.shape[:-2], *shape[start:])
+    back = np.argsort(order)
+    n_batch = product.ndim - n_dims
+    return product.transpose(*range(n_batch), *(n_batch + back))
+
+
+def one_for_each(basis: np.ndarray, each: tuple[int, ...]) -> np.ndarray:
+    """Make a basis of the Lie algebra of several independent matrices from that of one.
+
+    Parameters
+    ----------
+    basis : ndarray, (dimension, k, k)
+    each : tuple of int
+        Lengths of the axes of which every index has a matrix of its own.
+
+    Returns
+    -------
+    ndarray, (n * dimension, *each, k, k)
+        In every element all but one of the n matrices are zero.
+    """
+    n, k = math.prod(each), basis.shape[-1]
+    one_hot = np.eye(n).reshape(n, 1, *each, 1, 1)
+    found = one_hot * basis.reshape(1, len(basis), *(1,) * len(each), k, k)
+    return found.reshape(-1, *each, k, k)
 
 
 def _random_orthogonal(k, shape, rng):

@@ -1,4 +1,4 @@
-"""Align the posterior of any model: InferenceData, DataTree or a netCDF file of either."""
+"""Alignment of the posterior of any model, given as InferenceData, DataTree or a netCDF file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import xarray as xr
 
 from gptbayes.groups import group as group_of
 from gptbayes.groups import group_names, load_groups, make_groups
+from gptbayes.stats.summary import OVER
 from gptbayes.symmetry.alignment import MAX_BYTES, Alignment, align_draws
 from gptbayes.symmetry.compact_group import Group, Orthogonal, SignFlip
 from gptbayes.symmetry.layout import Layout, lay_out
 
-SAMPLE_DIMS = ("chain", "draw")
 MAX_REWEIGHTINGS = 30
-"""Largest number of times that draws are aligned again with the standard deviations that remain."""
+"""Maximum number of alignments with updated units."""
 MAX_STARTS = 8
-"""Largest number of variables of which each is tried as the one that decides."""
+"""Maximum number of variables each of which determines one of the first alignments."""
 SETTLED = 0.01
-"""Relative change of these standard deviations at which they are settled."""
+"""Relative change of the units below which they have converged."""
 SMALLEST_SHARE = 1e-3
-"""Smallest standard deviation after alignment, as a share of that before, that is a unit."""
+"""Smallest unit of a variable, as a share of its standard deviation before alignment."""
 
 
 def align(
@@ -40,10 +40,10 @@ def align(
 
     Every draw is moved along its orbit towards the geometric median of all draws. Permutations are
     found by linear assignment, orthogonal maps by Procrustes analysis. Variables are compared in
-    units of their standard deviations around the reference, so that one that tells the components
-    apart counts more than one that does not; these are estimated and the draws aligned again until
-    they settle. Of up to eight variables each is tried as the one that decides at first, and the
-    start that leaves the smallest volume is taken.
+    units of their standard deviations around the reference, so that a variable that distinguishes
+    the components has more weight than one that does not. Alignment and estimation of these units
+    alternate until the units converge. With up to eight variables, each of them also determines one
+    start of this iteration, and the start with the smallest volume of aligned draws is used.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ def align(
     group : Group
         Names variables of the posterior and their dims.
     log_density : callable, optional
-        Of a posterior dataset, the log density of every draw (chain, draw). If given, it is checked
-        first that no sampled element of the group changes it, see `check_invariance`.
+        Takes a posterior dataset and returns the log density of every draw (chain, draw). If given,
+        `check_invariance` first checks that no sampled element of the group changes it.
     max_iterations : int
     tolerance : float
         Stop when the relative decrease of the mean distance is smaller than this.
@@ -63,15 +63,15 @@ def align(
     Returns
     -------
     InferenceData or DataTree
-        With the variables of the group aligned; all else is as it was. Attributes of the posterior
-        say which variables, and the mean distance to the reference before and after.
+        A copy in which the variables of the group are aligned. The attributes of the posterior
+        ``aligned`` and ``alignment_distance`` list these variables, and the mean distance to the
+        reference before and after.
 
     Raises
     ------
     ValueError
-        If the group does not fit the variables; if a variable has a dim that the group permutes or
-        rotates and is not in the group; if draws are not finite; if the group changes the log
-        density.
+        If the group does not fit the variables, a variable outside the group has a dim that the
+        group permutes or rotates, draws are not finite, or the group changes the log density.
 
     See Also
     --------
@@ -80,8 +80,8 @@ def align(
 
     Notes
     -----
-    The group is taken at its word unless ``log_density`` is given. Aligned draws describe the
-    posterior modulo the group; overlapping components remain overlapping.
+    Without ``log_density`` it is not checked that the group is a symmetry. Aligned draws describe
+    the posterior modulo the group. Alignment does not separate components that overlap.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def align(
 def align_posterior(
     posterior: xr.Dataset, group: Group, **options: Any
 ) -> tuple[xr.Dataset, Alignment]:
-    """As `align`, of a dataset.
+    """Align a posterior dataset, see `align`.
 
     Parameters
     ----------
@@ -135,11 +135,12 @@ def align_posterior(
     -------
     Dataset (chain, draw, ...)
     Alignment
-        The last one, in units of the standard deviations of the variables around the reference.
+        The last alignment, in units of the standard deviations of the variables around the
+        reference.
     """
     layout = layout_of(group, posterior)
     _check_others(layout, posterior)
-    batch = tuple(posterior.sizes[dim] for dim in SAMPLE_DIMS)
+    batch = tuple(posterior.sizes[dim] for dim in OVER)
     arrays = arrays_of(posterior)
     draws = {name: arrays[name].reshape(-1, *layout.shapes[name]) for name in layout.shapes}
     _check_finite(draws, batch)
@@ -161,7 +162,7 @@ def align_posterior(
         if np.issubdtype(arrays[name].dtype, np.integer):
             restored = np.round(restored).astype(arrays[name].dtype)
         attrs = posterior[name].attrs
-        moved[name] = (posterior[name].transpose(*SAMPLE_DIMS, ...).dims, restored, attrs)
+        moved[name] = (posterior[name].transpose(*OVER, ...).dims, restored, attrs)
     return posterior.assign(moved), found
 
 
@@ -183,7 +184,7 @@ def layout_of(group: Group, posterior: xr.Dataset) -> Layout:
         As of `gptbayes.symmetry.layout.lay_out`.
     """
     dims = {
-        str(name): tuple(str(dim) for dim in each.dims if dim not in SAMPLE_DIMS)
+        str(name): tuple(str(dim) for dim in each.dims if dim not in OVER)
         for name, each in posterior.data_vars.items()
     }
     shapes = {name: tuple(posterior.sizes[dim] for dim in each) for name, each in dims.items()}
@@ -202,13 +203,12 @@ def arrays_of(posterior: xr.Dataset) -> dict[str, np.ndarray]:
     dict of str to ndarray
     """
     return {
-        str(name): each.transpose(*SAMPLE_DIMS, ...).values
-        for name, each in posterior.data_vars.items()
+        str(name): each.transpose(*OVER, ...).values for name, each in posterior.data_vars.items()
     }
 
 
 def as_groups(idata: az.InferenceData | str | Path) -> az.InferenceData:
-    """Groups as they are, or read from a netCDF file.
+    """Return a fit, or read it from a netCDF file.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def as_groups(idata: az.InferenceData | str | Path) -> az.InferenceData:
     Raises
     ------
     ValueError
-        If the file is no netCDF file of groups.
+        If the file is not netCDF, or is damaged.
     OSError
         If there is no such file.
     """
@@ -255,10 +255,10 @@ def posterior_of(idata: az.InferenceData) -> xr.Dataset:
     names = group_names(idata)
     if "posterior" not in names:
         raise ValueError(
-            f"a group posterior is wanted, the groups are {', '.join(names) or 'none'}"
+            f"a fit must have a posterior group, its groups are {', '.join(names) or 'none'}"
         )
     posterior = group_of(idata, "posterior")
-    for dim in SAMPLE_DIMS:
+    for dim in OVER:
         if dim not in posterior.sizes:
             dims = ", ".join(map(str, posterior.sizes))
             raise ValueError(f"the posterior must have the dim {dim}, its dims are {dims}")
@@ -269,15 +269,14 @@ def _check_others(layout, posterior):
     """No variable outside of the group may have a dim that is permuted or rotated in another."""
     acted: dict[str, str] = {}
     for name in layout.shapes:
-        dims = [dim for dim in posterior[name].dims if dim not in SAMPLE_DIMS]
+        dims = [dim for dim in posterior[name].dims if dim not in OVER]
         blocks = layout.group.blocks.get(name, {})
         split = [into for dim in dims for into in blocks.get(dim, (dim,))]
         whole = {into: dim for dim in dims for into in blocks.get(dim, (dim,))}
         for placed in layout.parts:
             for site in placed.sites:
-                axis = site.axis if site.axis is not None else (site.each or (None,))[-1]
-                if site.variable == name and axis is not None:
-                    acted.setdefault(whole[split[axis]], name)
+                if site.variable == name and site.changed is not None:
+                    acted.setdefault(whole[split[site.changed]], name)
     for other, values in posterior.data_vars.items():
         for dim in values.dims if other not in layout.shapes else ():
             if dim in acted:

@@ -310,7 +310,7 @@ def _changes_later(layout, k, site, axes):
     """Whether another axis of the variable is changed by this part or by a later one."""
     for j, placed in enumerate(layout.parts):
         for other in placed.sites if j >= k else ():
-            changed = other.axis if other.axis is not None else (other.each or (None,))[-1]
+            changed = other.changed
             if other.variable == site.variable and changed is not None and changed not in axes:
                 return True
     return False

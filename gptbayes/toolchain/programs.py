@@ -74,12 +74,14 @@ def compile_program(
 
     Raises
     ------
+    ValueError
+        If there is no such program.
     ToolchainError
         If it cannot be compiled: with what the Stan or C++ compiler said.
     """
     source = Path(stan_file).resolve()
     if not source.is_file():
-        raise ToolchainError(f"no Stan program {stan_file}")
+        raise ValueError(f"program must be a Stan file, there is none at {stan_file}")
     stanc, cpp = dict(stanc_options or {}), dict(cpp_options or {})
     folders = [Path(path).resolve() for path in include_paths]
     header = Path(user_header).resolve() if user_header is not None else None

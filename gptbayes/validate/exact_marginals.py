@@ -139,7 +139,7 @@ def known_marginals(problem: Problem, posterior: xr.Dataset) -> dict[str, ExactM
     ----------
     problem : Problem
     posterior : Dataset (chain, draw, ...)
-        All parameters, with the dims of `gptbayes.model.stages.Parameter`.
+        All parameters, with the dims of `gptbayes.model.parameters.Parameter`.
 
     Returns
     -------

@@ -13,7 +13,9 @@ import numpy as np
 
 from gptbayes.corpus import Vocabulary, Windows
 from gptbayes.fit.checks import check_one_of
-from gptbayes.model.problem import Design, Priors, Problem, draw_masks
+from gptbayes.model.design import Design, draw_masks
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import Problem
 from gptbayes.model.stages import Stage, stage, stan_folder
 
 METHODS = ("nuts", "smc")
@@ -133,11 +135,11 @@ def toy_problem(
     number : str or int
         Number of the stage.
     vocab_size, block_size, batch_size, n_embed, n_head, n_layer : int
-        As in `gptbayes.model.problem.Design`; ``vocab_size`` from 2 to 26.
+        As in `gptbayes.model.design.Design`; ``vocab_size`` from 2 to 26.
     dropout, mask_seed
         As in `gptbayes.model.problem.make_problem`. All replicates have the same masks.
     scales : mapping of str to float, optional
-        Prior scales that replace those of `gptbayes.model.problem.Priors.default`.
+        Prior scales that replace those of `gptbayes.model.priors.Priors.default`.
 
     Returns
     -------

@@ -22,7 +22,7 @@ def ranked_quantities(problem: Problem, posterior: xr.Dataset) -> xr.DataArray:
     problem : Problem
         The data-generating model with the simulated text.
     posterior : Dataset (chain, draw, ...)
-        Every parameter, with the dims of `gptbayes.model.stages.Parameter`.
+        Every parameter, with the dims of `gptbayes.model.parameters.Parameter`.
 
     Returns
     -------

@@ -30,7 +30,15 @@ MAX_TREEDEPTH = 10
 
 
 class Fitted(NamedTuple):
-    """What a fit gives to ranks: quantities (chain, draw, quantity), and the sampler's troubles."""
+    """The ranked quantities of a fit, and diagnostics of the sampler.
+
+    Attributes
+    ----------
+    quantities : DataArray (chain, draw, quantity)
+    divergences, max_treedepth_hits : int
+    init : str
+        Starting point of the chain.
+    """
 
     quantities: xr.DataArray
     divergences: int
@@ -39,25 +47,57 @@ class Fitted(NamedTuple):
 
 
 class Model(Protocol):
-    """What simulation-based calibration asks of a model."""
+    """The interface of a model for simulation-based calibration."""
 
     @property
     def key(self) -> list[int]:
-        """Numbers that distinguish the random numbers of this model from those of others."""
+        """Numbers that enter the seed, so that models have different random numbers."""
 
     def simulate(self, rng: np.random.Generator) -> tuple[Any, Any]:
-        """Parameters from the prior, and data simulated from them."""
+        """Draw parameters from the prior, and simulate data from them.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        parameters, data
+        """
 
     def true_values(self, parameters: Any, data: Any) -> xr.DataArray:
-        """Quantities (chain, draw, quantity) of the true parameters, one draw."""
+        """Compute the ranked quantities of the true parameters.
+
+        Parameters
+        ----------
+        parameters, data
+            As of `simulate`.
+
+        Returns
+        -------
+        DataArray (chain, draw, quantity)
+            Of a single draw.
+        """
 
     def fit(self, data: Any, settings: RankSettings, iter_sampling: int, seed: int) -> Fitted:
-        """A fit of the data."""
+        """Fit simulated data.
+
+        Parameters
+        ----------
+        data
+            As of `simulate`.
+        settings : RankSettings
+        iter_sampling, seed : int
+
+        Returns
+        -------
+        Fitted
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class StageModel:
-    """A stage, see `gptbayes.validate.experiment.Experiment`."""
+    """A stage as a model, see `gptbayes.validate.experiment.Experiment`."""
 
     experiment: Experiment
 
@@ -120,7 +160,7 @@ class StageModel:
 
 @dataclass(frozen=True, eq=False)
 class ProgramModel:
-    """Any compiled program with a prior, a simulation and quantities as Python functions."""
+    """A compiled program as a model, with prior, simulation and quantities as Python functions."""
 
     executable: str
     prior: Callable[[np.random.Generator], Mapping[str, Any]]

@@ -3,7 +3,7 @@
 Each replicate draws parameters from the prior, simulates data from them, fits the data, and ranks
 the true value of some quantities among their posterior draws. If all are correct, ranks are uniform
 (Talts et al. 2018), also those of quantities that depend on the data, such as the likelihood
-(Modrák et al. 2023). Single parameters that a symmetry moves are not to be ranked: a sampler need
+(Modrák et al. 2023). Parameters that a symmetry changes should not be ranked, since a sampler need
 not visit all points that a symmetry connects.
 """
 
@@ -171,7 +171,7 @@ def sbc(
 
     See Also
     --------
-    calibration_table : Tests of uniformity, and what to make of them.
+    calibration_table : Tests of uniformity.
     gptbayes.plots.plot_rank_ecdf : The ranks with simultaneous bands.
 
     Examples
@@ -190,8 +190,7 @@ def sbc(
     """
     replicates, seed = whole_number("replicates", replicates), checked_seed(seed)
     program = Path(program)
-    if not program.is_file():
-        raise ValueError(f"program must be a Stan file, there is none at {program}")
+    executable = str(compile_program(program, [program.parent]))
     settings = RankSettings(n_ranked, iter_warmup, iter_sampling, max_doublings)
     functions = {"prior": prior, "simulate": simulate, "quantities": quantities}
     description = {
@@ -201,7 +200,6 @@ def sbc(
         "program": hashlib.sha256(program.read_bytes()).hexdigest(),
         **{name: _source(function) for name, function in functions.items()},
     }
-    executable = str(compile_program(program, [program.parent]))
     return _calibrate(
         ProgramModel(executable, prior, simulate, quantities, adapt_delta),
         settings,
@@ -225,11 +223,10 @@ def calibration_table(ranks: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset (quantity)
-        The tests of `gptbayes.stats.uniformity.uniformity_test`, and ``adjusted_p``, the p-value of
-        the simultaneous band adjusted for the number of quantities by Holm's method: below 0.05,
-        ranks are not uniform. ``ess_min``, the smallest effective sample size of a replicate; if it
-        is below the number of draws among which values are ranked, ranks of dependent draws are
-        too often extreme.
+        The tests of `gptbayes.stats.uniformity.uniformity_test`; ``adjusted_p``, the p-value of
+        the simultaneous band, adjusted for the number of quantities by Holm's method; and
+        ``ess_min``, the smallest effective sample size of a replicate. If it is below
+        ``n_ranked``, extreme ranks are too frequent because the draws are dependent.
     """
     tested = uniformity_test(ranks["rank"], ranks.attrs["n_ranked"])
     return tested.assign(

@@ -1,12 +1,12 @@
-"""Exact marginals of any model along translations that leave its predictions alone.
+"""Exact marginals of any model along translations that do not change its predictions.
 
-Let a translation θ → θ + c d change no prediction, for every c, and let the prior of θ be normal
-with independent components, mean m and standard deviations s. Then
+Suppose that the translation θ → θ + c d changes no prediction, for every c, and that the components
+of θ have independent normal priors with means m and standard deviations s. Then
 
     t = Σ d_i (θ_i - m_i) / s_i² / √(Σ d_i² / s_i²)
 
-is standard normal a priori and independent of everything that the translation leaves alone, so that
-its posterior is standard normal too. The draws of any sampler can be tested against it.
+is standard normal a priori and independent of everything that the translation does not change.
+Therefore it is standard normal a posteriori, too, and the draws of any sampler can be tested.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import norm
 
+from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry.dimension import STEP
 from gptbayes.validate.exact_marginals import ExactMarginal, compare_moments
 
@@ -47,30 +48,31 @@ def check_translations(
     ----------
     posterior : Dataset (chain, draw, ...)
     predict : callable
-        Of one draw, a dict of arrays of the variables in ``prior``: everything through which the
-        likelihood depends on them, as an array, e.g. linear predictors.
+        Takes one draw, a dict of arrays of the variables in ``prior``, and returns an array of
+        everything through which the likelihood depends on them, for example linear predictors.
     prior : mapping of str to (mean, sd)
-        Independent normal priors of the variables; numbers, or arrays of the shape of the variable.
+        Independent normal priors of the variables: numbers, or arrays of the shape of the variable.
     directions : mapping of str to mapping of str to array, optional
-        Translations by name; variables that are not named do not move. By default all that there
-        are, see `find_translations`.
+        Translations by name. Variables that a translation does not name are not changed. By
+        default all translations, see `find_translations`.
 
     Returns
     -------
     Dataset (direction)
-        As of `gptbayes.validate.exact_marginals.check_exact_marginals`, one standard normal scalar
-        for each translation. `gptbayes.validate.exact_marginals.family_wise_p` gives one p-value.
+        As of `gptbayes.validate.exact_marginals.check_exact_marginals`, with one standard normal
+        scalar for each translation. `gptbayes.validate.exact_marginals.family_wise_p` combines the
+        p-values.
 
     Raises
     ------
     ValueError
-        If there is no translation, one changes a prediction (by how much is said), a variable or a
-        shape does not fit, a standard deviation is not positive, or there are more than 3000
-        parameters to search.
+        If there is no translation, one changes a prediction (the message has the change), a
+        variable or a shape does not fit, a standard deviation is not positive, or there are more
+        than 3000 parameters to search.
 
     Examples
     --------
-    Two intercepts of which the data see the sum only:
+    Two intercepts, where the likelihood depends on their sum only:
 
     >>> rng = np.random.default_rng(1)
     >>> a, b = rng.normal(size=(2, 4, 500))
@@ -90,7 +92,7 @@ def check_translations(
     if directions is None:
         found = find_translations(predict, points, sds)
         if not found:
-            raise ValueError("there is no translation that leaves all predictions alone")
+            raise ValueError("there is no translation that leaves all predictions unchanged")
         directions = {f"translation {k + 1}": each for k, each in enumerate(found)}
     rows = []
     for name, direction in directions.items():
@@ -108,15 +110,15 @@ def find_translations(
 ) -> list[dict[str, np.ndarray]]:
     """Find all translations along which no prediction changes.
 
-    The null space that the Jacobians of the predictions at several points share, by complex steps
-    where the function is analytic, by central differences otherwise.
+    These are the common null space of the Jacobians of the predictions at several points.
+    Derivatives are by complex steps if the function is analytic, else by central differences.
 
     Parameters
     ----------
     predict : callable
-        Of a dict of arrays.
+        As for `check_translations`.
     points : sequence of dict of str to ndarray
-        Draws, in general position.
+        Draws at which the Jacobians are computed.
     sds : mapping of str to ndarray
         Prior standard deviations: directions are orthogonal in these units, so that the scalars of
         different directions are independent.
@@ -169,7 +171,7 @@ def _check_invariant(name, direction, predict, points, sds):
             if not change.max() <= TOLERANCE:
                 at = int(np.nanargmax(change))
                 raise ValueError(
-                    f"{name} is no symmetry: a shift of {size:+g} prior standard deviations "
+                    f"{name} is not a symmetry: a shift of {size:+g} prior standard deviations "
                     f"changes a prediction from {before.ravel()[at]:.6g} to {after.ravel()[at]:.6g}"
                 )
 
@@ -181,7 +183,7 @@ def _prior_arrays(posterior, prior):
     for name, (mean, sd) in prior.items():
         if name not in posterior:
             known = ", ".join(map(str, posterior.data_vars))
-            raise ValueError(f"prior is of {name}, the variables are {known}")
+            raise ValueError(f"prior names {name}, the variables are {known}")
         shape = posterior[name].transpose("chain", "draw", ...).shape[2:]
         try:
             means[name] = np.broadcast_to(np.asarray(mean, float), shape)
@@ -199,7 +201,7 @@ def _prior_arrays(posterior, prior):
 def _full_direction(name, direction, sds):
     unknown = [each for each in direction if each not in sds]
     if unknown:
-        raise ValueError(f"{name} moves {', '.join(unknown)}, the prior is of {', '.join(sds)}")
+        raise ValueError(f"{name} changes {', '.join(unknown)}, the prior names {', '.join(sds)}")
     full = {}
     for each, sd in sds.items():
         try:
@@ -209,14 +211,14 @@ def _full_direction(name, direction, sds):
             raise ValueError(f"{name} of {each} must have shape {sd.shape}, got {got}") from None
         full[each] = value
     if not any(value.any() for value in full.values()):
-        raise ValueError(f"{name} must move something, got zeros")
+        raise ValueError(f"{name} must not be zero")
     return full
 
 
 def _points(arrays):
     """Some draws, evenly spaced over the chains."""
     n_chain, n_draw = next(iter(arrays.values())).shape[:2]
-    at = np.unique(np.linspace(0, n_chain * n_draw - 1, N_POINTS).astype(int))
+    at = evenly_spaced(n_chain * n_draw, N_POINTS)
     return [
         {name: each.reshape(-1, *each.shape[2:])[i] for name, each in arrays.items()} for i in at
     ]

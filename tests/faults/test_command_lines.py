@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import given, seed
 from hypothesis import strategies as st
 from problems import TEXT
 
 from gptbayes.cli import COMMANDS, main
 
-SEED = int(os.environ.get("FAULTS_SEED", "16"))
-MANY = int(os.environ.get("FAULTS_MANY", "1"))
+from .amount import SEED, examples
+
 INTEGERS = [-(2**31), -1, 0, 1, 2, 3, 5, 8, 1000, 2**31 - 1, 2**31, 2**63, 10**30]
 REALS = ["-1", "0", "0.5", "1", "2", "1e308", "1e999", "nan", "-inf", "1e-320"]
 WORDS = ["", "x", "=", "attention=1", "attention=nan", "../..", "\x1b[31m", "\u202e", "é", "0x10"]
 
-some = settings(
-    max_examples=40 * MANY,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+some = examples(40)
 
 pytestmark = pytest.mark.slow
 

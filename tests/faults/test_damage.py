@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import zipfile
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import given, seed
 from hypothesis import strategies as st
 from problems import small_problem
 
@@ -23,16 +22,9 @@ from gptbayes.fit.units import make_unit, run_units
 from gptbayes.groups import group, group_names
 from gptbayes.inference import open_run
 
-SEED = int(os.environ.get("FAULTS_SEED", "16"))
-MANY = int(os.environ.get("FAULTS_MANY", "1"))
-"""`make faults` runs everything so many times as often."""
+from .amount import MANY, SEED, examples
 
-some = settings(
-    max_examples=25 * MANY,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+some = examples(25)
 
 
 @pytest.fixture(scope="module")

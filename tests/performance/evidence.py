@@ -32,9 +32,10 @@ from gptbayes import fit
 from gptbayes.corpus import read_text, zen_of_python
 from gptbayes.fit import tempering
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.problem import make_problem, stan_data
+from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import stage
+from gptbayes.model.stan_data import stan_data
 
 ESS = 0.5
 

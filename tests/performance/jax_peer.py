@@ -12,7 +12,7 @@ import numpy as np
 from densities import Density
 from measure import Peer, processor_seconds
 
-from gptbayes.model.problem import stan_data
+from gptbayes.model.stan_data import stan_data
 
 STEP = 1e-12  # not 0, so that no gradient can be computed once for all
 HUGE = 2.0**30  # a step that leaves of the sum the gradient alone

@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from gptbayes.corpus import Vocabulary, Windows
-from gptbayes.model.problem import Design, Priors, Problem, draw_masks
+from gptbayes.model.design import Design, draw_masks
+from gptbayes.model.priors import Priors
+from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import stage
 
 
 class Size(NamedTuple):
-    """Sizes under their letters, see `gptbayes.model.problem.Design`."""
+    """Sizes under their letters, see `gptbayes.model.design.Design`."""
 
     V: int = 28
     C: int = 8

@@ -281,7 +281,7 @@ def _nutpie(problem, length):
 def _log_density(problem):
     import jax_gpt
 
-    from gptbayes.model.problem import stan_data
+    from gptbayes.model.stan_data import stan_data
 
     number, data = int(problem.stage.number[:2]), stan_data(problem)
     return lambda p: jax_gpt.log_density(number, p, data)

@@ -18,8 +18,8 @@ from densities import Density, compiled, stan_density
 from measure import Peer, processor_seconds
 
 from gptbayes.model.log_density import log_posterior_gradient, ravel, unravel
-from gptbayes.model.problem import stan_data
 from gptbayes.model.stages import stan_folder
+from gptbayes.model.stan_data import stan_data
 
 NAMES = {
     "kernels": "ours, C++ kernels",

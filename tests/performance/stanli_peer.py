@@ -11,8 +11,8 @@ import stanli
 from densities import Density
 from measure import Peer, processor_seconds
 
-from gptbayes.model.problem import stan_data
 from gptbayes.model.stages import stan_folder
+from gptbayes.model.stan_data import stan_data
 
 stanli.stan_to_mir("parameters { real x; } model { x ~ std_normal(); }")
 

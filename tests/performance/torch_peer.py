@@ -9,7 +9,7 @@ from densities import Density
 from jax_gpt import MASKS, SCALE_OF
 from measure import Peer, processor_seconds
 
-from gptbayes.model.problem import stan_data
+from gptbayes.model.stan_data import stan_data
 
 torch.set_num_threads(1)
 

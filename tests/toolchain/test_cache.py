@@ -122,7 +122,7 @@ def test_a_program_that_is_none(engine, tmp_path):
     bad.write_text("parameters { real x }")
     with pytest.raises(ToolchainError, match=r"bad\.stan is no valid Stan program"):
         toolchain.compile_program(bad)
-    with pytest.raises(ToolchainError, match="no Stan program"):
+    with pytest.raises(ValueError, match="program must be a Stan file"):
         toolchain.compile_program(tmp_path / "missing.stan")
 
 

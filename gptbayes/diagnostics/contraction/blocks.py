@@ -40,7 +40,16 @@ def parameter_blocks(problem: Problem) -> tuple[list[np.ndarray], dict]:
 
 
 def has_normal_prior(problem: Problem) -> bool:
-    """Whether every parameter of the stage has a normal prior."""
+    """Whether every parameter of the stage has a normal prior.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    bool
+    """
     return all(p.prior == "normal" for p in problem.stage.parameters)
 
 

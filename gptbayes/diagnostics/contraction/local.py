@@ -12,6 +12,8 @@ from gptbayes.diagnostics.contraction.blocks import has_normal_prior, parameter_
 from gptbayes.model.forward import Parameters, forward
 from gptbayes.model.log_density import ravel, unravel
 from gptbayes.model.problem import Problem
+from gptbayes.stats.standard_error import standard_error
+from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry import logit_jacobian, numerical_rank
 
 N_LOCAL = 6
@@ -62,7 +64,7 @@ def local_contraction(
     stage, design = problem.stage, problem.design
     flat = ravel(stage, parameters)
     flat = flat.reshape(-1, flat.shape[-1])
-    chosen = np.unique(np.linspace(0, len(flat) - 1, n_draws).round().astype(int))
+    chosen = evenly_spaced(len(flat), n_draws)
     found = [_at_draw(problem, unravel(stage, design, flat[i])) for i in chosen]
     learned, gauge, spectrum = (np.stack(each) for each in zip(*found, strict=True))
     where, coords = parameter_blocks(problem)
@@ -76,7 +78,7 @@ def local_contraction(
         "gauge": ("block", in_gauge),
         "identified": ("block", identified),
         "learned": ("block", sums.mean(axis=1)),
-        "learned_mcse": ("block", _standard_error(sums)),
+        "learned_mcse": ("block", standard_error(sums)),
         "contraction": (
             "block",
             np.where(some, sums.mean(axis=1) / np.where(some, identified, 1), np.nan),
@@ -146,8 +148,3 @@ def _by_head_and_unit(stage, learned):
             units = units + learned["feed_forward_proj_multiplier"].sum(axis=-2)
         found["unit_learned"] = (("layer", "hidden"), units)
     return {n: (dims, -np.sort(-each, axis=-1).mean(axis=0)) for n, (dims, each) in found.items()}
-
-
-def _standard_error(values):
-    n = values.shape[-1]
-    return values.std(axis=-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[:-1], np.nan)

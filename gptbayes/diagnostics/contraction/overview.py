@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import arviz as az
-import numpy as np
 
 from gptbayes.diagnostics.contraction.blocks import has_normal_prior
 from gptbayes.diagnostics.contraction.gauge import gauge_contraction
@@ -13,6 +12,7 @@ from gptbayes.diagnostics.contraction.sentences import Contraction, contraction_
 from gptbayes.diagnostics.contraction.spread import prediction_contraction, weight_contraction
 from gptbayes.groups import group
 from gptbayes.inference import parameters_of, problem_of
+from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry.dimension import MAX_PARAMETERS
 
 MAX_DRAWS = 250
@@ -64,5 +64,5 @@ def posterior_contraction(
 
 def _thin(parameters, max_draws):
     n_draw = next(iter(parameters.values())).shape[1]
-    index = np.unique(np.linspace(0, n_draw - 1, min(n_draw, max_draws)).round().astype(int))
+    index = evenly_spaced(n_draw, max_draws)
     return {name: value[:, index] for name, value in parameters.items()}

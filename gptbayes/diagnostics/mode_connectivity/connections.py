@@ -19,6 +19,7 @@ from gptbayes.model.forward import Parameters
 from gptbayes.model.log_density import log_posterior, log_posterior_gradient, ravel, unravel
 from gptbayes.model.problem import Problem
 from gptbayes.stats.mcmc import ess
+from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry import align
 from gptbayes.toolchain import ToolchainError
 
@@ -143,7 +144,7 @@ def _gradient(problem):
 
 def _thin(parameters, stage, max_draws):
     n_draw = parameters[stage.parameters[0].name].shape[1]
-    index = np.unique(np.linspace(0, n_draw - 1, min(n_draw, max_draws)).round().astype(int))
+    index = evenly_spaced(n_draw, max_draws)
     return _Thinned({p.name: parameters[p.name][:, index] for p in stage.parameters}, index)
 
 

@@ -15,7 +15,7 @@ from gptbayes.diagnostics.modes.divergence import half_means, jensen_shannon
 from gptbayes.diagnostics.modes.spaces import context_log_prob, function_space
 from gptbayes.groups import group, make_groups, select
 from gptbayes.predict import compare_held_out, generate
-from gptbayes.stats.summary import summarise
+from gptbayes.stats.summary import OVER, summarise
 
 NO_MASS = (
     "Separate chains do not estimate the posterior mass of a mode: the number of chains in it "
@@ -105,40 +105,29 @@ def find_modes(
         label = label.drop_vars("other", errors="ignore").rename("label")
     _check_label(label, log_prob)
     prompt = str(log_prob["context"].values[0]) if prompt is None else prompt
-    numbers = range(int(label.max()) + 1)
-    of_mode = [_of_mode(idata, label, k) for k in numbers]
+    of_mode = [_of_mode(idata, label, k) for k in range(int(label.max()) + 1)]
     rng = np.random.default_rng(seed)
     texts = [generate(_thin(each), prompt, length, rng).attrs["text"] for each in of_mode]
     held_out = compare_held_out({str(k): each for k, each in enumerate(of_mode)}).table
     lp = [_lp_summary(each.sample_stats["lp"]) for each in of_mode]
-    chain = label["chain_index"]
+    counts = segments.counts_by_group(label)
     table = xr.merge([xr.concat(lp, "mode"), held_out.rename(fit="mode").drop_vars("mode")])
-    table = table.assign(
-        whole_chains=("mode", [whole_chains(label.values, chain.values, k) for k in numbers]),
-        share_of_draws=("mode", [float((label == k).sum() / (label >= 0).sum()) for k in numbers]),
-        text=("mode", np.array(texts, dtype=object)),
-    )
-    switches = count_switches(label.values, chain.values)
+    table = table.assign({**counts.data_vars, "text": ("mode", np.array(texts, dtype=object))})
+    switches = counts.attrs["switches"]
     attrs = {"switches": switches, "mass": mass_sentence(switches), "prompt": prompt}
     return Modes(
         label,
         table.drop_vars(("per_character", "per_character_se")).assign_attrs(attrs),
-        *_prediction_differences(
-            segments.cut_segments(log_prob, _per_chain(label)), label, n_differences
-        ),
+        *_prediction_differences(segments.cut_like(log_prob, label), label, n_differences),
     )
 
 
 def _of_mode(idata, label, k):
     """The draws of a mode as InferenceData whose chains are its segments."""
-    members = np.flatnonzero(label.values == k)
 
     def cut(values):
-        pieces = segments.cut_segments(values, _per_chain(label)).isel(segment=members)
-        pieces = pieces.drop_vars(("chain_index", "start", "stop")).rename(segment="chain")
-        return pieces.assign_coords(
-            chain=np.arange(members.size), draw=np.arange(pieces.sizes["draw"])
-        )
+        pieces = segments.as_chains(segments.cut_like(values, label), label, k)
+        return pieces.assign_coords({dim: np.arange(pieces.sizes[dim]) for dim in OVER})
 
     groups = {
         "posterior": group(idata, "posterior").map(cut),
@@ -153,29 +142,23 @@ def _thin(idata):
     return select(idata, draw=slice(None, None, step))
 
 
-def _per_chain(label):
-    return int((label["chain_index"] == 0).sum())
-
-
 def _lp_summary(lp):
     found = summarise(lp)
     return xr.Dataset({"lp": found["mean"], "lp_mcse": found["mcse_mean"], "lp_sd": found["sd"]})
 
 
-def whole_chains(label: np.ndarray, chain: np.ndarray, k: int) -> int:
-    """The number of chains all of whose segments are in a mode."""
-    return sum(bool((label[chain == c] == k).all()) for c in np.unique(chain))
-
-
-def count_switches(label: np.ndarray, chain: np.ndarray) -> int:
-    """How often chains move between modes, from one segment to the next."""
-    known = label >= 0
-    label, chain = label[known], chain[known]
-    return int(((np.diff(label) != 0) & (np.diff(chain) == 0)).sum())
-
-
 def mass_sentence(switches: int) -> str:
-    """What the number of moves between modes says about their masses."""
+    """State what the number of moves between modes says about their masses.
+
+    Parameters
+    ----------
+    switches : int
+        As of `gptbayes.diagnostics.segments.counts_by_group`.
+
+    Returns
+    -------
+    str
+    """
     times = "once" if switches == 1 else f"{switches} times"
     if switches >= MIN_SWITCHES:
         return (
@@ -191,14 +174,12 @@ def _prediction_differences(pieces, label, n_rows):
     """Divergences between modes, and the largest differences of probability."""
     p = np.exp(pieces)
     numbers = range(int(label.max()) + 1)
-    of_mode = [p.isel(segment=np.flatnonzero(label.values == k)) for k in numbers]
+    of_mode = [segments.as_chains(p, label, k) for k in numbers]
     halves = np.stack([half_means(each.values).mean(axis=0) for each in of_mode])
     divergence = xr.DataArray(jensen_shannon(halves), dims=("mode", "other"))
     if len(of_mode) < 2:
         return divergence, xr.Dataset()
-    moments = [
-        summarise(each.rename(segment="chain").transpose("chain", "draw", ...)) for each in of_mode
-    ]
+    moments = [summarise(each) for each in of_mode]
     pairs = [
         _largest_differences(moments[a], moments[b], n_rows).assign(
             mode=("row", [a] * n), other=("row", [b] * n)

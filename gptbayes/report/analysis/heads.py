@@ -9,7 +9,7 @@ import xarray as xr
 
 from gptbayes import attention
 from gptbayes.findings import Finding, convergence_finding
-from gptbayes.report.analysis.methods import evenly_spaced
+from gptbayes.stats.thinning import evenly_spaced
 
 if TYPE_CHECKING:
     from gptbayes.report.analysis.analysis import Analysis

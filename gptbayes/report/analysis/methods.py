@@ -1,8 +1,6 @@
-"""Names of methods, and helpers that the quantities share."""
+"""Names of methods, and the methods whose draws are chains."""
 
 from __future__ import annotations
-
-import numpy as np
 
 METHOD_NAMES = {
     "nuts": "NUTS",
@@ -13,8 +11,3 @@ METHOD_NAMES = {
 }
 CHAINS = ("nuts", "smc")
 """Methods whose draws are chains; those of sequential Monte Carlo are its replicates."""
-
-
-def evenly_spaced(n: int, count: int) -> np.ndarray:
-    """Indices of at most ``count`` items evenly spaced among ``n``."""
-    return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(int))

@@ -8,8 +8,9 @@ import xarray as xr
 
 from gptbayes import predict
 from gptbayes.predict.text_statistics import GAP, join_windows
-from gptbayes.report.analysis.methods import CHAINS, evenly_spaced
+from gptbayes.report.analysis.methods import CHAINS
 from gptbayes.stats import mcmc
+from gptbayes.stats.thinning import evenly_spaced
 
 if TYPE_CHECKING:
     from gptbayes.report.analysis.analysis import Analysis

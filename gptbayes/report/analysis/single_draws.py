@@ -16,8 +16,8 @@ from gptbayes.inference import parameters_of
 from gptbayes.model.forward import forward
 from gptbayes.model.simulate import generate_text
 from gptbayes.predict.next_token import next_probabilities
-from gptbayes.report.analysis.methods import evenly_spaced
 from gptbayes.stats import mcmc
+from gptbayes.stats.thinning import evenly_spaced
 
 if TYPE_CHECKING:
     from gptbayes.report.analysis.analysis import Analysis

@@ -92,6 +92,23 @@ def hidden_reader(stage: Stage) -> str:
     return "lm_head_multiplier"
 
 
+def has_free_hidden_units(stage: Stage) -> bool:
+    """Whether hidden units can be scaled and permuted: stages 06 and 08 to 12.
+
+    In stage 07 hidden units are coordinates of the residual stream.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    bool
+    """
+    has = stage.features.__contains__
+    return has("wide_feed_forward") or (has("feed_forward") and not has("residual"))
+
+
 def layer_norms(stage: Stage) -> tuple[str, ...]:
     """The layer norms of a stage.
 

@@ -1,36 +1,11 @@
-"""Multiply, join and split axes of parameters with leading batch dims."""
+"""Join and split axes of parameters with leading batch dims, and find their sizes."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
 from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
-
-
-def multiply_axis(values: np.ndarray, matrix: np.ndarray, axis: int, n_dims: int) -> np.ndarray:
-    """Multiply one axis of a parameter by a matrix, ``sum_i values[i] matrix[i, j]``.
-
-    Parameters
-    ----------
-    values : ndarray, (..., n_dims dims)
-    matrix : ndarray, (..., k, k)
-    axis : int
-        Negative.
-    n_dims : int
-        Number of trailing dims of ``values`` that are not batch dims.
-
-    Returns
-    -------
-    ndarray
-    """
-    moved = np.moveaxis(values, axis, -1)
-    batch, dims = moved.shape[: moved.ndim - n_dims], moved.shape[moved.ndim - n_dims :]
-    product = moved.reshape(*batch, math.prod(dims[:-1]), dims[-1]) @ matrix
-    product = product.reshape(*product.shape[:-2], *dims)
-    return np.moveaxis(product, -1, axis)
 
 
 def concatenate_heads(per_head: np.ndarray) -> np.ndarray:
@@ -71,7 +46,8 @@ def gain_on_axis(gain: np.ndarray, axis: int, n_dims: int, stage: Stage, norm: s
     ----------
     gain : ndarray, (..., layer, embed) or, for the final layer norm, (..., embed)
     axis, n_dims : int
-        As for `multiply_axis`, of the parameter that reads the layer norm.
+        As for `gptbayes.symmetry.matrices.multiply_axis`, of the parameter that reads the layer
+        norm.
     stage : Stage
     norm : {"ln1", "ln2", "ln_f"}
 

@@ -8,7 +8,6 @@ are in `gptbayes.symmetry.group`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +18,7 @@ from gptbayes.symmetry.compact_group import Group, Orthogonal, Part, Permutation
 from gptbayes.symmetry.elements import Element, random_element, transform
 from gptbayes.symmetry.group.architecture import (
     QUERY_KEY,
+    has_free_hidden_units,
     heads_write_stream,
     hidden_reader,
     layer_norms,
@@ -34,7 +34,7 @@ from gptbayes.symmetry.group.masks import (
     stream_blocks,
 )
 from gptbayes.symmetry.layout import Layout, lay_out
-from gptbayes.symmetry.matrices import ORTHOGONAL
+from gptbayes.symmetry.matrices import ORTHOGONAL, one_for_each
 
 
 def stage_group(stage: Stage) -> Group | None:
@@ -166,12 +166,7 @@ def _generator(name, part, numbers):
 
     def directions(stage, sizes):
         placed = stage_layout(stage, sizes).parts[numbers[0]]
-        basis = ORTHOGONAL.algebra(placed.n)  # (dimension, n, n)
-        copies = math.prod(placed.each)
-        one_hot = np.eye(copies).reshape(copies, 1, *placed.each, 1, 1)
-        ones = (1,) * len(placed.each)
-        found = one_hot * basis.reshape(1, len(basis), *ones, placed.n, placed.n)
-        return np.eye(placed.n), found.reshape(-1, *placed.each, placed.n, placed.n)
+        return np.eye(placed.n), one_for_each(ORTHOGONAL.algebra(placed.n), placed.each)
 
     return Generator(name, True, True, random, act, tangents_of(act_by_matrix, directions))
 
@@ -276,8 +271,7 @@ def _heads(stage):
 
 
 def _hidden_units(stage):
-    has = stage.features.__contains__
-    if not has("wide_feed_forward") and (has("residual") or not has("feed_forward")):
+    if not has_free_hidden_units(stage):
         return []
     reader = hidden_reader(stage)
     axes = {

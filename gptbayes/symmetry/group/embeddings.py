@@ -14,6 +14,21 @@ from gptbayes.model.stages import Stage
 from gptbayes.symmetry.group.families import Generator, translations, without_stage
 
 
+def embedding_rows(parameters: Parameters) -> np.ndarray:
+    """The embeddings of all tokens and, from stage 03 on, of all positions.
+
+    Parameters
+    ----------
+    parameters : mapping of str to ndarray
+
+    Returns
+    -------
+    ndarray, (..., row, embed)
+    """
+    names = ("token_embedding", "position_embedding")
+    return np.concatenate([parameters[name] for name in names if name in parameters], axis=-2)
+
+
 def shift_logits(parameters: Parameters, shift: np.ndarray) -> dict[str, np.ndarray]:
     """Add a constant to all logits of a context.
 

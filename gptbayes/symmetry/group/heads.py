@@ -13,12 +13,8 @@ from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
 from gptbayes.symmetry.group.architecture import heads_write_stream
 from gptbayes.symmetry.group.axes import concatenate_heads, split_heads
-from gptbayes.symmetry.group.families import (
-    Generator,
-    tangents_of,
-    without_stage,
-)
-from gptbayes.symmetry.matrices import GENERAL_LINEAR
+from gptbayes.symmetry.group.families import Generator, tangents_of, without_stage
+from gptbayes.symmetry.matrices import GENERAL_LINEAR, one_for_each
 
 
 def transform_query_key(parameters: Parameters, matrix: np.ndarray) -> dict[str, np.ndarray]:
@@ -138,9 +134,6 @@ def _matrix_generator(name, action):
 
     def directions(stage, n):
         basis = GENERAL_LINEAR.algebra(n["head_dim"])
-        n_heads = n["layer"] * n["head"]
-        one_hot = np.eye(n_heads).reshape(n_heads, 1, n["layer"], n["head"], 1, 1)
-        found = one_hot * basis[:, None, None]
-        return np.eye(n["head_dim"]), found.reshape(-1, *found.shape[2:])
+        return np.eye(n["head_dim"]), one_for_each(basis, (n["layer"], n["head"]))
 
     return Generator(name, True, False, random, act, tangents_of(act, directions))

@@ -6,7 +6,7 @@ import numpy as np
 
 from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
-from gptbayes.symmetry.group.architecture import hidden_reader
+from gptbayes.symmetry.group.architecture import has_free_hidden_units, hidden_reader
 from gptbayes.symmetry.group.families import Generator, scalings
 
 
@@ -38,9 +38,6 @@ def scale_hidden(stage: Stage, parameters: Parameters, scale: np.ndarray) -> dic
 def hidden_unit_generators(stage: Stage) -> list[Generator]:
     """The generators of this module that a stage has.
 
-    In stage 07 hidden units are coordinates of the residual stream and have no symmetry of their
-    own.
-
     Parameters
     ----------
     stage : Stage
@@ -49,7 +46,6 @@ def hidden_unit_generators(stage: Stage) -> list[Generator]:
     -------
     list of Generator
     """
-    has = stage.features.__contains__
-    if not has("wide_feed_forward") and (has("residual") or not has("feed_forward")):
+    if not has_free_hidden_units(stage):
         return []
     return [scalings("scale_hidden", scale_hidden, lambda n: (n["layer"], n["hidden"]))]

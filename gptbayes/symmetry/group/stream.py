@@ -17,22 +17,14 @@ from gptbayes.symmetry.group.architecture import (
     stream_readers,
     stream_writers,
 )
-from gptbayes.symmetry.group.axes import (
-    concatenate_heads,
-    gain_on_axis,
-    multiply_axis,
-    split_heads,
-)
-from gptbayes.symmetry.group.families import (
-    Generator,
-    scalings,
-    tangents_of,
-)
+from gptbayes.symmetry.group.axes import concatenate_heads, gain_on_axis, split_heads
+from gptbayes.symmetry.group.families import Generator, scalings, tangents_of
 from gptbayes.symmetry.group.masks import stream_classes
 from gptbayes.symmetry.matrices import (
     GENERAL_LINEAR,
     ORTHOGONAL_FIXING_ONES,
     MatrixGroup,
+    multiply_axis,
 )
 
 

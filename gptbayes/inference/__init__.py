@@ -1,0 +1,28 @@
+"""Run directories as ArviZ InferenceData with named dims and coords.
+
+All later modules work with InferenceData of any method. Only ``idata.attrs`` records which method
+was run.
+
+- `open_run`: a run directory as InferenceData, which is saved in it
+- `problem_of`, `parameters_of`, `superchains_of`, `ensemble_of`: what a fit contains
+- `tempering_path`: the levels of sequential Monte Carlo
+
+Imports `gptbayes.files`, `gptbayes.groups`, `gptbayes.model` and `gptbayes.fit`.
+"""
+
+from gptbayes.inference.contents import ensemble_of, parameters_of, problem_of, superchains_of
+from gptbayes.inference.conversion import convert
+from gptbayes.inference.run import open_run
+from gptbayes.inference.saved import netcdf_error
+from gptbayes.inference.smc_path import tempering_path
+
+__all__ = [
+    "convert",
+    "ensemble_of",
+    "netcdf_error",
+    "open_run",
+    "parameters_of",
+    "problem_of",
+    "superchains_of",
+    "tempering_path",
+]

@@ -1,0 +1,138 @@
+"""How far a fit can be relied on, in the sentences of an abstract."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gptbayes.diagnostics.sampler import pareto_k
+from gptbayes.diagnostics.verdict import (
+    ALIGNED,
+    DIFFERENT_PREDICTIONS,
+    EQUAL_PREDICTIONS,
+    MIXED,
+    PREDICTIONS,
+    STUCK,
+    TOO_SHORT,
+    UP_TO_SYMMETRY,
+)
+from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT, pareto_k_limit
+from gptbayes.report.analysis import CHAINS, Analysis
+from gptbayes.report.format import p_value
+from gptbayes.validate.exact_marginals import ALPHA
+
+_VERDICTS = {
+    MIXED: "The chains agree, both in predictions and in weights.",
+    UP_TO_SYMMETRY: "The chains agree up to symmetries of the weights.",
+    EQUAL_PREDICTIONS: "The chains are trapped in modes with equal predictions.",
+    DIFFERENT_PREDICTIONS: "The chains are trapped in modes with different predictions.",
+    TOO_SHORT: "The chains are too short to tell whether they have mixed.",
+    STUCK: "A chain never moves.",
+}
+
+
+def reliability(analysis: Analysis) -> str:
+    """Say whether chains agree, approximations can be corrected, and exact marginals are met.
+
+    Parameters
+    ----------
+    analysis : Analysis
+
+    Returns
+    -------
+    str
+    """
+    found = []
+    if analysis.method in CHAINS:
+        found += [_verdict(analysis), _convergence(analysis), _divergences(analysis)]
+    elif analysis.method == "pathfinder":
+        found.append(_pareto(analysis))
+    elif analysis.method == "optimize":
+        found.append("A mode is a single set of weights: its predictions have no uncertainty.")
+    else:
+        found.append("The draws are independent.")
+    return " ".join(each for each in [*found, _exact(analysis)] if each)
+
+
+def _verdict(analysis):
+    try:
+        return _VERDICTS[analysis.verdict.name]
+    except ValueError:
+        return "The chains cannot be compared."
+
+
+def _convergence(analysis):
+    if analysis.n_chain < 2:
+        return ""
+    table = analysis.convergence
+    predictions = PREDICTIONS[0]
+    if predictions not in table["quantity"].values:
+        return ""
+    one = table.sel(quantity=predictions)
+    r_hat, ess = float(one["r_hat_max"]), float(np.fmin(one["ess_bulk_min"], one["ess_tail_min"]))
+    if not np.isfinite(r_hat):
+        return f"The effective sample size of {predictions} is at least {ess:.0f}."
+    limits = "" if r_hat <= R_HAT_LIMIT and ess >= ESS_LIMIT else _limits(r_hat, ess)
+    return (
+        f"R-hat of {predictions} is at most {r_hat:.3f}, and their effective sample size at least "
+        f"{ess:.0f}{limits}.{_slowest(table)}"
+    )
+
+
+def _slowest(table):
+    """The weights up to symmetry whose chains have the fewest effective draws, if too few."""
+    sizes = np.fmin(table["ess_bulk_min"], table["ess_tail_min"])
+    found = [name for name in ALIGNED if name in table["quantity"].values]
+    if not found:
+        return ""
+    name = min(found, key=lambda each: float(sizes.sel(quantity=each)))
+    r_hat, ess = float(table["r_hat_max"].sel(quantity=name)), float(sizes.sel(quantity=name))
+    if r_hat <= R_HAT_LIMIT and ess >= ESS_LIMIT:
+        return ""
+    what = name if name.startswith("aligned") else f"{name} of the weights"
+    return f" For {what} they are {r_hat:.3f} and {ess:.0f}, so intervals of weights are rough."
+
+
+def _limits(r_hat, ess):
+    wanted = [
+        *([f"an R-hat of at most {R_HAT_LIMIT}"] if r_hat > R_HAT_LIMIT else []),
+        *([f"an effective sample size of at least {ESS_LIMIT}"] if ess < ESS_LIMIT else []),
+    ]
+    return f"; reliable summaries need {' and '.join(wanted)}"
+
+
+def _divergences(analysis):
+    n = int(analysis.sampler_health["divergences"].sum())
+    total = analysis.n_chain * analysis.n_draw
+    if not n:
+        return "No transition diverged."
+    return f"{n} of {total:,} transitions diverged, so parts of the posterior may be unexplored."
+
+
+def _pareto(analysis):
+    k, effective = pareto_k(analysis.idata)
+    if not np.isfinite(k):
+        return "The importance ratios are not finite, so the approximation cannot be judged."
+    able = "can" if k <= pareto_k_limit(analysis.n_draw) else "cannot"
+    return (
+        f"Pathfinder is an approximation. Pareto k of its importance ratios is {k:.1f}, so "
+        f"importance weights {able} correct it ({effective:.0f} effective draws)."
+    )
+
+
+def _exact(analysis):
+    checks = analysis.exact_marginals
+    if checks is None:
+        return ""
+    p = checks["p_value"].dropna("direction")
+    n, n_failed = p.size, int((p < ALPHA).sum())
+    if not n:
+        return "The draws are too few to be tested against exact marginals."
+    if not n_failed:
+        return (
+            f"The draws pass all {n} tests against exact marginals (smallest p "
+            f"{p_value(float(p.min()))})."
+        )
+    return (
+        f"The draws fail {n_failed} of {n} tests against exact marginals (smallest p "
+        f"{p_value(float(p.min()))})."
+    )
