@@ -103,7 +103,7 @@ def samples(process):
     return any("/models/" in each.exe() for each in children(process))
 
 
-def wait_for(something, seconds=120):
+def wait_for(something, seconds=300):
     deadline = time.monotonic() + seconds
     while not something():
         assert time.monotonic() < deadline
@@ -145,6 +145,7 @@ def test_workers_give_the_draws_of_this_machine(tmp_path, cluster, monkeypatch):
     assert any(0 < each.done < each.total for each in chains)
 
 
+@pytest.mark.slow
 def test_everything_that_takes_an_executor_takes_this_one(tmp_path, runs):
     """Sequential Monte Carlo, refits and calibration, of stages and of other programs."""
     program = tmp_path / "normal-mean.stan"
@@ -163,8 +164,8 @@ def test_everything_that_takes_an_executor_takes_this_one(tmp_path, runs):
             Experiment(small_problem("01")), folder / "ranks", replicates=2, **pool
         )["rank"].values,
         "sbc": lambda folder, **pool: sbc(
-            program, lambda rng: {"mu": rng.normal(0, 2)}, simulate, lambda p, data: p,
-            folder / "sbc", replicates=2, **pool,
+            program, lambda rng: {"mu": rng.normal(0, 2)}, simulate, only_mu, folder / "sbc",
+            replicates=2, **pool,
         )["rank"].values,
     }  # fmt: skip
     with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as local:
@@ -178,6 +179,7 @@ def test_everything_that_takes_an_executor_takes_this_one(tmp_path, runs):
                     np.testing.assert_array_equal(there, here)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_in_the_middle_of_a_chain(tmp_path, cluster):
     """Its unit runs on the other one, with the same draws."""
     cluster.add_worker()
@@ -200,6 +202,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_chain(tmp_path, cluster):
     same_draws(there, fit.nuts(problem, tmp_path / "b", **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_scheduler_that_is_stopped(tmp_path, cluster, number):
     """One line, finished chains kept; the same command goes on, here on this machine."""
@@ -208,7 +211,7 @@ def test_a_scheduler_that_is_stopped(tmp_path, cluster, number):
     process = command(out, "--scheduler", cluster.file)
     wait_for((out / "csv" / "chain-1.csv").exists)
     cluster.scheduler.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 1, told
     assert told.strip().splitlines()[-1] == (
         "gptbayes: the connection to the Dask scheduler was lost; finished units are saved, the "
@@ -218,6 +221,7 @@ def test_a_scheduler_that_is_stopped(tmp_path, cluster, number):
     goes_on(out, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_caller_that_is_killed(tmp_path, cluster):
     """The worker ends the chain that nobody waits for; the same command goes on."""
     cluster.add_worker()
@@ -344,3 +348,7 @@ def draw_prior(n, rng):
 
 def simulate(parameters, rng):
     return {**DATA, "y": rng.normal(parameters["mu"], 1, size=3).tolist()}
+
+
+def only_mu(parameters, data):
+    return {"mu": parameters["mu"]}

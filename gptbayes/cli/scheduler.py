@@ -40,8 +40,10 @@ def dask_executor(scheduler: str | None) -> Iterator[Executor | None]:
         raise ValueError("--scheduler needs Dask: pip install 'gptbayes[dask]'")
     from distributed import Client
 
-    for handler in logging.getLogger("distributed").handlers:  # what it says is said in one line
-        handler.setLevel(logging.CRITICAL)
+    for name in [
+        each for each in logging.root.manager.loggerDict if each.startswith("distributed")
+    ]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say is said in one line
     where = {"scheduler_file" if scheduler.endswith(".json") else "address": scheduler}
     try:
         client = Client(**where, timeout=TIMEOUT)
