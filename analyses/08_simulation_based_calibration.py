@@ -192,8 +192,8 @@ for ax in axes:
 plots.show(fig, save=folder / "calibration.png", dpi=120)
 
 # %% [markdown]
-# ArviZ draws the same of ranks of one quantity, as probability integral transforms, with a test or a
-# simulated band of its own.
+# ArviZ draws the same for the ranks of one quantity, as probability integral transforms, with a
+# test or a simulated band of its own.
 
 # %%
 name, found = list(right.items())[-1]
