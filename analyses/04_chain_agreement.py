@@ -82,7 +82,7 @@ print(analysis.convergence.to_dataframe()[columns].round(3).to_string())
 # %%
 log_prob = analysis.quantities["log probabilities"]
 worst = np.argsort(analysis.r_hats["log probabilities"].values)[-4:]
-chosen = log_prob.isel(scalar=worst).drop_vars("scalar", errors="ignore")
+chosen = log_prob.isel(scalar=worst).assign_coords(scalar=range(len(worst)))  # for ArviZ 1
 predicted = make_groups({"posterior": chosen.to_dataset(name="log probability")})
 
 key = dict(list(key_quantities(analysis.idata).items())[:2])  # of training and held-out text
