@@ -75,6 +75,7 @@ def by_pymc(path):
     return dict.fromkeys(("mu", "sigma", "theta"), "component")
 
 
+@pytest.mark.slow  # PyTensor compiles
 @pytest.mark.filterwarnings("default")  # of the other library
 @pytest.mark.parametrize("sample", [by_numpyro, by_pymc])
 def test_its_chains_agree_up_to_labels(sample, tmp_path):
