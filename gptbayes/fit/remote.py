@@ -9,6 +9,7 @@ writes it in place as if it had been made here.
 from __future__ import annotations
 
 import logging
+import pickle
 import platform
 import shutil
 import tempfile
@@ -217,8 +218,10 @@ class Workers:
         return self.executor._client  # type: ignore[attr-defined]
 
     def _send(self, unit, **where):
+        import cloudpickle  # comes with Dask
+
         how = {"pure": False, **where}  # not pure: a unit that is sent again is run again
-        future = self.executor.submit(_run_remotely, unit, **how)
+        future = self.executor.submit(pickle.loads, cloudpickle.dumps(_Call(unit)), **how)
         self._sent[future] = unit
         return future
 
@@ -235,6 +238,20 @@ class Workers:
     def _hear(self, event):
         _, (label, done) = event
         self.done[label] = done
+
+
+class _Call:
+    """What is a call of `_run_remotely` once a worker reads it.
+
+    The scheduler would import this package to read a function of it, and answers nobody meanwhile:
+    on a slow disk long enough to lose its connections. It does not read bytes.
+    """
+
+    def __init__(self, unit):
+        self.unit = unit
+
+    def __reduce__(self):
+        return _run_remotely, (self.unit,)
 
 
 def is_remote(executor: Executor | None) -> bool:
