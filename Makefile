@@ -40,10 +40,8 @@ demo: setup $(FIRST) $(OTHERS) $(REPORT)
 	@for each in $(FIRST) $(OTHERS); do echo; echo "== $$each"; cat $$each; done
 	@echo; echo "The report: $(abspath $(REPORT))"
 
-# Two processes share the test files. Programs are compiled once, two at a time. Each process has one
-# thread for linear algebra: where threads outnumber the cores, those that wait use up the others' time.
-ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes share the test files. Programs are compiled once, two at a time.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: setup $(VENV)/ready-test
 	$(PYTEST)

@@ -24,6 +24,7 @@ runs = "runs/demo"  # folder of the fits
 # %%
 import arviz as az
 import numpy as np
+import xarray as xr
 
 from gptbayes import plots
 from gptbayes.cli.settings import output_folder, settings_from
@@ -81,12 +82,14 @@ print(analysis.convergence.to_dataframe()[columns].round(3).to_string())
 # %%
 log_prob = analysis.quantities["log probabilities"]
 worst = np.argsort(analysis.r_hats["log probabilities"].values)[-4:]
-chosen = log_prob.isel(scalar=worst).drop_vars("scalar", errors="ignore")
+chosen = log_prob.isel(scalar=worst).assign_coords(scalar=range(len(worst)))  # for ArviZ 1
 predicted = make_groups({"posterior": chosen.to_dataset(name="log probability")})
 
-name, held_out = list(key_quantities(analysis.idata).items())[1]
-scaled = {"posterior": held_out, **log_densities(analysis.idata)}
-scaled = make_groups({group: each.to_dataset(name=name) for group, each in scaled.items()})
+key = dict(list(key_quantities(analysis.idata).items())[:2])  # of training and held-out text
+densities = {
+    group: each.to_dataset(name=group) for group, each in log_densities(analysis.idata).items()
+}
+scaled = make_groups({"posterior": xr.Dataset(key), **densities})
 if IS_TREE:
     shown = {
         "ranks": az.plot_rank(predicted),
@@ -96,8 +99,8 @@ if IS_TREE:
     figures = {name: each.viz["figure"].item() for name, each in shown.items()}
 else:
     for component in ("prior", "likelihood"):
-        psense = float(az.psens(scaled, component=component)[name])
-        print(f"power-scaling sensitivity of the {name} to the {component}: {psense:.2f}")
+        for name, psense in az.psens(scaled, component=component).items():
+            print(f"psense of the {name} to the {component}: {float(psense):.2f}")
     axes = az.plot_rank(predicted, kind="bars", figsize=(plots.TWO_COLUMNS, 4.5))
     figures = {"ranks": np.ravel(axes)[0].figure}
 for name, fig in figures.items():

@@ -34,11 +34,14 @@ seed = 1
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import arviz as az
 import numpy as np
 import pandas as pd
+from scipy.stats import uniform
 
 from gptbayes import plots
 from gptbayes.cli.settings import output_folder, settings_from
+from gptbayes.groups import IS_TREE, make_groups
 from gptbayes.model.stages import STAGES
 from gptbayes.progress import progress_bars
 from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
@@ -187,6 +190,24 @@ limit = max(abs(end) for ax in axes for end in ax.get_ylim())
 for ax in axes:
     ax.set_ylim(-limit, limit)
 plots.show(fig, save=folder / "calibration.png", dpi=120)
+
+# %% [markdown]
+# ArviZ draws the same for the ranks of one quantity, as probability integral transforms, with a
+# test or a simulated band of its own.
+
+# %%
+name, found = list(right.items())[-1]
+first = found["rank"].isel(quantity=0)
+pit = (first + 0.5) / (found.attrs["n_ranked"] + 1)
+if IS_TREE:
+    transformed = pit.rename(replicate="sample").to_dataset(name=str(first["quantity"].values))
+    shown = az.plot_ecdf_pit(make_groups({"prior_sbc": transformed}), sample_dims=["sample"])
+    fig = shown.viz["figure"].item()
+else:
+    bands = {"difference": True, "confidence_bands": "simulated", "random_state": seed}
+    fig = az.plot_ecdf(pit.values, cdf=uniform.cdf, **bands).figure
+print(f"stage {name}, {first['quantity'].values}")
+plots.show(fig, save=folder / "pit-arviz.png")
 
 # %% [markdown]
 # ## The verdict

@@ -228,7 +228,7 @@ agreements = xr.concat([positions[n].agreement for n in stages], names, join="ou
 fig, axes = plots.figure(2, width=10, height=3.4, columns=2)
 plots.plot_agreement(agreements, ax=axes[0])
 plots.plot_ablation(positions[stages[0]].average, ax=axes[1])
-axes[1].set_title(f"stage {stages[0]}, character removed", loc="left", fontsize=9, pad=18)
+axes[1].set_title(f"stage {stages[0]}, a position ablated", loc="left", fontsize="small", pad=18)
 plots.show(fig, save=folder / "11-ablation.png")
 
 # %% [markdown]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from problems import small_problem
+from threadpoolctl import threadpool_limits
 
 import gptbayes as gb
 from gptbayes import fit, plots
@@ -27,10 +28,16 @@ from gptbayes.toolchain import ensure_cmdstan
 def pytest_configure():
     """Tests interrupt programs, also where a shell started them in the background.
 
-    Such a shell makes its children ignore interrupts, and theirs.
+    Such a shell makes its children ignore interrupts, and theirs. Linear algebra has one thread.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # If two processes of tests have more threads for linear algebra than there are cores, threads
+    # that wait take the time of the others. NumPy has its threads already; what is loaded later
+    # and what tests start reads the environment.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    threadpool_limits(1)
 
 
 @pytest.fixture

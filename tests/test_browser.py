@@ -78,6 +78,12 @@ def test_it_prints(browser, path):
         assert not first.locator(".n").is_visible()
 
 
+def test_the_abstract_is_one_screen(browser, report):
+    with opened(browser, report, viewport={"width": 1280, "height": 1000}) as (page, *_):
+        box = page.locator("section.abstract").bounding_box()
+        assert box["y"] + box["height"] <= 1000
+
+
 def test_on_paper_nothing_is_folded(browser, report):
     """Warnings and references can be read where nothing can be opened, and fold again."""
     with opened(browser, report) as (page, *_):

@@ -144,7 +144,7 @@ def test_bad_input_is_named(rng):
         gb.diagnose_mixing(only, MIXTURE, {"f": lambda p: p["mu"].mean("chain")})
     with pytest.raises(ValueError, match=r"finite"):
         gb.diagnose_mixing(only, MIXTURE, {"f": lambda p: np.nan * p["mu"]})
-    with pytest.raises(ValueError, match="at least one, got none"):
+    with pytest.raises(ValueError, match="functions must have at least one item, got none"):
         gb.diagnose_mixing(only, MIXTURE, [])
     assert posterior.sizes["chain"] == 4
 

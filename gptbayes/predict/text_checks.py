@@ -422,8 +422,8 @@ def _sentence(check, row):
 
 
 def _shown(numbers):
-    """Numbers with one decimal; an empty string for nan."""
-    return ["" if np.isnan(value) else f"{value:.1f}" for value in numbers]
+    """Numbers, with one decimal below 10; an empty string for nan."""
+    return ["" if np.isnan(v) else f"{v:.0f}" if v >= 10 else f"{v:.1f}" for v in numbers]
 
 
 def _check_texts(observed, replicated, prob):
