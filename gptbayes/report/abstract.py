@@ -210,8 +210,10 @@ def _modes(analysis):
         return "The chains cannot be compared."
     n = table.sizes["mode"]
     if n == 1:
+        short = analysis.verdict.name == TOO_SHORT
+        seen = "are too short to separate modes" if short else "show one mode"
         return (
-            "The chains show one mode. A mode that no chain has visited would not be noticed; "
+            f"The chains {seen}. A mode that no chain has visited would not be noticed; "
             "sequential Monte Carlo is a check."
         )
     whole = ", ".join(str(int(each)) for each in table["whole_chains"].values)
