@@ -8,6 +8,7 @@ import numpy as np
 
 from gptbayes.attention.matching import MANY_AMBIGUOUS
 from gptbayes.attention.role_sentences import LEARNED_PROB
+from gptbayes.diagnostics.verdict import TOO_SHORT
 from gptbayes.findings import ESS_LIMIT, FEW_SEQUENCES, R_HAT_LIMIT, probability_words
 from gptbayes.predict import n_bad_pareto_k
 from gptbayes.report.analysis import CHAINS, METHOD_NAMES, Analysis
