@@ -8,6 +8,7 @@ import numpy as np
 
 from gptbayes.attention.matching import MANY_AMBIGUOUS
 from gptbayes.attention.role_sentences import LEARNED_PROB
+from gptbayes.diagnostics.verdict import TOO_SHORT
 from gptbayes.findings import ESS_LIMIT, FEW_SEQUENCES, R_HAT_LIMIT, probability_words
 from gptbayes.predict import n_bad_pareto_k
 from gptbayes.report.analysis import CHAINS, METHOD_NAMES, Analysis
@@ -210,8 +211,10 @@ def _modes(analysis):
         return "The chains cannot be compared."
     n = table.sizes["mode"]
     if n == 1:
+        short = analysis.verdict.name == TOO_SHORT
+        seen = "are too short to separate modes" if short else "show one mode"
         return (
-            "The chains show one mode. A mode that no chain has visited would not be noticed; "
+            f"The chains {seen}. A mode that no chain has visited would not be noticed; "
             "sequential Monte Carlo is a check."
         )
     whole = ", ".join(str(int(each)) for each in table["whole_chains"].values)
