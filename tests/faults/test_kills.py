@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -38,10 +37,15 @@ class Fits:
         self.seconds = time.monotonic() - begun
         self.draws = read_draws(self.whole)
 
-    def start(self, out, **options):
+    def start(self, out, *, before=(), **options):
+        """The command, perhaps after another that starts it."""
         command = [sys.executable, "-m", "gptbayes", *map(str, self.arguments), "--out", str(out)]
         return subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
+            [*before, *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
         )
 
     def ended(self, process):
@@ -96,15 +100,21 @@ def test_no_room_for_a_file(fits, tmp_path, survived):
     largest = max(path.stat().st_size for path in (fits.whole / "csv").iterdir())
     for k in range(2 * MANY):
         out, most = tmp_path / str(k), int(largest ** chosen.uniform(0.5, 0.99))
-
-        def limited(most=most):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-
-        status, told = fits.ended(fits.start(out, preexec_fn=limited))
+        status, told = fits.ended(fits.start(out, before=limited(most)))
         assert status in (1, 2), told
         assert len([line for line in told.splitlines() if line.startswith("gptbayes: ")]) == 1
         assert fits.resumed(out)
         survived("files without room")
+
+
+def limited(most):
+    """Start a command whose files have at most so many bytes."""
+    code = (
+        "import os, resource, sys; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most})); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return sys.executable, "-c", code
 
 
 def test_two_commands_on_one_folder(fits, tmp_path, survived):
