@@ -170,8 +170,8 @@ def _attention(analysis):
         ]
         learned = (
             "In the head where it is largest, attention by detection pattern is "
-            f"{' and '.join(sides)} (in parentheses the probability that a posterior draw differs "
-            f"from a prior draw in this direction).{_roughness(analysis.roles)}"
+            f"{' and '.join(sides)}; the number in parentheses is the probability that a posterior "
+            f"draw differs from a prior draw in this direction.{_roughness(analysis.roles)}"
         )
     else:
         learned = "No detection pattern distinguishes the heads from those of the prior."
