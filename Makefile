@@ -58,8 +58,7 @@ help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 # An hour or two the first time: the essays, executed and rendered, with an index. Fits in runs/ are
-# reused. The
-# essay on simulation-based calibration takes half an hour by itself: it is executed if
+# reused. The essay on simulation-based calibration takes half an hour by itself: it is executed if
 # `make validate` has run. `make essays ESSAYS='01 05'` renders these two.
 essays: $(VENV)/ready-docs setup
 	$(BIN)/python analyses/render.py $(SITE)/essays $(ESSAYS) $(REFERENCE) \
