@@ -277,6 +277,10 @@ def test_a_worker_with_another_version_is_refused_by_name(tmp_path, cluster):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get("GPTBAYES_LONG_TESTS"),
+    reason="builds a second command line (minutes): set GPTBAYES_LONG_TESTS=1",
+)
 def test_workers_of_a_machine_with_nothing_in_its_cache(tmp_path, cluster):
     """They compile once; what they compute with is noted, and draws are the same."""
     empty = tmp_path / "empty"
