@@ -8,10 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-import xarray as xr
 
-from gptbayes.diagnostics.convergence import r_star
-from gptbayes.stats import blocks
 from gptbayes.stats.blocks import in_threads
 
 
@@ -45,10 +42,3 @@ def test_floating_point_warnings_are_as_for_the_caller():
             assert np.isinf(in_threads(lambda k: ones[k] / np.zeros(1), range(2))).all()
         with pytest.raises(FloatingPointError), np.errstate(divide="raise"):
             in_threads(lambda k: ones[k] / np.zeros(1), range(2))
-
-
-def test_r_star_does_not_depend_on_the_number_of_threads(monkeypatch, rng):
-    draws = xr.DataArray(rng.normal(size=(2, 60, 5)), dims=("chain", "draw", "scalar"))
-    several = r_star(draws, np.random.default_rng(3))
-    monkeypatch.setattr(blocks.in_threads, "__kwdefaults__", {"at_a_time": 1})
-    assert r_star(draws, np.random.default_rng(3)) == several

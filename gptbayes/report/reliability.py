@@ -74,22 +74,24 @@ def _convergence(analysis):
     limits = "" if r_hat <= R_HAT_LIMIT and ess >= ESS_LIMIT else _limits(r_hat, ess)
     return (
         f"R-hat of {predictions} is at most {r_hat:.3f}, and their effective sample size at least "
-        f"{ess:.0f}{limits}.{_slowest(table)}"
+        f"{ess:.0f}{limits}.{_of_weights(table)}"
     )
 
 
-def _slowest(table):
-    """The weights up to symmetry whose chains have the fewest effective draws, if too few."""
-    sizes = np.fmin(table["ess_bulk_min"], table["ess_tail_min"])
+def _of_weights(table):
+    """Convergence of the weights up to symmetry, if it is not within the limits."""
     found = [name for name in ALIGNED if name in table["quantity"].values]
     if not found:
         return ""
-    name = min(found, key=lambda each: float(sizes.sel(quantity=each)))
-    r_hat, ess = float(table["r_hat_max"].sel(quantity=name)), float(sizes.sel(quantity=name))
+    ours = table.sel(quantity=found)
+    r_hat = float(ours["r_hat_max"].max())
+    ess = float(np.fmin(ours["ess_bulk_min"], ours["ess_tail_min"]).min())
     if r_hat <= R_HAT_LIMIT and ess >= ESS_LIMIT:
         return ""
-    what = name if name.startswith("aligned") else f"{name} of the weights"
-    return f" For {what} they are {r_hat:.3f} and {ess:.0f}, so intervals of weights are rough."
+    return (
+        f" For {' and '.join(found)} R-hat is up to {r_hat:.3f} and the smallest effective sample "
+        f"size {ess:.0f}, so intervals of weights are rough."
+    )
 
 
 def _limits(r_hat, ess):
