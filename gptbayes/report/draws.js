@@ -268,7 +268,8 @@ for (const block of document.querySelectorAll(".draws")) {
 for (const box of document.querySelectorAll(".text")) if (box.tabIndex < 0) walk(box, () => {});
 for (const box of document.querySelectorAll(".wide, figure")) {  // only what scrolls is a stop of the tab key
   if (box.scrollWidth <= box.clientWidth) continue;
-  Object.assign(box, { tabIndex: 0 }).setAttribute("role", "group");
+  box.tabIndex = 0;
+  if (box.tagName !== "FIGURE") box.setAttribute("role", "group");  // a figure with a caption has its role
   box.setAttribute("aria-label", box.querySelector("caption, figcaption").textContent.split(". ")[0]);
 }
 
