@@ -18,6 +18,15 @@ AGAIN = 3.0
 """Seconds after a signal in which others, of somebody who cannot wait, are passed over."""
 
 
+class _Ended(KeyboardInterrupt):
+    """A signal that was handled.
+
+    Of a plain `KeyboardInterrupt` that passes through ``exec`` of a string, as the imports of
+    dataclasses have it, Python remembers that nobody handled it, even if somebody does later, and
+    ends itself with SIGINT instead of the exit status. Of a subclass it does not.
+    """
+
+
 def run(command: Callable[[], int]) -> int:
     """Run a command that a signal may end, and say so in one line.
 
@@ -42,7 +51,7 @@ def run(command: Callable[[], int]) -> int:
             return
         received[number] = time.monotonic()
         processes.end_descendants(patience=0.5)
-        raise KeyboardInterrupt
+        raise _Ended
 
     numbers = [getattr(signal, name) for name in ENDING]
     numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]

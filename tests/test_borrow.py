@@ -59,6 +59,7 @@ def test_the_page_says_what_each_technique_assumes():
         assert 3 <= len([line for line in code_of(section).splitlines() if line]) <= 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 4, 5, 6])
 def test_the_code_runs(number, namespace, capsys):
     exec(code_of(SECTIONS[0]), namespace)

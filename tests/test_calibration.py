@@ -53,6 +53,7 @@ def row(found):
 # Chance
 
 
+@pytest.mark.slow
 def test_a_calibrated_forecaster_leaves_the_band_as_often_as_it_says(rng):
     """Every p-value is one and the floor is the mean of what replicates show."""
     n, inside, found = 120, 0, {name: [] for name in ("band_p", "ece_p", "pit_p", "ece")}

@@ -49,6 +49,7 @@ def as_idata(posterior):
     return make_groups({"posterior": posterior, "sample_stats": lp, "log_likelihood": likelihood})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each_draw", [False, True])
 def test_labels_are_no_disagreement(rng, each_draw):
     posterior = relabelled(chains_at(rng, 4 * [CENTRES]), rng, each_draw)
@@ -64,6 +65,7 @@ def test_labels_are_no_disagreement(rng, each_draw):
     assert found.modes is None and found.differences is None and found.space.groups is None
 
 
+@pytest.mark.slow
 def test_a_mode_that_labels_do_not_explain_is_found_and_described(rng):
     """Two chains with another middle component, and all with labels of their own."""
     other = {**CENTRES, "mu": [-4.0, 1.0, 4.0]}
@@ -88,6 +90,7 @@ def test_a_mode_that_labels_do_not_explain_is_found_and_described(rng):
     assert found.modes["lp"].notnull().all()
 
 
+@pytest.mark.slow
 def test_without_a_group_labels_are_modes(rng):
     posterior = relabelled(chains_at(rng, 4 * [CENTRES]), np.random.default_rng(3), False)
     found = gb.diagnose_mixing(as_idata(posterior))
@@ -95,6 +98,7 @@ def test_without_a_group_labels_are_modes(rng):
     assert "aligned variables" not in found.kinds
 
 
+@pytest.mark.slow
 def test_rotations_of_factors(rng):
     axes = {"loadings": "factor", "scores": "factor"}
     point = {"loadings": rng.normal(size=(6, 2)), "scores": rng.normal(size=(9, 2))}
@@ -124,6 +128,7 @@ def test_invariants_do_not_move_with_the_labels(rng):
     assert "tau" in names and "mu, sorted, 1" in names
 
 
+@pytest.mark.slow
 def test_superchains_give_nested_r_hat(rng):
     idata = as_idata(chains_at(rng, 4 * [CENTRES]))
     found = gb.diagnose_mixing(idata, MIXTURE, superchains=[0, 0, 1, 1])
@@ -149,6 +154,7 @@ def test_bad_input_is_named(rng):
     assert posterior.sizes["chain"] == 4
 
 
+@pytest.mark.slow
 def test_the_command(rng, tmp_path, capsys):
     other = {**CENTRES, "mu": [-4.0, 1.0, 4.0]}
     posterior = relabelled(chains_at(rng, [CENTRES, other, CENTRES, other]), rng, False)

@@ -69,6 +69,7 @@ def made_up(log_evidence, se=0.1, n_replicate=8, **changes):
 # One fit
 
 
+@pytest.mark.slow
 def test_evidence_by_both_estimates(conjugate):
     found = model_evidence(open_run(conjugate))
     exact = exact_log_z(bigram())
@@ -181,6 +182,7 @@ def test_scale_sensitivity(conjugate):
     assert "for 5 times it, Pareto k is above 0.64, the limit for 576 draws: refit" in sentence
 
 
+@pytest.mark.slow
 def test_refit_where_weights_do_not_reach(conjugate, capsys):
     run = FittedRun("it", conjugate, open_run(conjugate))
     idata = refit_with_scale(run, "concentration", 3.0)
@@ -196,6 +198,7 @@ def test_refit_where_weights_do_not_reach(conjugate, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_scale_sensitivity_of_normal_priors(bigram_of_normals):
     """A bigram of normals: against importance weights with a scale a little larger."""
     found = scale_sensitivity(open_run(bigram_of_normals), (1.001,))
@@ -257,6 +260,7 @@ def test_only_smc_of_a_posterior_has_an_evidence(runs, tmp_path):
 # The command
 
 
+@pytest.mark.slow
 def test_evidence_in_a_terminal(conjugate, bigram_of_normals, tmp_path, capsys):
     out = tmp_path / "evidence.csv"
     assert main(["evidence", str(conjugate), str(bigram_of_normals), "--out", str(out)]) == 0

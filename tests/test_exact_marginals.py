@@ -46,6 +46,7 @@ def directions(number):
     return wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", STAGES)
 def test_nuts_agrees_with_exact_marginals(number, tmp_path):
     """At level 0.01 / 12 each: all twelve stages together fail by chance once in a hundred seeds.
@@ -142,6 +143,7 @@ def test_too_few_draws_are_said_to_be_too_few(answered, rng, number, n_chain, n_
     assert finding.text.startswith("too few effective draws to test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "n_chain", "n_draw", "correlation"),
     [

@@ -86,6 +86,7 @@ def test_a_hidden_unit_at_exactly_zero(number, programs, rng):
         agree(problem, draw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 @pytest.mark.parametrize("number", STAGES)
 def test_any_size_without_stan(number, sizes, library, rng):

@@ -49,6 +49,7 @@ def gauge(rng, place):
 # The verdicts
 
 
+@pytest.mark.slow
 def test_chains_of_one_posterior_have_mixed(rng):
     found = mixing_verdict(posterior(rng, chains(rng)))
     assert found.name == "mixed"
@@ -57,6 +58,7 @@ def test_chains_of_one_posterior_have_mixed(rng):
     assert found.groups is None
 
 
+@pytest.mark.slow
 def test_chains_on_orbits_have_mixed_up_to_symmetry(rng):
     place = chains(rng)
     found = mixing_verdict(posterior(rng, place, raw=gauge(rng, place)))
@@ -64,6 +66,7 @@ def test_chains_on_orbits_have_mixed_up_to_symmetry(rng):
     assert found.evidence["state"].sel(quantity="raw weights") != "agree"
 
 
+@pytest.mark.slow
 def test_without_symmetries_the_raw_weights_must_agree(rng):
     place = chains(rng)
     kinds = posterior(rng, place, raw=gauge(rng, place), functions=place)
@@ -71,6 +74,7 @@ def test_without_symmetries_the_raw_weights_must_agree(rng):
     assert mixing_verdict(kinds).name == "trapped in modes with equal predictions"
 
 
+@pytest.mark.slow
 def test_modes_of_equal_prediction_and_different_weights(rng):
     place = chains(rng)
     predicted = place[..., :3].copy()
@@ -82,6 +86,7 @@ def test_modes_of_equal_prediction_and_different_weights(rng):
     assert "2, 2 complete chains" in found.text
 
 
+@pytest.mark.slow
 def test_invariants_that_agree_make_the_alignment_suspect(rng):
     place = chains(rng)
     predicted = place[..., :3].copy()
@@ -93,6 +98,7 @@ def test_invariants_that_agree_make_the_alignment_suspect(rng):
     assert "a symmetry that the alignment missed" in found.text
 
 
+@pytest.mark.slow
 def test_modes_that_predict_differently(rng):
     place = chains(rng)
     place[1] += 4
@@ -105,6 +111,7 @@ def test_modes_that_predict_differently(rng):
     assert (label[0] == label[3]).all()
 
 
+@pytest.mark.slow
 def test_modes_of_weights_whose_predictions_differ_a_little_are_not_alike(rng):
     place = chains(rng)
     predicted = place[..., :3].copy()
@@ -114,6 +121,7 @@ def test_modes_of_weights_whose_predictions_differ_a_little_are_not_alike(rng):
     assert found.name == "trapped in modes with different predictions"
 
 
+@pytest.mark.slow
 def test_a_mode_that_one_chain_visits_for_its_last_fifth(rng):
     place = chains(rng)
     place[3, -N_DRAW // 5 :, :4] += 5
@@ -140,6 +148,7 @@ def test_slow_chains_are_no_modes(rng):
     assert found.evidence["r_hat_max"].max() > 1.1  # which alone would have looked like modes
 
 
+@pytest.mark.slow
 def test_switching_between_modes_is_slow_mixing_or_mixing(rng):
     """Two modes six sd apart, all chains cross: at first too seldom, then often enough."""
     for mean_stay, name in ((150, "too short to tell"), (2, "mixed")):
@@ -149,6 +158,7 @@ def test_switching_between_modes_is_slow_mixing_or_mixing(rng):
         assert mixing_verdict({"log probabilities": scalars(place)}).name == name
 
 
+@pytest.mark.slow
 def test_weights_too_slow_for_their_modes_but_predictions_mixed(rng):
     predicted = chains(rng, n_scalar=3)
     found = mixing_verdict(posterior(rng, chains(rng, 0.995), functions=predicted))
@@ -193,6 +203,7 @@ def test_every_verdict_says_what_would_have_shown_it_wrong():
     assert set(WRONG_IF) == set(VERDICTS)
 
 
+@pytest.mark.slow
 def test_superchains_of_short_chains(rng):
     """Long enough in sum; R-hat of chains so short would be above 1.01 by chance alone."""
     place = chains(rng, 0.3, n_chain=16, n_draw=100)
@@ -230,6 +241,7 @@ def test_nested_r_hat_of_chains_by_themselves_and_of_single_draws(rng):
     assert rhat_nested(single + np.repeat([0, 9], 200)[:, None], np.repeat(range(4), 100)) > 2
 
 
+@pytest.mark.slow
 def test_the_table_has_all_numbers_and_nested_ones_only_with_superchains(rng):
     kinds = {"log posterior": scalars(chains(rng, 0.3, n_draw=200, n_scalar=1))}
     table = mixing_table(kinds)
@@ -242,6 +254,7 @@ def test_the_table_has_all_numbers_and_nested_ones_only_with_superchains(rng):
     assert np.isnan(one["r_hat_max"]).all() and np.isfinite(one["ess_bulk_min"]).all()
 
 
+@pytest.mark.slow
 def test_r_star_is_one_by_chance_even_if_draws_are_autocorrelated(rng):
     values = [r_star(scalars(chains(rng, 0.9, n_scalar=3)), rng).value for _ in range(5)]
     assert abs(np.mean(values) - 1) < 4 * np.std(values, ddof=1) / np.sqrt(5)

@@ -165,6 +165,7 @@ def test_what_a_report_shows(bigram):
     assert found.findings[-1] == found.masses.findings[-1]
 
 
+@pytest.mark.slow
 def test_the_report_has_a_section_on_the_evidence(bigram):
     html = render(Analysis(bigram, "it"))
     assert html.index('id="diagnostics"') < html.index('id="evidence"') < html.index('id="chains"')

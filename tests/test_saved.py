@@ -29,6 +29,7 @@ from gptbayes.report import Analysis
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 
+@pytest.mark.slow
 @example(text="\x1b[31m\x07\u202e\u0301\ufffe\U0010ffff", source="caf\udce9\0.txt")
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
@@ -170,6 +171,7 @@ def test_a_run_that_may_only_be_read_is_read(saved, monkeypatch, caplog):
     assert "cannot be saved" in caplog.text
 
 
+@pytest.mark.slow
 def test_draws_without_a_finite_log_likelihood_are_told_of(saved):
     idata = open_run(saved.parent)
     n = idata.log_likelihood.sizes["sequence"]

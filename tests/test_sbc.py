@@ -54,6 +54,7 @@ def test_ranks_of_a_wrong_posterior_are_not(rng, wrong):
     assert tested["chi_square_p"] < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicates", [12, 64])
 def test_p_values_keep_their_error_rate(rng, replicates):
     """Of 4000 uniform sets of ranks, a share of at most alpha is below alpha."""
@@ -243,6 +244,7 @@ def test_unusable_settings(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(IS_TREE, reason="ArviZ 1 has simulated bands only: see the next test")
 def test_the_band_is_that_of_arviz():
     """Where ArviZ's counts survive being divided and multiplied by their number, and truncated."""

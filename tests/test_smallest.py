@@ -52,6 +52,7 @@ def command(capsys, *arguments):
     return status, shown.out + shown.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("number", ALL)
 def test_everything_computed_of_the_smallest_sizes_is_finite(number, size, tmp_path):

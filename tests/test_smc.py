@@ -99,6 +99,7 @@ def exact_modes(data):
 # What is known
 
 
+@pytest.mark.slow
 def test_conjugate_bigram_at_every_level(bigrams):
     """Log Z, and mean and variance of the log likelihood, its first two derivatives."""
     problem = bigram()
@@ -139,6 +140,7 @@ def test_level_0_is_the_prior(bigrams):
     assert abs(exact.mean() - ours.mean()) < 4 * se
 
 
+@pytest.mark.slow
 def test_two_characters_agree_with_quadrature(tmp_path):
     """The evidence of a bigram of two characters is a two-dimensional integral for each row."""
     problem = bigram_of_two_characters()
@@ -186,6 +188,7 @@ def test_the_variances_of_particles_in_the_order_of_the_program(tmp_path):
     np.testing.assert_allclose(found, (40 * expected + 5 * np.median(expected)) / 45)
 
 
+@pytest.mark.slow
 def test_the_metric_of_the_particles_has_the_same_answer(tmp_path):
     problem = bigram()
     settings = {"chains": 12, "moves": 6, "metric": "particles"}
@@ -212,6 +215,7 @@ def test_a_metric_of_particles_needs_parameters_without_constraints(tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_masses_of_two_modes(two_modes, tmp_path, share):
     """Modes that a reflection exchanges have equal masses; others those that were put in."""
@@ -228,6 +232,7 @@ def test_masses_of_two_modes(two_modes, tmp_path, share):
     assert np.std(masses, ddof=1) / np.sqrt(8) < 0.1
 
 
+@pytest.mark.slow
 def test_the_evidence_has_no_bias(two_modes, tmp_path):
     """A hundred tiny replicates at fixed levels: the mean of Z, not of log Z, is exact."""
     data = modes_data([-1.0, 1.5], [0.6, 0.8], [0.3, 0.7])
@@ -259,6 +264,7 @@ def level(likelihood_weight, log_lik, log_evidence=0.0):
     )
 
 
+@pytest.mark.slow
 def test_levels_that_another_replicate_chooses_leave_the_evidence_unbiased(tmp_path, rng):
     """Few independent particles of the conjugate bigram; the first replicate's Z is too small."""
     counts = conjugate_bigram.transition_counts(bigram().training, 12)
@@ -286,6 +292,7 @@ def test_levels_that_another_replicate_chooses_leave_the_evidence_unbiased(tmp_p
     assert not agrees(relative[:, 0], 1.0)
 
 
+@pytest.mark.slow
 def test_exact_marginals(attention):
     idata = open_run(attention[0])
     assert family_wise_p(check_exact_marginals(idata)) >= ALPHA
@@ -318,6 +325,7 @@ def test_same_posterior_as_nuts(number, tmp_path):
 # InferenceData
 
 
+@pytest.mark.slow
 def test_inference_data_has_a_chain_for_each_replicate_and_the_path(attention):
     folder, _ = attention
     idata = open_run(folder)
@@ -345,6 +353,7 @@ def test_inference_data_has_a_chain_for_each_replicate_and_the_path(attention):
     assert idata.attrs["target"] == "posterior"
 
 
+@pytest.mark.slow
 def test_levels_are_as_far_as_the_effective_sample_size_of_the_first_replicate_allows(attention):
     path = open_run(attention[0])["path"]
     first = path["ess"].values[0]
@@ -354,6 +363,7 @@ def test_levels_are_as_far_as_the_effective_sample_size_of_the_first_replicate_a
     assert (weight == weight[0]).all()
 
 
+@pytest.mark.slow
 def test_energies_of_different_segments_do_not_follow_from_each_other(attention):
     """E-BFMI from the transitions of NUTS alone."""
     idata = open_run(attention[0])
@@ -372,6 +382,7 @@ def test_progress_says_where_it_is(attention):
     assert any("left" in each.note for each in middle)
 
 
+@pytest.mark.slow
 def test_the_time_of_a_level_and_what_of_it_is_sampling(attention):
     """The rest is processes, JSON and CSV: a loose bound, for this problem is tiny."""
     path = open_run(attention[0])["path"].isel(level=slice(1, None))
@@ -387,17 +398,20 @@ def healthy(tmp_path, **settings):
     return [finding.text for finding in warnings_of(path_findings(open_run(folder)))]
 
 
+@pytest.mark.slow
 def test_a_kernel_that_does_not_move_is_noticed(tmp_path):
     said = healthy(tmp_path, weights=(0.01, 0.1, 1.0), step_size=1e-6, max_treedepth=1)
     assert any("draws of a segment are nearly copies" in text for text in said)
     assert any("step size was too small" in text for text in said)
 
 
+@pytest.mark.slow
 def test_a_level_that_is_too_far_is_noticed(tmp_path):
     said = healthy(tmp_path, weights=(1.0,))
     assert any("levels are too far apart" in text for text in said)
 
 
+@pytest.mark.slow
 def test_a_step_size_that_is_wrong_by_ten_is_noticed(bigrams, tmp_path):
     right = fit.levels_of(bigrams / "csv", 1)[1].step_size
     weights = (0.01, 0.1, 1.0)
@@ -407,6 +421,7 @@ def test_a_step_size_that_is_wrong_by_ten_is_noticed(bigrams, tmp_path):
     assert any("step size was too small" in text for text in small)
 
 
+@pytest.mark.slow
 def test_one_ancestor_leads_the_warnings(tmp_path):
     folder = fit.smc(
         bigram(), tmp_path / "run", replicates=2, chains=2, moves=4, seed=1, step_size=0.5
@@ -417,6 +432,7 @@ def test_one_ancestor_leads_the_warnings(tmp_path):
     assert "every replicate" in findings[0].text
 
 
+@pytest.mark.slow
 def test_one_replicate_has_no_error_and_says_so(tmp_path):
     said = healthy(tmp_path, replicates=1, weights=(0.1, 1.0))
     assert any(
@@ -428,6 +444,7 @@ def test_one_replicate_has_no_error_and_says_so(tmp_path):
 # Going on
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_a_level_ends_with_the_same_numbers(tmp_path):
     settings = {**TINY, "chains": 8, "moves": 6}
     whole = fit.smc(bigram(), tmp_path / "whole", **settings)
@@ -464,6 +481,7 @@ def test_a_run_killed_in_the_middle_of_a_level_ends_with_the_same_numbers(tmp_pa
     assert not list(csv.glob("**/.level-*"))
 
 
+@pytest.mark.slow
 def test_any_executor_does(tmp_path):
     settings = {**TINY, "replicates": 1, "weights": (0.05, 1.0)}
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:

@@ -231,6 +231,7 @@ def test_the_tangents_span_the_null_space_of_the_logits(number, rng):
     assert symmetry_dimension(problem.stage, point) == sum(TABLE[number])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, n_head, n_layer", [("12", 2, 2), ("11", 2, 1), ("05", 1, 1)])
 def test_the_dimension_is_that_of_the_null_space_at_other_sizes(number, n_head, n_layer, rng):
     """Two layers; what masks drop and allow; one head."""

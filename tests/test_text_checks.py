@@ -156,6 +156,7 @@ def babble(n_texts, rng, length=150):
     return ["".join(names[row]) for row in tokens]
 
 
+@pytest.mark.slow
 def test_a_text_of_the_model_has_uniform_tail_probabilities(rng):
     """Two hundred and fifty times another model, ten texts of it, one taken for the observed.
 
@@ -246,6 +247,7 @@ def test_so_it_is_with_other_text(bigram):
     assert np.mean(np.array(p["bigrams"]) < 0.01) < 0.5
 
 
+@pytest.mark.slow
 def test_a_copy_machine_memorises(rng):
     text = english(60_000)
     reference, unseen = text[:20_000], text[40_000:40_600]

@@ -51,6 +51,7 @@ def same(ours, theirs):
         assert ours.attrs[name] == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["config.json", "data.json", "manifest.json", "csv/prior-1.csv", "posterior.nc"]
 )
@@ -172,6 +173,7 @@ def changed(value, place, remove, new):
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "data.json", "manifest.json"])
 def test_malformed_json_is_refused_in_one_line(whole, tmp_path_factory, survived, name):
     """Any value of it replaced by any other, or gone: a ValueError, or a run as good as any."""

@@ -154,6 +154,19 @@ def test_a_signal_during_imports(tmp_path, survived, number, reached):
     survived("signals during imports")
 
 
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_in_code_that_was_a_string(tmp_path, number):
+    """Dataclasses are made of such code; Python remembers interrupts that pass through it."""
+    inside = f"import os, time; os.kill(os.getpid(), {int(number)}); time.sleep(5)"
+    (tmp_path / "command.py").write_text(
+        f"import sys\nfrom gptbayes import signals\nsys.exit(signals.run(lambda: exec({inside!r})))"
+    )
+    arguments = [sys.executable, "-m", "command"]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert one_line(done.stderr, number), done.stderr
+
+
 @pytest.mark.usefixtures("programs")
 def test_a_signal_that_is_ignored_stays_ignored(arguments, tmp_path):
     """Under nohup a fit survives the end of its terminal."""
@@ -165,6 +178,7 @@ def test_a_signal_that_is_ignored_stays_ignored(arguments, tmp_path):
     assert started.process.returncode == 0, errors
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_killed_command_are_removed_by_the_next(tmp_path):
     """A temporary folder of a living process stays."""
     started = Started(tmp_path, "setup", "--check")
@@ -200,6 +214,7 @@ def test_unfinished_files_of_dead_processes_are_removed(tmp_path):
     assert (tmp_path / "posterior.nc").read_text() == "half"
 
 
+@pytest.mark.slow
 def test_what_does_not_end_by_itself_is_killed():
     """Those with other words in their command line go on."""
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)  # stubborn"
