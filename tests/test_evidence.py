@@ -46,13 +46,13 @@ def exact_log_z(problem, weight=1.0, concentration=None):
 
 
 @pytest.fixture(scope="module")
-def conjugate(tmp_path_factory):
+def conjugate(tmp_path_factory, engine):
     folder = tmp_path_factory.mktemp("evidence") / "01-log-gamma"
     return fit.smc(bigram(), folder, replicates=6, **SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def bigram_of_normals(tmp_path_factory):
+def bigram_of_normals(tmp_path_factory, engine):
     folder = tmp_path_factory.mktemp("evidence") / "01"
     return fit.smc(small_problem("01", n_new_tokens=0), folder, replicates=3, **SETTINGS)
 
@@ -182,6 +182,7 @@ def test_scale_sensitivity(conjugate):
     assert "for 5 times it, Pareto k is above 0.64, the limit for 576 draws: refit" in sentence
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_refit_where_weights_do_not_reach(conjugate, capsys):
     run = FittedRun("it", conjugate, open_run(conjugate))
@@ -286,6 +287,7 @@ def test_bad_input(runs, conjugate, tmp_path, capsys):
     assert "differ in their vocabulary" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("engine")
 def test_fit_by_smc_in_a_terminal(tmp_path, capsys):
     arguments = ["--stage", "01-log-gamma", "--batch-size", "5", "--characters", "6", "--lower"]
     smc = ["--method", "smc", "--replicates", "2", "--chains", "6", "--moves", "4"]

@@ -46,6 +46,7 @@ def directions(number):
     return wanted
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 @pytest.mark.parametrize("number", STAGES)
 def test_nuts_agrees_with_exact_marginals(number, tmp_path):

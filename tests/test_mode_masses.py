@@ -28,7 +28,7 @@ N_CHAIN, N_SEGMENT, N_MOVE = 4, 8, 6
 
 
 @pytest.fixture(scope="module")
-def bigram(tmp_path_factory):
+def bigram(tmp_path_factory, engine):
     folder = tmp_path_factory.mktemp("masses") / "01"
     settings = {"chains": N_SEGMENT, "moves": N_MOVE, "weights": (0.05, 1.0)}
     fit.smc(small_problem("01", n_new_tokens=0), folder, replicates=N_CHAIN, **settings)

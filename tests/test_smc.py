@@ -57,7 +57,7 @@ def agrees(estimates, exact, n_tests=1, alpha=1e-3):
 
 
 @pytest.fixture(scope="module")
-def bigrams(tmp_path_factory):
+def bigrams(tmp_path_factory, engine):
     """Sixteen replicates of the conjugate bigram at the same levels."""
     folder = tmp_path_factory.mktemp("smc") / "bigram"
     settings = {"chains": 12, "moves": 5, "weights": BIGRAM_LEVELS}
@@ -66,7 +66,7 @@ def bigrams(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def attention(tmp_path_factory):
+def attention(tmp_path_factory, engine):
     """A fit of stage 05, and what its progress said."""
     said, folder = [], tmp_path_factory.mktemp("smc") / "05"
     settings = {"replicates": 3, "chains": 12, "moves": 6, "seed": 5}
@@ -75,7 +75,7 @@ def attention(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_modes():
+def two_modes(engine):
     program = Path(__file__).parent / "programs" / "two-modes.stan"
     return toolchain.compile_program(program)
 
@@ -140,6 +140,7 @@ def test_level_0_is_the_prior(bigrams):
     assert abs(exact.mean() - ours.mean()) < 4 * se
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_two_characters_agree_with_quadrature(tmp_path):
     """The evidence of a bigram of two characters is a two-dimensional integral for each row."""
@@ -162,6 +163,7 @@ def test_two_characters_agree_with_quadrature(tmp_path):
     assert se < 0.15
 
 
+@pytest.mark.usefixtures("engine")
 def test_the_variances_of_particles_in_the_order_of_the_program(tmp_path):
     """Arrays of matrices are not in the order of the CSV file; a bigram is an array of vectors."""
     problem = small_problem("05", n_new_tokens=0)
@@ -188,6 +190,7 @@ def test_the_variances_of_particles_in_the_order_of_the_program(tmp_path):
     np.testing.assert_allclose(found, (40 * expected + 5 * np.median(expected)) / 45)
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_the_metric_of_the_particles_has_the_same_answer(tmp_path):
     problem = bigram()
@@ -199,6 +202,7 @@ def test_the_metric_of_the_particles_has_the_same_answer(tmp_path):
     assert abs(value - conjugate_bigram.log_evidence(counts, 1.0)) < 4 * se
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_metric_of_particles_needs_parameters_without_constraints(tmp_path):
     executable = toolchain.compile_program(Path(__file__).parent / "programs" / "bounded.stan")
 
@@ -299,6 +303,7 @@ def test_exact_marginals(attention):
     assert any("scalars" in each.text and "exact" in each.text for each in Analysis(idata).findings)
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 @pytest.mark.skipif(
     not os.environ.get("GPTBAYES_LONG_TESTS"),
@@ -398,6 +403,7 @@ def healthy(tmp_path, **settings):
     return [finding.text for finding in warnings_of(path_findings(open_run(folder)))]
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_a_kernel_that_does_not_move_is_noticed(tmp_path):
     said = healthy(tmp_path, weights=(0.01, 0.1, 1.0), step_size=1e-6, max_treedepth=1)
@@ -405,6 +411,7 @@ def test_a_kernel_that_does_not_move_is_noticed(tmp_path):
     assert any("step size was too small" in text for text in said)
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_a_level_that_is_too_far_is_noticed(tmp_path):
     said = healthy(tmp_path, weights=(1.0,))
@@ -421,6 +428,7 @@ def test_a_step_size_that_is_wrong_by_ten_is_noticed(bigrams, tmp_path):
     assert any("step size was too small" in text for text in small)
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_one_ancestor_leads_the_warnings(tmp_path):
     folder = fit.smc(
@@ -432,6 +440,7 @@ def test_one_ancestor_leads_the_warnings(tmp_path):
     assert "every replicate" in findings[0].text
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_one_replicate_has_no_error_and_says_so(tmp_path):
     said = healthy(tmp_path, replicates=1, weights=(0.1, 1.0))
@@ -444,6 +453,7 @@ def test_one_replicate_has_no_error_and_says_so(tmp_path):
 # Going on
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_a_level_ends_with_the_same_numbers(tmp_path):
     settings = {**TINY, "chains": 8, "moves": 6}
@@ -481,6 +491,7 @@ def test_a_run_killed_in_the_middle_of_a_level_ends_with_the_same_numbers(tmp_pa
     assert not list(csv.glob("**/.level-*"))
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_any_executor_does(tmp_path):
     settings = {**TINY, "replicates": 1, "weights": (0.05, 1.0)}
@@ -517,6 +528,7 @@ def test_more_replicates_continue_a_run_of_the_generic_sampler(two_modes, tmp_pa
 # Bad input
 
 
+@pytest.mark.usefixtures("engine")
 def test_levels_that_do_not_end(tmp_path):
     with pytest.raises(RuntimeError, match="after 2 levels; try more moves or chains"):
         fit.smc(bigram(), tmp_path / "run", max_levels=2, **TINY)
@@ -534,6 +546,7 @@ def test_a_program_that_is_not_tempered_is_refused(two_modes, tmp_path):
         sequential_monte_carlo(two_modes, data, draw_modes_prior, tmp_path)
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_program_without_log_lik_is_refused(tmp_path):
     executable = toolchain.check().executable
 

@@ -54,6 +54,7 @@ def neighbours(request):
     return lower, upper, lower.program.read_text(), upper.program.read_text()
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("number", ALL)
 def test_a_program_needs_its_functions_and_nothing_else(number, tmp_path):
     """As a reader compiles it: with `stanc`, on the repository."""
