@@ -164,14 +164,14 @@ def _attention(analysis):
             less.append(f"{role} ({probability_words(1 - p, error)})")
     if more or less:
         sides = [
-            *([f"above that of the prior for {_joined(more)}"] if more else []),
-            *([f"below it for {_joined(less)}"] if less and more else []),
-            *([f"below that of the prior for {_joined(less)}"] if less and not more else []),
+            *([f"above theirs for {_joined(more)}"] if more else []),
+            *([f"below theirs for {_joined(less)}"] if less else []),
         ]
         learned = (
-            "In the head where it is largest, attention by detection pattern is "
-            f"{' and '.join(sides)}; the number in parentheses is the probability that a posterior "
-            f"draw differs from a prior draw in this direction.{_roughness(analysis.roles)}"
+            "For each detection pattern, the head that follows it most is compared with that of "
+            f"prior draws. Its attention is {' and '.join(sides)}; the number in parentheses is "
+            "the probability that a posterior draw differs from a prior draw in this direction."
+            f"{_roughness(analysis.roles)}"
         )
     else:
         learned = "No detection pattern distinguishes the heads from those of the prior."
