@@ -131,7 +131,7 @@ def save_groups(idata: az.InferenceData, path: Path) -> None:
     path : pathlib.Path
     """
     options = {} if IS_TREE else {"compress": False}
-    idata.to_netcdf(str(path), engine="h5netcdf", **options)
+    idata.to_netcdf(str(path), engine="netcdf4", **options)
 
 
 def load_groups(path: Path) -> az.InferenceData:
@@ -147,8 +147,8 @@ def load_groups(path: Path) -> az.InferenceData:
     """
     if not IS_TREE:
         with az.rc_context({"data.load": "eager"}):
-            return az.from_netcdf(str(path), engine="h5netcdf")
-    with xr.open_datatree(path, engine="h5netcdf") as opened:
+            return az.from_netcdf(str(path), engine="netcdf4")
+    with xr.open_datatree(path, engine="netcdf4") as opened:
         return opened.load()
 
 

@@ -101,7 +101,7 @@ def test_on_paper_nothing_is_folded(browser, report):
 def test_pointing_at_a_character_shows_what_the_netcdf_says(browser, path, runs):
     """Mean, interval and entropies of a character, recomputed from the draws in the file."""
     netcdf = runs["nuts"] / "posterior.nc"
-    with xr.open_dataset(netcdf, engine="h5netcdf") as root:
+    with xr.open_dataset(netcdf, engine="netcdf4") as root:
         characters = json.loads(root.attrs["characters"])
     stage = problem_of(open_run(runs["nuts"])).stage
     with opened(browser, path) as (page, *_):
@@ -111,7 +111,7 @@ def test_pointing_at_a_character_shows_what_the_netcdf_says(browser, path, runs)
             block = found.nth(i)
             title = block.locator("xpath=preceding-sibling::h3[1]").inner_text()
             group = "prior" if "prior" in title else "posterior"
-            with xr.open_dataset(netcdf, group=group, engine="h5netcdf") as draws:
+            with xr.open_dataset(netcdf, group=group, engine="netcdf4") as draws:
                 parameters = {name: values.values for name, values in draws.items()}
             written = block.locator(".c")
             text = block.locator(".prompt").inner_text()
@@ -129,11 +129,11 @@ def test_pointing_at_a_character_shows_what_the_netcdf_says(browser, path, runs)
 
 def test_the_held_out_density_is_that_of_the_netcdf(browser, report, runs):
     with xr.open_dataset(
-        runs["nuts"] / "posterior.nc", group="posterior", engine="h5netcdf"
+        runs["nuts"] / "posterior.nc", group="posterior", engine="netcdf4"
     ) as draws:
         parameters = {name: values.values for name, values in draws.items()}
     with xr.open_dataset(
-        runs["nuts"] / "posterior.nc", group="constant_data", engine="h5netcdf"
+        runs["nuts"] / "posterior.nc", group="constant_data", engine="netcdf4"
     ) as data:
         x, y = data["held_out_x"].values, data["held_out_y"].values
     stage = problem_of(open_run(runs["nuts"])).stage
@@ -152,7 +152,7 @@ def test_the_roles_are_those_of_the_netcdf(browser, report, runs):
     wanted = []
     for group in ("posterior", "prior"):
         with xr.open_dataset(
-            runs["nuts"] / "posterior.nc", group=group, engine="h5netcdf"
+            runs["nuts"] / "posterior.nc", group=group, engine="netcdf4"
         ) as draws:
             parameters = {name: values.values for name, values in draws.items()}
         weights = forward(stage, parameters, x).attention  # (chain, draw, layer, head, B, T, T)

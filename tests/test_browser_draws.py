@@ -34,9 +34,9 @@ def page(browser, report):
 def netcdf(runs):
     """Parameters and characters, straight from the file."""
     path = runs["nuts"] / "posterior.nc"
-    with xr.open_dataset(path, engine="h5netcdf") as root:
+    with xr.open_dataset(path, engine="netcdf4") as root:
         characters = json.loads(root.attrs["characters"])
-    with xr.open_dataset(path, group="posterior", engine="h5netcdf") as draws:
+    with xr.open_dataset(path, group="posterior", engine="netcdf4") as draws:
         parameters = {name: values.values for name, values in draws.items()}
     problem = problem_of(open_run(runs["nuts"]))
     return parameters, characters, problem

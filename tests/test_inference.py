@@ -126,5 +126,5 @@ def test_prior_group_has_the_prior_scales(runs):
 def test_runs_without_recorded_kernels_are_read(method, kernels, runs, tmp_path):
     idata = open_run(runs[method])
     del idata.attrs["kernels"]
-    idata.to_netcdf(str(tmp_path / "posterior.nc"), engine="h5netcdf")
+    idata.to_netcdf(str(tmp_path / "posterior.nc"), engine="netcdf4")
     assert open_run(tmp_path).attrs["kernels"] == kernels

@@ -105,7 +105,7 @@ def test_only_a_damaged_file_is_to_be_deleted(saved):
         (OSError(errno.EAGAIN, "unable to lock file, errno = 11"), "cannot be locked"),
         (OSError(errno.ENOLCK, "unable to lock file, errno = 37"), "HDF5_USE_FILE_LOCKING"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
-        (RuntimeError("no engine h5netcdf"), "no engine h5netcdf"),
+        (RuntimeError("no engine netcdf4"), "no engine netcdf4"),
     ],
 )
 def test_a_whole_file_is_never_called_damaged(saved, reason, said):

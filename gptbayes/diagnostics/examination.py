@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import h5netcdf
+import netCDF4
 import xarray as xr
 
 from gptbayes.diagnostics.contraction import Contraction
@@ -60,10 +60,10 @@ def save_examination(
     attrs = {"learned": json.dumps(learned)}
     attrs["content_sha256"] = _digest(groups, attrs["learned"])
     with replacing(path) as partial:
-        xr.Dataset(attrs=attrs).to_netcdf(partial, engine="h5netcdf")
+        xr.Dataset(attrs=attrs).to_netcdf(partial, engine="netcdf4")
         for name, dataset in groups.items():
             if dataset is not None:
-                dataset.to_netcdf(partial, group=name, mode="a", engine="h5netcdf")
+                dataset.to_netcdf(partial, group=name, mode="a", engine="netcdf4")
 
 
 def load_examination(folder: str | Path) -> SavedExamination | None:
@@ -88,11 +88,11 @@ def load_examination(folder: str | Path) -> SavedExamination | None:
     if not path.exists():
         return None
     try:
-        attrs = xr.load_dataset(path, engine="h5netcdf").attrs
-        with h5netcdf.File(path) as file:
+        attrs = xr.load_dataset(path, engine="netcdf4").attrs
+        with netCDF4.Dataset(path) as file:
             names = set(file.groups)
         connections, local = (
-            xr.load_dataset(path, group=name, engine="h5netcdf") if name in names else None
+            xr.load_dataset(path, group=name, engine="netcdf4") if name in names else None
             for name in ("connections", "local")
         )
     except (OSError, ValueError, KeyError) as error:

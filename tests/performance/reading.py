@@ -65,7 +65,7 @@ def from_cmdstanpy(folder):
 
 
 def from_cmdstanpy_saved(folder):
-    from_cmdstanpy(folder).to_netcdf(str(folder / "arviz.nc"), engine="h5netcdf")
+    from_cmdstanpy(folder).to_netcdf(str(folder / "arviz.nc"), engine="netcdf4")
 
 
 def only_numbers(folder):
