@@ -13,6 +13,8 @@ import numpy as np
 
 R_HAT_LIMIT = 1.01
 """Largest R-hat of chains that have mixed (Vehtari et al. 2021, section 4)."""
+R_HAT_CLEAR = 1.05
+"""R-hat from which on chains are said not to have mixed, rather than that they may not have."""
 ESS_LIMIT = 400
 """Smallest effective sample size of reliable summaries (Vehtari et al. 2021, section 4)."""
 PARETO_K_LIMIT = 0.7
@@ -192,13 +194,19 @@ def convergence_warnings(r_hat: float, ess: float) -> list[str]:
     -------
     list of str
         Empty if both are within their limits.
+
+    Examples
+    --------
+    >>> convergence_warnings(1.012, 886.0)
+    ['R-hat above 1.01: the chains may not have mixed, run them longer']
+    >>> convergence_warnings(1.31, 886.0)
+    ['R-hat above 1.01: the chains have not mixed, run them longer']
     """
     warnings = []
     if r_hat > R_HAT_LIMIT:
+        may = "may not have mixed" if r_hat <= R_HAT_CLEAR else "have not mixed"
         short = "" if ess >= ESS_LIMIT else " or are too short to tell"
-        warnings.append(
-            f"R-hat above {R_HAT_LIMIT}: the chains have not mixed{short}, run them longer"
-        )
+        warnings.append(f"R-hat above {R_HAT_LIMIT}: the chains {may}{short}, run them longer")
     if ess < ESS_LIMIT:
         warnings.append(f"ESS below {ESS_LIMIT}: intervals and tail probabilities are rough")
     return warnings

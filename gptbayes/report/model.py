@@ -51,8 +51,7 @@ def _rows(analysis, problem, attrs):
         ["model", f"stage {problem.stage.number}, {problem.stage.title.lower()}"],
         [
             "parameters",
-            f"{analysis.n_parameters} in {len(problem.stage.parameters)} arrays: "
-            f"{_arrays(problem)}",
+            f"{analysis.n_parameters} in {_arrays(problem)}",
         ],
         ["prior", prior_words(problem)],
         ["target", attrs["target"]],

@@ -130,8 +130,9 @@ def _exact(analysis):
     if not n:
         return "The draws are too few to be tested against exact marginals."
     if not n_failed:
+        tests = {1: "the test", 2: "both tests"}.get(n, f"all {n} tests")
         return (
-            f"The draws pass all {n} tests against exact marginals (smallest p "
+            f"The draws pass {tests} against exact marginals (smallest p "
             f"{p_value(float(p.min()))})."
         )
     return (
