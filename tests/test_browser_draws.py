@@ -230,6 +230,16 @@ def test_the_navigation_stays_and_headings_are_links(page):
     assert page.evaluate("ids => ids.every(id => document.getElementById(id))", targets)
 
 
+def test_captions_are_as_narrow_as_the_page(browser, report):
+    """A caption of a table that scrolls would otherwise be as wide as the table."""
+    with opened(browser, report, viewport={"width": 480, "height": 900}) as (page, *_):
+        right = page.locator("caption").evaluate_all(
+            "all => all.map(caption => caption.getBoundingClientRect().right)"
+        )
+    assert len(right) > 5
+    assert max(right) <= 480
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [480, 1600])
 def test_axe_finds_nothing(browser, report, scheme, width):
