@@ -22,6 +22,7 @@ OPTIONS = {
         "superchains": "superchains",
         "warmup": "iter_warmup",
         "draws": "iter_sampling",
+        "thin": "thin",
         "init": "init",
         "metric": "metric",
         "adapt_delta": "adapt_delta",
@@ -202,6 +203,7 @@ def _add_method_options(group):
     )
     add("--warmup", type=int, help="NUTS warm-up iterations (300)")
     add("--draws", type=int, help="per chain (500), per path (250) or from the prior (1000)")
+    add("--thin", type=int, metavar="K", help="keep one in K of the draws of each NUTS chain (1)")
     add("--init", choices=fit.INITS, help="where NUTS starts (random)")
     add(
         "--metric",

@@ -104,11 +104,12 @@ def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Findin
     list of Finding
     """
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
+    thin = json.loads(idata.attrs["settings"]).get("thin", 1)
     divergences, hits = int(health["divergences"].sum()), int(health["max_treedepth_hits"].sum())
     return [
-        _count(divergences, n_draws, "divergent transitions", _DIVERGENT),
-        _count(hits, n_draws, "draws at maximum tree depth", _DEPTH),
-        _energy_finding(float(health["e_bfmi"].min())),
+        _count(divergences, n_draws, thin, "divergent transitions", _DIVERGENT),
+        _count(hits, n_draws, thin, "draws at maximum tree depth", _DEPTH),
+        _energy_finding(float(health["e_bfmi"].min()), thin),
     ]
 
 
@@ -238,8 +239,9 @@ def exact_marginals_finding(answers: xr.Dataset) -> Finding:
     )
 
 
-def _count(count, n_draws, what, why):
+def _count(count, n_draws, thin, what, why):
     text = f"{count} {what} of {n_draws}"
+    text += f", which are one in {thin} of all" if thin > 1 else ""
     return Finding(count == 0, text if count == 0 else f"{text}: {why}")
 
 
@@ -258,10 +260,12 @@ def _bfmi(stats):
     return squares.mean("draw") / energy.var("draw", ddof=1)
 
 
-def _energy_finding(smallest):
+def _energy_finding(smallest, thin):
     if not np.isfinite(smallest):
         return Finding(False, "too few draws for E-BFMI, or draws that never move")
     text = f"smallest E-BFMI {smallest:.2f}"
+    if thin > 1:  # draws that are further apart have energies that differ more
+        text += " of thinned draws, which is too large for all iterations"
     if smallest >= E_BFMI_LIMIT:
         return Finding(True, text)
     return Finding(False, f"{text}, below {E_BFMI_LIMIT}: {_ENERGY}")

@@ -35,6 +35,7 @@ MOST = {
     "replicates": schema.MOST_UNITS,
     "iter_warmup": 1_000_000,
     "iter_sampling": schema.MOST_DRAWS,
+    "thin": schema.MOST_DRAWS,
     "draws": schema.MOST_DRAWS,
     "moves": 1_000_000,
     "max_iterations": schema.MOST_DRAWS,

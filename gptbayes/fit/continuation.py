@@ -3,6 +3,9 @@
 A chain of fixed step size and metric is a Markov chain, so that a chain which is continued with
 these from its last draw, and with new random numbers, has the same law as one that was never
 interrupted. Its draws are in several files; nothing of the earlier ones is changed.
+
+Of a thinned chain, Stan keeps the first of every ``thin`` iterations. The last draw that was kept
+is followed by ``thin - 1`` iterations that are not, as everywhere else in the chain.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from gptbayes.model.problem import Problem
 
 
 def continued_arguments(
-    run: Run, problem: Problem, chain: int, before: Part, part: Part, metric: str
+    run: Run, problem: Problem, chain: int, before: Part, part: Part, metric: str, thin: int
 ) -> dict:
     """Arguments of `cmdstanpy.CmdStanModel.sample` that continue a chain.
 
@@ -32,6 +35,7 @@ def continued_arguments(
     before, part : Part
         The last one that is there, and the one that follows.
     metric : str
+    thin : int
         As for `gptbayes.fit.nuts`.
 
     Returns
@@ -47,8 +51,9 @@ def continued_arguments(
     arguments = {
         "inits": str(init),
         "seed": int(seeds.generate_state(1)[0] >> 1),
-        "iter_warmup": 0,
-        "iter_sampling": part.n_draws,
+        "iter_warmup": thin - 1,  # without adaptation: iterations that are not kept
+        "iter_sampling": part.n_iterations,
+        "thin": thin,
         "adapt_engaged": False,
         "step_size": float(draws.method_variables["stepsize"][-1]),
         "metric": "diag_e" if metric == "prior" else metric,

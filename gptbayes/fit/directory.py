@@ -170,7 +170,7 @@ def run_directory(
     _check_configuration(folder, config, growing)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext() if shared else _locked(folder):
-        check_resources(problem, folder, n_draws)
+        check_resources(problem, folder, n_draws, settings)
         for name in ("csv", "init"):  # before anything is compiled: it may not be allowed
             (folder / name).mkdir(exist_ok=True)
             remove_leftovers(folder / name)
@@ -304,7 +304,9 @@ def _check_configuration(folder, config, growing=None):
                 f"{folder} is not empty and not a run directory, choose another directory"
             )
         return
-    existing, new = _flat(read_config(folder)), _flat(config)
+    there = read_config(folder)
+    defaults = {f"settings.{k}": v for k, v in schema.default_settings(there["method"]).items()}
+    existing, new = {**defaults, **_flat(there)}, _flat(config)
     differing = [key for key in new if new[key] != existing.get(key)]
     grown = f"settings.{growing}"
     if differing == [grown] and new[grown] > existing[grown]:

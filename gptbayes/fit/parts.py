@@ -13,11 +13,14 @@ class Part(NamedTuple):
     Attributes
     ----------
     after : int
-        Draws of the chain before these.
+        Sampling iterations of the chain before these.
+    n_iterations : int
     n_draws : int
+        Of these iterations, those that are kept.
     """
 
     after: int
+    n_iterations: int
     n_draws: int
 
 
@@ -27,7 +30,8 @@ def parts_of(settings: dict) -> list[Part]:
     Parameters
     ----------
     settings : dict
-        Of ``config.json``; ``continued_after`` has the numbers of draws after which it was.
+        Of ``config.json``; ``continued_after`` has the numbers of sampling iterations after which
+        it was.
 
     Returns
     -------
@@ -36,17 +40,23 @@ def parts_of(settings: dict) -> list[Part]:
     Raises
     ------
     ValueError
-        If these numbers do not rise.
+        If these numbers do not rise, or are not multiples of ``thin``.
 
     Examples
     --------
-    >>> parts_of({"iter_sampling": 2000, "continued_after": [500, 1000]})
-    [Part(after=0, n_draws=500), Part(after=500, n_draws=500), Part(after=1000, n_draws=1000)]
+    >>> first, second = parts_of({"iter_sampling": 2000, "continued_after": [500], "thin": 10})
+    >>> first
+    Part(after=0, n_iterations=500, n_draws=50)
+    >>> second
+    Part(after=500, n_iterations=1500, n_draws=150)
     """
     bounds = [0, *settings.get("continued_after", []), settings["iter_sampling"]]
     if any(a >= b for a, b in pairwise(bounds)):
         raise ValueError(f"continued_after must rise to iter_sampling, got {bounds[1:]}")
-    return [Part(a, b - a) for a, b in pairwise(bounds)]
+    thin = settings.get("thin", 1)
+    if any(b % thin for b in bounds):
+        raise ValueError(f"thin must divide iter_sampling, got {thin} and {bounds[1:]}")
+    return [Part(a, b - a, (b - a) // thin) for a, b in pairwise(bounds)]
 
 
 def label_of(chain: int, part: Part) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gptbayes.model.problem import Problem
 from gptbayes.toolchain.system import physical_memory
@@ -18,7 +21,13 @@ BYTES_IN_MEMORY = 4 * 8
 """Of a number that is read, converted, saved and analyzed."""
 
 
-def check_resources(problem: Problem, folder: Path, n_draws: int) -> None:
+FEWEST_DRAWS = 100
+"""Of a chain that is thinned: with fewer, take fewer chains or a smaller model instead."""
+
+
+def check_resources(
+    problem: Problem, folder: Path, n_draws: int, settings: Mapping[str, Any]
+) -> None:
     """See that the draws of a fit have room.
 
     Parameters
@@ -28,11 +37,14 @@ def check_resources(problem: Problem, folder: Path, n_draws: int) -> None:
         The run directory.
     n_draws : int
         Of all chains, paths or starts.
+    settings : mapping
+        Of the method. Chains of NUTS can be thinned.
 
     Raises
     ------
     RuntimeError
-        If disk or memory are too small. The message says how many draws have room.
+        If disk or memory are too small. The message says how many draws have room, and how a new
+        run of NUTS would be thinned to so many.
     """
     n_weights = problem.stage.n_parameters(problem.design)
     parts = {
@@ -51,11 +63,32 @@ def check_resources(problem: Problem, folder: Path, n_draws: int) -> None:
         need, per = n_draws * per_draw * per_number + others, per_draw * per_number
         if have is not None and need > have:
             numbers = ", ".join(f"{n:,} {name}" for name, n in parts.items() if n)
+            most = max(0, have - others) // per
+            new = not (folder / "config.json").exists()
             raise RuntimeError(
                 f"{n_draws:,} draws of {numbers} need about {_megabytes(need)} of {what}, got "
-                f"{_megabytes(have)}: at most {max(0, have - others) // per:,} draws have room, so "
+                f"{_megabytes(have)}: at most {most:,} draws have room, so "
+                f"{_thinned(settings, most) if new else ''}"
                 "take fewer chains, fewer draws of each, or a smaller model"
             )
+
+
+def _thinned(settings, most):
+    """What to thin by, if the chains of a method can be thinned and enough is left of each."""
+    if "thin" not in settings:
+        return ""
+    n, chains = settings["iter_sampling"], settings["chains"]
+    have_room = (k for k in _divisors(n) if FEWEST_DRAWS <= n // k <= most // chains)
+    if thin := next(have_room, None):
+        kept = f"{chains * n // thin:,} draws"
+        return f"keep one draw in {thin:,} of each chain (--thin {thin}: {kept}), or "
+    return ""
+
+
+def _divisors(n):
+    """In ascending order."""
+    small = [k for k in range(1, math.isqrt(n) + 1) if n % k == 0]
+    return sorted({*small, *(n // k for k in small)})
 
 
 def _megabytes(n_bytes):

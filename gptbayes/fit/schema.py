@@ -53,6 +53,7 @@ class NutsSettings(Struct):
     adapt_delta: Share
     max_treedepth: Annotated[int, Meta(ge=1, le=MOST_TREEDEPTH)]
     superchains: Units | None = None
+    thin: Count = 1
     continued_after: Annotated[list[Count], Meta(max_length=10_000)] = []
 
 
@@ -150,6 +151,12 @@ class Manifest(Struct):
     sha256: Digest
     files: dict[str, Digest]
     schema: Version = SCHEMA
+
+
+def default_settings(method: str) -> dict[str, Any]:
+    """The settings that older runs do not have, with the values that they ran with."""
+    fields = msgspec.structs.fields(SETTINGS[method])
+    return {each.name: each.default for each in fields if each.default is not msgspec.NODEFAULT}
 
 
 def read(path: Path, kind: type[T]) -> T:

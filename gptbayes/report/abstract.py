@@ -47,10 +47,11 @@ def _model(analysis):
     problem, sizes = analysis.problem, analysis.problem.design
     settings = json.loads(analysis.idata.attrs["settings"])
     n = analysis.n_chain * analysis.n_draw
+    kept = f" (one in {thin} iterations)" if (thin := settings.get("thin", 1)) > 1 else ""
     drawn = {
         "nuts": lambda: (
             f"NUTS drew {n:,} times from the posterior, in {analysis.n_chain} chains "
-            f"of {analysis.n_draw:,} after {settings['iter_warmup']:,} iterations of warm-up."
+            f"of {analysis.n_draw:,}{kept} after {settings['iter_warmup']:,} iterations of warm-up."
         ),
         "smc": lambda: (
             f"Sequential Monte Carlo drew {n:,} times from the posterior, in "

@@ -88,10 +88,12 @@ def _ran(analysis):
 def _nuts(settings):
     metric = settings.get("metric") or "prior"
     inverse = "the prior variances as inverse metric"
+    kept = f" (one in {thin} was kept)" if (thin := settings.get("thin", 1)) > 1 else ""
     return (
         f"The No-U-Turn sampler ran {settings['chains']} chains of {settings['iter_warmup']:,} "
-        f"warm-up and {settings['iter_sampling']:,} sampling iterations, with a target acceptance "
-        f"of {settings['adapt_delta']:g}, a maximum tree depth of {settings['max_treedepth']}, and "
+        f"warm-up and {settings['iter_sampling']:,} sampling iterations{kept}, with a target "
+        f"acceptance of {settings['adapt_delta']:g}, a maximum tree depth of "
+        f"{settings['max_treedepth']}, and "
         f"{inverse if metric == 'prior' else f'the metric {metric}'}."
     )
 

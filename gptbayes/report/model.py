@@ -77,18 +77,18 @@ _OVER_DISPERSED = "random points with twice the standard deviation of the prior"
 
 
 def continuation(settings: dict) -> str:
-    """Say after how many draws a run of NUTS was continued, nothing if it was not.
+    """Say after how many iterations a run of NUTS was continued, nothing if it was not.
 
     Examples
     --------
     >>> continuation({"continued_after": [500, 1000]})
-    'after 500 and 1000 draws of each chain, with its step size and metric and a new seed'
+    'after 500 and 1000 iterations of each chain, with its step size and metric and a new seed'
     """
     after = settings.get("continued_after")
     if not after:
         return ""
     numbers = " and ".join(map(str, after))
-    return f"after {numbers} draws of each chain, with its step size and metric and a new seed"
+    return f"after {numbers} iterations of each chain, with its step size and metric and a new seed"
 
 
 def starting_points(method: str, settings: dict) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from gptbayes.diagnostics.sampler import pareto_k
@@ -105,9 +107,13 @@ def _limits(r_hat, ess):
 def _divergences(analysis):
     n = int(analysis.sampler_health["divergences"].sum())
     total = analysis.n_chain * analysis.n_draw
+    thin = json.loads(analysis.idata.attrs["settings"]).get("thin", 1)
+    kept = f" that were kept, one in {thin}," if thin > 1 else ""
     if not n:
-        return "No transition diverged."
-    return f"{n} of {total:,} transitions diverged, so parts of the posterior may be unexplored."
+        return f"None of the transitions{kept} diverged." if kept else "No transition diverged."
+    return (
+        f"{n} of {total:,} transitions{kept} diverged, so parts of the posterior may be unexplored."
+    )
 
 
 def _pareto(analysis):

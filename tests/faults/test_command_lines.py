@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from problems import TEXT
 
 from gptbayes.cli import COMMANDS, main
+from gptbayes.cli.fit import OPTIONS
 
 from .amount import SEED, examples
 
@@ -116,6 +117,45 @@ def test_absurd_sizes_are_told_what_is_possible(tmp_path, capsys, options, messa
     assert message in told
     assert one_line(told)
     assert not out.exists()
+
+
+ABSURD = [2**31, 2**63, 10**30]
+
+
+def integers_of(command):
+    return [action for action in options_of(command) if action.type is int]
+
+
+@pytest.mark.parametrize("action", integers_of("fit"), ids=lambda action: action.dest)
+def test_every_integer_option_of_fit_has_its_bound(tmp_path, capsys, survived, action):
+    """With the method that has it, of the stage that has all sizes."""
+    method = next((m for m, names in OPTIONS.items() if action.dest in names), "nuts")
+    out = tmp_path / "run"
+    for absurd in ABSURD[action.dest == "seed" :]:
+        argv = ["fit", "--stage", "12", "--method", method, "--out", str(out)]
+        status, told = ended([*argv, f"{action.option_strings[0]}={absurd}"], capsys)
+        assert (status, one_line(told)) == (2, True), told
+        assert not out.exists()
+        survived("absurd integers of fit")
+
+
+@pytest.mark.parametrize("command", ["text", "attention", "compare"])
+def test_every_integer_option_of_a_finished_run_has_its_bound(runs, capsys, survived, command):
+    """Others than those of `fit` are asked of a run that is there."""
+    for action in integers_of(command):
+        for absurd in ABSURD[action.dest == "seed" :]:
+            more = ["--wbic", "--refits", "none"] if command == "compare" else []
+            argv = [command, str(runs["nuts"]), *more, f"{action.option_strings[0]}={absurd}"]
+            status, told = ended(argv, capsys)
+            assert status == 2, told
+            assert one_line(told), told
+            survived(f"absurd integers of {command}")
+
+
+def test_integers_of_other_commands():
+    """There are none."""
+    others = set(COMMANDS) - {"fit", "text", "attention", "compare"}
+    assert not any(integers_of(command) for command in others)
 
 
 def test_masks_of_many_layers_are_refused(tmp_path, capsys):
