@@ -108,7 +108,7 @@ def test_what_is_said_of_thinned_chains(tmp_path):
     said = " ".join(each.text for each in analysis.findings)
     assert "of 80, which are one in 5 of all" in said
     assert "of thinned draws, which is too large for all iterations" in said
-    written = gb.write_report(out, formats=["markdown"]).read_text()
+    written = gb.write_report(out, formats=["md"]).read_text()
     assert "2 chains of 40 (one in 5 iterations) after 60 iterations of warm-up" in written
     assert "200 sampling iterations (one in 5 was kept)" in written
 
