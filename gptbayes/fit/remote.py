@@ -8,6 +8,7 @@ writes it in place as if it had been made here.
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 import platform
@@ -259,6 +260,7 @@ def is_remote(executor: Executor | None) -> bool:
     return type(executor).__module__.partition(".")[0] == "distributed"
 
 
+@functools.cache  # it starts two programs, and is asked of each unit
 def setup_of_this_machine() -> str:
     """What draws depend on beside their seeds: the processor, CmdStan and the compiler."""
     toolchain = describe()
