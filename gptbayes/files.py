@@ -69,6 +69,18 @@ def work_folder_of(path: Path) -> Path | None:
     return next(path.parent.glob(f".{glob.escape(path.name)}.part-*"), None)
 
 
+def made_in(path: Path) -> str:
+    """The name of the file that is being made in a folder of `work_folder`; else nothing.
+
+    Examples
+    --------
+    >>> made_in(Path(".chain-1.csv.part-machine-12-x")), made_in(Path("chain-1.csv"))
+    ('chain-1.csv', '')
+    """
+    name, _, end = path.name.rpartition(".part-")
+    return name.removeprefix(".") if end else ""
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 digest of a file, in hexadecimal."""
     with open(path, "rb") as file:

@@ -21,10 +21,13 @@ from rich.text import Text
 from gptbayes import fit
 from gptbayes.corpus import printable
 
+MOST_BARS = 32
+"""More do not fit on a screen, and drawing a thousand takes more time than there is."""
+
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
-    """Progress bars, one for each chain, path, start or replicate.
+    """Progress bars, one for each chain, path, start or replicate, or one for all of many.
 
     On a terminal they are drawn on standard error. In a notebook they stand below the cell while
     it runs and are removed at its end, so that they are not part of a saved or rendered notebook.
@@ -51,7 +54,7 @@ def progress_bars() -> Iterator[Callable[[Sequence[fit.Progress]], None]]:
         def on_progress(units):
             if not tasks:  # bars without tasks are an empty line
                 shown.enter_context(_displayed(bars) if in_notebook() else bars)
-            for unit in units:
+            for unit in units if len(units) <= MOST_BARS else [_together(units)]:
                 if unit.label not in tasks:
                     name = printable(unit.label)
                     tasks[unit.label] = bars.add_task(name, start=False, note="")
@@ -72,6 +75,14 @@ def in_notebook() -> bool:
     """
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+def _together(units):
+    """One bar for many."""
+    done, total = sum(unit.done for unit in units), sum(unit.total for unit in units)
+    words = units[0].label.partition(" ")[0]
+    label = f"{len(units):,} {words}{'' if words.endswith('s') else 's'}"
+    return fit.Progress(label, done, total, any(unit.begun for unit in units))
 
 
 class _TimeRemaining(TimeRemaining):

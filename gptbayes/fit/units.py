@@ -8,14 +8,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gptbayes.files import work_folder, work_folder_of
+from gptbayes.files import made_in, work_folder, work_folder_of
 from gptbayes.fit import manifest
 from gptbayes.fit.directory import Run, note_setups
 from gptbayes.fit.draws import NOT_CONVERGED, check_csv
@@ -226,7 +226,7 @@ def _run_on(executor, run, missing, units, on_progress):
                 finished = {future: pending.pop(future) for future in workers.wait(pending)}
                 _take(run, workers, finished, pending)
                 if on_progress:
-                    on_progress([_progress(unit, workers.done) for unit in units])
+                    on_progress(progress_of(units, workers.done))
 
 
 def _take(run, workers, finished, pending):
@@ -280,17 +280,43 @@ def given_up_together(
         raise
 
 
-def _progress(unit, elsewhere):
-    if Path(unit.csv).exists():
-        return Progress(unit.label, unit.total, unit.total, True)
-    if unit.label in elsewhere:
-        return Progress(unit.label, elsewhere[unit.label], unit.total, True)
-    return Progress(unit.label, _iterations(unit), unit.total, _work_of(unit) is not None)
+def progress_of(units: Sequence[Unit], elsewhere: Mapping[str, int]) -> list[Progress]:
+    """How far units are.
+
+    Each folder is listed once: a search for the files of each of a thousand chains takes seconds.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+    elsewhere : mapping of str to int
+        Iterations of those that run on other machines, by label.
+
+    Returns
+    -------
+    list of Progress
+    """
+    folders = {Path(unit.csv).parent for unit in units}
+    there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    works = {path.with_name(made): path for path in there if (made := made_in(path))}
+    found = []
+    for unit in units:
+        path, label = Path(unit.csv), unit.label
+        work = works.get(path)
+        if path in there:
+            found.append(Progress(label, unit.total, unit.total, True))
+        elif label in elsewhere:
+            found.append(Progress(label, elsewhere[label], unit.total, True))
+        else:
+            found.append(Progress(label, _iterations_in(work, unit), unit.total, work is not None))
+    return found
 
 
 def _iterations(unit):
     """How many iterations a unit that runs on this machine has done."""
-    work = _work_of(unit)
+    return _iterations_in(_work_of(unit), unit)
+
+
+def _iterations_in(work, unit):
     return 0 if work is None else min(interface.last_iteration(work), unit.total)
 
 

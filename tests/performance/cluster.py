@@ -9,6 +9,7 @@ time of the scheduler and of the caller, and the memory of the scheduler at its 
 """
 
 import argparse
+import hashlib
 import os
 import subprocess
 import sys
@@ -62,13 +63,22 @@ def bytes_per_number(folder, n_draws):
     n_weights = problem.stage.n_parameters(problem.design)
     n_numbers = n_draws * (n_weights + problem.n_targets)
     csv = (folder / "csv" / "chain-1.csv").read_bytes()
-    begun = time.process_time()
-    sent = len(zlib.compress(csv, 1))
-    seconds = time.process_time() - begun
+    sent, of_worker = timed(zlib.compress, csv, 1)
+    again, of_caller = timed(zlib.decompress, sent)
+    _, of_digest = timed(lambda: hashlib.sha256(again).digest())
     print(f"{n_draws} draws of {n_weights:,} weights and {problem.n_targets} log densities")
-    for what, size in (("CSV", len(csv)), ("sent by a worker", sent)):
-        print(f"  {what:<20}{size / n_numbers:6.1f} bytes per number")
-    print(f"  compression{len(csv) / seconds / 1e6:15.0f} MB of CSV per second", flush=True)
+    for what, content in (("CSV", csv), ("sent by a worker", sent)):
+        print(f"  {what:<20}{len(content) / n_numbers:6.1f} bytes per number")
+    works = {"compression": of_worker, "decompression": of_caller, "digest": of_digest}
+    for what, seconds in works.items():
+        print(f"  {what:<20}{len(csv) / seconds / 1e6:6.0f} MB of CSV per second", flush=True)
+
+
+def timed(function, *arguments):
+    """What a function returns, and its seconds of the processor."""
+    begun = time.process_time()
+    value = function(*arguments)
+    return value, time.process_time() - begun
 
 
 def scheduler_load(folder, n_units, n_bytes):
