@@ -84,7 +84,7 @@ class SmcSettings(Struct):
     step_size: Scale | None = None
 
 
-SETTINGS = {
+SETTINGS: dict[str, type[Struct]] = {
     "nuts": NutsSettings,
     "pathfinder": PathfinderSettings,
     "optimize": OptimizeSettings,
