@@ -16,6 +16,7 @@ from gptbayes.cli.terminal import (
     status,
     write_table,
 )
+from gptbayes.fit.checks import positive
 from gptbayes.progress import progress_bars
 from gptbayes.report import write_comparison
 
@@ -64,11 +65,13 @@ def _compare(arguments):
             f"--{next(iter(given))} has no effect without refits and tempered fits: with "
             f"--refits {arguments.refits} it needs --wbic"
         )
+    settings = {names[name]: value for name, value in given.items()}
+    positive(**{name: value for name, value in settings.items() if name != "init"})
     with progress_bars() as on_progress:
         compared = compare.compare_runs(
             arguments.runs,
             refits=refits,
-            settings={names[name]: value for name, value in given.items()},
+            settings=settings,
             with_wbic=arguments.wbic,
             on_plan=_print_plans,
             on_progress=on_progress,

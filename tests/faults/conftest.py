@@ -18,10 +18,12 @@ def survived(record_property):
 
 def pytest_terminal_summary(terminalreporter):
     counts: Counter[str] = Counter()
-    for report in terminalreporter.stats.get("passed", []):
-        for name, count in report.user_properties:
-            if name.startswith("survived ") and report.when == "teardown":
-                counts[name.removeprefix("survived ")] += count
+    passed = {report.nodeid for report in terminalreporter.stats.get("passed", [])}
+    for report in terminalreporter.stats.get("", []):  # of pytest: what was set up and torn down
+        if report.when == "teardown" and report.nodeid in passed:
+            for name, count in report.user_properties:
+                if name.startswith("survived "):
+                    counts[name.removeprefix("survived ")] += count
     if counts:
         terminalreporter.section("faults that did no harm")
     for kind, count in sorted(counts.items()):
