@@ -151,9 +151,7 @@ def test_the_roles_are_those_of_the_netcdf(browser, report, runs):
     stage, x = problem_of(idata).stage, problem_of(idata).held_out.x[:50]
     wanted = []
     for group in ("posterior", "prior"):
-        with xr.open_dataset(
-            runs["nuts"] / "posterior.nc", group=group, engine="netcdf4"
-        ) as draws:
+        with xr.open_dataset(runs["nuts"] / "posterior.nc", group=group, engine="netcdf4") as draws:
             parameters = {name: values.values for name, values in draws.items()}
         weights = forward(stage, parameters, x).attention  # (chain, draw, layer, head, B, T, T)
         t = np.arange(1, weights.shape[-1])

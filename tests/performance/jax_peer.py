@@ -31,7 +31,7 @@ def peers(problem, parameters) -> list[Peer]:
 
     return [
         *_peers("JAX", lambda p: jax_gpt.log_density(number, p, data), parameters, _arrays),
-        *_peers("kernels in JAX", jax_log_posterior(problem), point, with_stan_shapes),
+        *_peers("ours in JAX", jax_log_posterior(problem), point, with_stan_shapes),
     ]
 
 
