@@ -88,9 +88,9 @@ faults: setup $(VENV)/ready-test
 	@echo "seed $(SEED): passed"
 
 # Twenty minutes: gradients, forward pass, NUTS, evidence and influence beside JAX, PyTorch, stanli,
-# NumPyro, BlackJAX, nutpie, PyMC and devinterp, in an environment of its own. `make bench QUICK=--quick` takes
-# a few minutes and says less; `make bench TORCH=torch==2.13.0` chooses a PyTorch, whose newest may
-# bring gigabytes for a GPU.
+# NumPyro, BlackJAX, nutpie, PyMC and devinterp, in an environment of its own. `make bench
+# QUICK=--quick` takes a few minutes and says less; `make bench TORCH=torch==2.13.0` chooses a
+# PyTorch, whose newest may bring gigabytes for a GPU.
 bench:
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) EXTRA=bench ALSO='$(TORCH)' setup
 	@mkdir -p $(BENCH)
