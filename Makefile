@@ -87,16 +87,16 @@ faults: setup $(VENV)/ready-test
 	FAULTS_SEED=$(SEED) FAULTS_MANY=$(FAULTS) $(PYTEST) tests/faults
 	@echo "seed $(SEED): passed"
 
-# A quarter of an hour: gradients, forward pass, NUTS and evidence beside JAX, PyTorch, stanli,
-# NumPyro, BlackJAX, nutpie and PyMC, in an environment of its own. `make bench QUICK=--quick` takes
-# a few minutes and says less; `make bench TORCH=torch==2.13.0` chooses a PyTorch, whose newest may
-# bring gigabytes for a GPU.
+# Twenty minutes: gradients, forward pass, NUTS, evidence and influence beside JAX, PyTorch, stanli,
+# NumPyro, BlackJAX, nutpie, PyMC and devinterp, in an environment of its own. `make bench
+# QUICK=--quick` takes a few minutes and says less; `make bench TORCH=torch==2.13.0` chooses a
+# PyTorch, whose newest may bring gigabytes for a GPU.
 bench:
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) EXTRA=bench ALSO='$(TORCH)' setup
 	@mkdir -p $(BENCH)
 	@rm -f $(BENCH)/bench.partial
 	@set -e; for each in gradients.py 'gradients.py --growth' forward.py texts.py nuts.py \
-	    evidence.py; do \
+	    evidence.py influence.py; do \
 	  echo "tests/performance/$$each $(QUICK)" | tee -a $(BENCH)/bench.partial >&2; \
 	  $(BENCH_VENV)/bin/python tests/performance/$$each $(QUICK) >> $(BENCH)/bench.partial; \
 	  echo >> $(BENCH)/bench.partial; \

@@ -124,6 +124,28 @@ def test_exact_refits_of_a_bigram(bigram):
     assert len(found["text"].values[0]) == problem.design.block_size + 1
 
 
+def test_refits_of_several_quantities(rng):
+    """Mean and square of a normal mean: one slope for both, errors by resampled observations."""
+    precision = len(Y) + PRIOR_PRECISION
+    mean, without = Y.sum() / precision, (Y.sum() - Y) / (precision - 1)
+    change = without**2 - mean**2 + 1 / (precision - 1) - 1 / precision
+    exact = xr.DataArray([without - mean, change], dims=("quantity", "observation")).T
+    idata = normal_mean(rng)
+    theta = idata.posterior["theta"]
+    found = xr.concat([influence(idata, q) for q in (theta, theta**2)], "quantity")
+    table = compare_with_refits(found, exact)
+    second = table.sel(estimate="importance sampling")
+    assert float(second["slope"]) == pytest.approx(1, abs=0.1)
+    assert float(second["rank_correlation"]) > 0.95
+    x = -found["influence"].values.T
+    slope = float(table["slope"].sel(estimate="first order"))
+    assert slope == pytest.approx((x * exact.values).sum() / (x**2).sum())
+    left = [np.delete(np.arange(len(Y)), i) for i in range(len(Y))]
+    each = [(x[i] * exact.values[i]).sum() / (x[i] ** 2).sum() for i in left]
+    jackknife = np.sqrt((len(Y) - 1) * np.var(each))
+    assert 0.3 * jackknife < float(table["slope_se"].sel(estimate="first order")) < 3 * jackknife
+
+
 @pytest.fixture(scope="module")
 def fitted(programs, tmp_path_factory):
     """A fit of stage 02, and the folder for refits."""

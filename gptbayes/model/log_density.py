@@ -87,41 +87,28 @@ def log_posterior_gradient(
     mean, precision = prior_moments(problem)
     weights = np.full(order.x.shape, problem.likelihood_weight)
     log_lik = np.empty(order.x.shape)
+    point, slope = np.empty((2, len(order.weight_index)))
+    place = np.argsort(order.weight_index)
     function = ctypes.CDLL(str(library)).gptbayes_log_likelihood
-    fixed = [
+    # Made once: for small problems they take as long as the kernels.
+    arguments = (
         ctypes.byref(order.sizes),
         *(each.ctypes.data_as(_INTS) for each in (order.x, order.y)),
-    ]
-    outputs = [each.ctypes.data_as(_NUMBERS) for each in (weights, log_lik)]
-    double = ctypes.sizeof(ctypes.c_double)
-    pointers = ctypes.c_void_p * len(order.lengths)
-
-    def addresses(row, with_masks):
-        """One pointer for each argument, the parameters' into a row of numbers."""
-        start, found = row, []
-        for length, mask in zip(order.lengths, order.masks, strict=True):
-            if mask is None:
-                found.append(start)
-                start += double * length
-            else:
-                found.append(mask.ctypes.data if with_masks else None)
-        return pointers(*found)
+        _addresses(order, point, True),
+        *(each.ctypes.data_as(_NUMBERS) for each in (weights, log_lik)),
+        _addresses(order, slope, False),
+    )
 
     def evaluate(points):
-        given = np.ascontiguousarray(np.asarray(points, dtype=float)[:, order.weight_index])
-        slopes = np.zeros_like(given)
+        points = np.asarray(points, dtype=float)
         values, gradients = _log_prior_and_gradient(problem, points, mean, precision)
-        for i in range(len(given)):
-            status = function(
-                *fixed,
-                addresses(given[i].ctypes.data, True),
-                *outputs,
-                addresses(slopes[i].ctypes.data, False),
-            )
-            if status != 0:
+        for i, each in enumerate(points):
+            each.take(order.weight_index, out=point, mode="clip")
+            slope.fill(0.0)
+            if function(*arguments) != 0:
                 raise MemoryError(NO_MEMORY)
             values[i] += problem.likelihood_weight * log_lik.sum()
-        gradients[:, order.weight_index] += slopes
+            gradients[i] += slope[place]
         return values, gradients
 
     return evaluate
@@ -325,6 +312,18 @@ def _sizes(problem, shape):
     sizes = problem.stage.sizes(problem.design)
     names = ("token", "position", "embed", "head", "layer")
     return _Sizes(int(problem.stage.number[:2]), *(sizes[name] for name in names), *shape)
+
+
+def _addresses(order, row, with_masks):
+    """A pointer for each argument of the kernels, those of parameters into a row of numbers."""
+    start, found = row.ctypes.data, []
+    for length, mask in zip(order.lengths, order.masks, strict=True):
+        if mask is None:
+            found.append(start)
+            start += row.itemsize * length
+        else:
+            found.append(mask.ctypes.data if with_masks else None)
+    return (ctypes.c_void_p * len(found))(*found)
 
 
 def _log_prior_and_gradient(problem, points, mean, precision):

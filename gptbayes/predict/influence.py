@@ -214,14 +214,15 @@ def influence_finding(found: xr.Dataset) -> Finding:
 
 
 def compare_with_refits(found: xr.Dataset, refitted: xr.DataArray, *, seed: int = 0) -> xr.Dataset:
-    """Compare influences with exact changes of a posterior mean from refits.
+    """Compare influences with exact changes of posterior means from refits.
 
     Parameters
     ----------
-    found : Dataset (unit)
-        As of `influence`.
-    refitted : DataArray (unit)
-        The mean without each observation minus the mean with all; nan where there was no refit.
+    found : Dataset (unit, ...)
+        As of `influence`; the results for several quantities may be concatenated along other dims.
+    refitted : DataArray (unit, ...)
+        With the same dims. The mean without each observation minus the mean with all; nan where
+        there was no refit.
     seed : int
         Of the bootstrap over observations.
 
@@ -230,35 +231,34 @@ def compare_with_refits(found: xr.Dataset, refitted: xr.DataArray, *, seed: int 
     Dataset (estimate)
         For "first order" (minus the influence) and "importance sampling" (``left_out``): ``slope``
         of the exact changes on the estimate through the origin, 1 for a perfect estimate, and
-        Spearman's rank correlation ``rank_correlation``, with bootstrap standard errors
-        ``slope_se`` and ``rank_correlation_se``.
+        Spearman's rank correlation ``rank_correlation``, with standard errors ``slope_se`` and
+        ``rank_correlation_se`` by a bootstrap of observations, each with all its quantities.
 
     Raises
     ------
     ValueError
         If there are fewer than three refits.
     """
-    exact = refitted.values
-    done = np.flatnonzero(np.isfinite(exact))
+    found = found.transpose(refitted.dims[0], ...)
+    exact = refitted.transpose(*found["influence"].dims).values.reshape(len(refitted), -1)
+    done = np.flatnonzero(np.isfinite(exact).all(axis=1))
     if done.size < 3:
         raise ValueError(f"a comparison needs at least three refits, got {done.size}")
     rng = np.random.default_rng(seed)
     samples = rng.integers(done.size, size=(N_BOOTSTRAP, done.size))
-    estimates = {
-        "first order": -found["influence"].values,
-        "importance sampling": found["left_out"].values,
-    }
+    estimates = {"first order": -found["influence"], "importance sampling": found["left_out"]}
     rows = []
-    for values in estimates.values():
-        x, y = values[done], exact[done]
-        slopes = (x[samples] * y[samples]).sum(axis=1) / (x[samples] ** 2).sum(axis=1)
-        ranks = [spearmanr(x[s], y[s])[0] for s in samples[:200] if np.ptp(x[s]) and np.ptp(y[s])]
+    for estimate in estimates.values():
+        x, y = estimate.values.reshape(exact.shape)[done], exact[done]
+        slopes = (x * y).sum(axis=1)[samples].sum(axis=1) / (x**2).sum(axis=1)[samples].sum(axis=1)
+        pairs = [(x[s].ravel(), y[s].ravel()) for s in samples[:200]]
+        ranks = [spearmanr(a, b)[0] for a, b in pairs if np.ptp(a) and np.ptp(b)]
         rows.append(
             xr.Dataset(
                 {
                     "slope": float((x * y).sum() / (x**2).sum()),
                     "slope_se": float(slopes.std(ddof=1)),
-                    "rank_correlation": float(spearmanr(x, y)[0]),
+                    "rank_correlation": float(spearmanr(x.ravel(), y.ravel())[0]),
                     "rank_correlation_se": float(np.std(ranks, ddof=1)),
                 }
             )

@@ -50,12 +50,12 @@ def _growth(asked, modules):
         values = values[:2] if asked.quick else values
         columns = [_measured(asked, modules, Size(**{letter: value}))[0] for value in values]
         heads = "".join(f"{f'{letter}={value}':>10}" for value in values)
-        print(f"\nMilliseconds, medians, by {letter}\n\n  {'':<28}{heads}   power of {letter}")
+        print(f"\nMilliseconds, medians, by {letter}\n\n  {'':<32}{heads}   power of {letter}")
         for name in columns[0]:
             times = [np.median(column[name]) for column in columns]
             cells = "".join(f"{time:>10.3f}" for time in times)
             slopes = np.diff(np.log(times)) / np.diff(np.log(values))
-            print(f"  {name:<28}{cells}   {slopes[0]:.2f} to {slopes[-1]:.2f}", flush=True)
+            print(f"  {name:<32}{cells}   {slopes[0]:.2f} to {slopes[-1]:.2f}", flush=True)
 
 
 def _measured(asked, modules, size):

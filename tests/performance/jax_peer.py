@@ -1,4 +1,4 @@
-"""The gradient in JAX, of the model in `tests/jax_gpt.py`.
+"""The gradient in JAX, of the model in `tests/jax_gpt.py`, and that of our kernels through JAX.
 
 In a compiled loop it does nothing but gradients and steps, as a sampler written in JAX does; called
 one by one, each goes through Python and hands over every parameter, as a sampler outside does.
@@ -12,6 +12,8 @@ import numpy as np
 from densities import Density
 from measure import Peer, processor_seconds
 
+from gptbayes.model.jax_density import jax_log_posterior
+from gptbayes.model.log_density import ravel, unravel
 from gptbayes.model.stan_data import stan_data
 
 STEP = 1e-12  # not 0, so that no gradient can be computed once for all
@@ -19,9 +21,27 @@ HUGE = 2.0**30  # a step that leaves of the sum the gradient alone
 
 
 def peers(problem, parameters) -> list[Peer]:
-    """In a loop, and call by call."""
-    number, data = int(problem.stage.number[:2]), stan_data(problem)
-    gradient = jax.value_and_grad(lambda p: jax_gpt.log_density(number, p, data))
+    """Of each density, in a loop and call by call."""
+    stage, design = problem.stage, problem.design
+    number, data = int(stage.number[:2]), stan_data(problem)
+    point = ravel(stage, stage.from_stan(parameters, design))
+
+    def with_stan_shapes(slope):
+        return stage.to_stan(unravel(stage, design, np.asarray(slope)), design)
+
+    return [
+        *_peers("JAX", lambda p: jax_gpt.log_density(number, p, data), parameters, _arrays),
+        *_peers("ours in JAX", jax_log_posterior(problem), point, with_stan_shapes),
+    ]
+
+
+def _arrays(slope):
+    return {name: np.asarray(g) for name, g in slope.items()}
+
+
+def _peers(name, log_density, parameters, named):
+    """Of a density of a pytree; ``named`` makes the gradient a dict of arrays."""
+    gradient = jax.value_and_grad(log_density)
 
     def run(point, n, size):
         def step(_, state):
@@ -37,12 +57,12 @@ def peers(problem, parameters) -> list[Peer]:
 
     def density():
         value, slope = one(point)
-        return Density(float(value), {name: np.asarray(g) for name, g in slope.items()})
+        return Density(float(value), named(slope))
 
     def density_in_loop():
         moved, value = loop(point, 1, HUGE)
-        slope = {name: (np.asarray(moved[name]) - parameters[name]) / HUGE for name in parameters}
-        return Density(float(value), slope)
+        slope = jax.tree.map(lambda m, p: (np.asarray(m) - p) / HUGE, moved, parameters)
+        return Density(float(value), named(slope))
 
     def in_loop(n):
         return processor_seconds(lambda: jax.block_until_ready(loop(point, n, STEP))) / n
@@ -55,6 +75,6 @@ def peers(problem, parameters) -> list[Peer]:
         return processor_seconds(calls) / n
 
     return [
-        Peer("JAX, in a compiled loop", density_in_loop, in_loop),
-        Peer("JAX, call by call", density, call_by_call),
+        Peer(f"{name}, in a compiled loop", density_in_loop, in_loop),
+        Peer(f"{name}, call by call", density, call_by_call),
     ]

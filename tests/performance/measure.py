@@ -79,10 +79,10 @@ def spread(values: np.ndarray) -> str:
 
 def table(times: Mapping[str, np.ndarray], ours: str) -> str:
     """A line each: milliseconds, and ratios to our times of the same turn."""
-    lines = [f"  {'':<28}{'milliseconds':<26}times ours"]
+    lines = [f"  {'':<32}{'milliseconds':<26}times ours"]
     for name, values in times.items():
         ratio = "1" if name == ours else spread(values / times[ours])
-        lines.append(f"  {name:<28}{spread(values):<26}{ratio}")
+        lines.append(f"  {name:<32}{spread(values):<26}{ratio}")
     return "\n".join(lines)
 
 

@@ -1,5 +1,8 @@
 """NUTS, here and elsewhere: the same posterior, settings and starting points; one chain per call.
 
+Samplers that are written for JAX run on its own density and on our kernels, which compares samplers
+on one gradient.
+
 The others adapt a diagonal metric; ours takes its default, the variances of the prior. All aim at
 an acceptance statistic of 0.8 with trees of depth 10 at most; how they adapt is their own. A
 chain starts at a draw from the prior with twice its sd, which depends on the seed alone.
@@ -24,8 +27,11 @@ from stan_peer import NAMES
 from gptbayes import fit
 from gptbayes.fit.programs import compile_with_kernels
 from gptbayes.model import kernel_sources
+from gptbayes.model.jax_density import jax_log_posterior
+from gptbayes.model.log_density import ravel, unravel
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import stan_folder
+from gptbayes.model.stan_data import stan_data
 
 TARGET, MAX_DEPTH = 0.8, 10
 
@@ -78,6 +84,26 @@ def start(problem, seed: int) -> dict[str, np.ndarray]:
     return {name: v[0] for name, v in problem.stage.to_stan(drawn, problem.design).items()}
 
 
+class Posterior(NamedTuple):
+    """The log posterior as a function of JAX.
+
+    Attributes
+    ----------
+    name : str
+    log_density : callable
+        Of a point, in nats.
+    point : callable
+        From a seed to the point where its chain starts.
+    stan_shapes : callable
+        From many points to a dict of arrays ``(draw, stan_shape)``.
+    """
+
+    name: str
+    log_density: Callable
+    point: Callable
+    stan_shapes: Callable
+
+
 def processor_seconds() -> float:
     """Of this process and of the processes that it started and waited for."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -95,7 +121,10 @@ def others(problem, length: Length) -> list[Sampler]:
     found = []
     for make in (_stanli, _numpyro, _blackjax, _nutpie):  # in this order, see stanli_peer
         try:
-            found.append(make(problem, length))
+            if make is _stanli:
+                found.append(make(problem, length))
+            else:
+                found += [make(target, length) for target in (_jax(problem), _kernels(problem))]
         except ImportError as error:
             print(f"skipped: {make.__name__.strip('_')}, {error}")
     return found
@@ -183,11 +212,11 @@ def _stanli(problem, length):
     return Sampler("stanli", seconds, run)
 
 
-def _numpyro(problem, length):
+def _numpyro(target, length):
     import jax
     from numpyro.infer import NUTS
 
-    log_density = _log_density(problem)
+    log_density = target.log_density
     kernel = NUTS(
         potential_fn=lambda p: -log_density(p),
         target_accept_prob=TARGET,
@@ -202,14 +231,14 @@ def _numpyro(problem, length):
         state = kernel.init(key, length.warmup, position)
         return jax.lax.scan(step, state, length=sum(length))[1]
 
-    return _in_jax("NumPyro", chain, problem, length)
+    return _in_jax("NumPyro", chain, target, length)
 
 
-def _blackjax(problem, length):
+def _blackjax(target, length):
     import blackjax
     import jax
 
-    log_density = _log_density(problem)
+    log_density = target.log_density
 
     def chain(key, position):
         first, second = jax.random.split(key)
@@ -228,18 +257,18 @@ def _blackjax(problem, length):
 
         return jax.lax.scan(step, state, jax.random.split(second, length.draws))[1]
 
-    return _in_jax("BlackJAX", chain, problem, length)
+    return _in_jax("BlackJAX", chain, target, length)
 
 
-def _nutpie(problem, length):
+def _nutpie(target, length):
     import jax
     import nutpie
     from jax.flatten_util import ravel_pytree
 
-    log_density = _log_density(problem)
-    point, unravel = ravel_pytree(start(problem, 0))
+    log_density = target.log_density
+    point, as_tree = ravel_pytree(target.point(0))
     before = processor_seconds()
-    function = jax.jit(jax.value_and_grad(lambda q: log_density(unravel(q)))).lower(point).compile()
+    function = jax.jit(jax.value_and_grad(lambda q: log_density(as_tree(q)))).lower(point).compile()
     seconds = processor_seconds() - before
 
     def gradient(q):
@@ -254,7 +283,7 @@ def _nutpie(problem, length):
             expanded_dtypes=[np.dtype("float64")],
             expanded_shapes=[(point.size,)],
             expanded_names=["q"],
-            make_initial_point_fn=lambda _: np.asarray(ravel_pytree(start(problem, seed))[0]),
+            make_initial_point_fn=lambda _: np.asarray(ravel_pytree(target.point(seed))[0]),
         )
         drawn = nutpie.sample(
             model,
@@ -268,36 +297,51 @@ def _nutpie(problem, length):
             save_warmup=False,
             progress_bar=False,
         )
-        told, draws = drawn.sample_stats, jax.vmap(unravel)(drawn.posterior["q"][0].values)
+        told, draws = drawn.sample_stats, jax.vmap(as_tree)(drawn.posterior["q"][0].values)
         return Chain(
-            {name: np.asarray(values) for name, values in draws.items()},
+            target.stan_shapes(draws),
             float(told["n_steps"].mean()),
             int(told["diverging"].sum()),
         )
 
-    return Sampler("nutpie, of JAX", seconds, run)
+    return Sampler(f"nutpie, {target.name}", seconds, run)
 
 
-def _log_density(problem):
+def _jax(problem):
+    """JAX's own density, of a dict of arrays with Stan's shapes."""
     import jax_gpt
 
-    from gptbayes.model.stan_data import stan_data
-
     number, data = int(problem.stage.number[:2]), stan_data(problem)
-    return lambda p: jax_gpt.log_density(number, p, data)
+    return Posterior(
+        "JAX",
+        lambda p: jax_gpt.log_density(number, p, data),
+        lambda seed: start(problem, seed),
+        lambda draws: {name: np.asarray(values) for name, values in draws.items()},
+    )
 
 
-def _in_jax(name, chain, problem, length):
+def _kernels(problem):
+    """Our kernels, of a vector."""
+    stage, design = problem.stage, problem.design
+    return Posterior(
+        "our kernels",
+        jax_log_posterior(problem),
+        lambda seed: ravel(stage, stage.from_stan(start(problem, seed), design)),
+        lambda draws: stage.to_stan(unravel(stage, design, np.asarray(draws)), design),
+    )
+
+
+def _in_jax(name, chain, target, length):
     """A sampler whose whole chain is one compiled function; warm-up may be part of its result."""
     import jax
 
     before = processor_seconds()
-    function = jax.jit(chain).lower(jax.random.key(0), start(problem, 0)).compile()
+    function = jax.jit(chain).lower(jax.random.key(0), target.point(0)).compile()
     seconds = processor_seconds() - before
 
     def run(seed):
-        result = function(jax.random.key(seed), start(problem, seed))
+        result = function(jax.random.key(seed), target.point(seed))
         draws, steps, diverging = jax.tree.map(lambda a: np.asarray(a)[-length.draws :], result)
-        return Chain(draws, steps.mean(), int(diverging.sum()))
+        return Chain(target.stan_shapes(draws), steps.mean(), int(diverging.sum()))
 
-    return Sampler(name, seconds, run)
+    return Sampler(f"{name}, {target.name}", seconds, run)
