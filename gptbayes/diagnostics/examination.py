@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import netCDF4
+import h5py
 import xarray as xr
 
 from gptbayes.diagnostics.contraction import Contraction
 from gptbayes.files import replacing
-from gptbayes.groups import content_digest
+from gptbayes.groups import content_digest, netcdf_engine
 from gptbayes.inference import netcdf_error
 
 FILE = "symmetry.nc"
@@ -60,10 +60,11 @@ def save_examination(
     attrs = {"learned": json.dumps(learned)}
     attrs["content_sha256"] = _digest(groups, attrs["learned"])
     with replacing(path) as partial:
-        xr.Dataset(attrs=attrs).to_netcdf(partial, engine="netcdf4")
+        engine = netcdf_engine(partial)
+        xr.Dataset(attrs=attrs).to_netcdf(partial, engine=engine)
         for name, dataset in groups.items():
             if dataset is not None:
-                dataset.to_netcdf(partial, group=name, mode="a", engine="netcdf4")
+                dataset.to_netcdf(partial, group=name, mode="a", engine=engine)
 
 
 def load_examination(folder: str | Path) -> SavedExamination | None:
@@ -87,12 +88,13 @@ def load_examination(folder: str | Path) -> SavedExamination | None:
     path = Path(folder) / FILE
     if not path.exists():
         return None
+    engine = netcdf_engine(path)
     try:
-        attrs = xr.load_dataset(path, engine="netcdf4").attrs
-        with netCDF4.Dataset(path) as file:
-            names = set(file.groups)
+        attrs = xr.load_dataset(path, engine=engine).attrs
+        with h5py.File(path) as file:
+            names = set(file)
         connections, local = (
-            xr.load_dataset(path, group=name, engine="netcdf4") if name in names else None
+            xr.load_dataset(path, group=name, engine=engine) if name in names else None
             for name in ("connections", "local")
         )
     except (OSError, ValueError, KeyError) as error:
