@@ -9,13 +9,14 @@ from drawn import attrs_of
 from problems import small_problem
 
 from gptbayes import fit
+from gptbayes.attention.roles import role_draws
 from gptbayes.cli import main
 from gptbayes.compare.refits import without_sequence
 from gptbayes.corpus import keep_frequent, zen_of_python
 from gptbayes.diagnostics.sensitivity import prior_sensitivity
 from gptbayes.groups import make_groups
-from gptbayes.inference import open_run, parameters_of
-from gptbayes.model.forward import token_log_prob
+from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.model.forward import forward, token_log_prob
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import VARIANTS
 from gptbayes.predict import (
@@ -189,6 +190,29 @@ def test_the_sum_is_the_shift_of_prior_sensitivity(fitted):
     assert np.log(2) * found.attrs["total"] / float(quantity.std(ddof=1)) == pytest.approx(
         wanted, rel=2e-3
     )
+
+
+def test_of_attention_weights_and_of_the_role_of_a_head(nuts):
+    """Which sequences they rest on: the derivative, by importance weights for one sequence."""
+    problem, parameters = problem_of(nuts), parameters_of(nuts)
+    contexts = problem.held_out.x[:4]
+    weights = forward(problem.stage, parameters, contexts[:1]).attention_weights
+    to_itself = weights[:, :, 0, :, 0, -1, -1].max(axis=2)  # of the head with most, in any order
+    role = role_draws(nuts, contexts).sel(role="current token").max(("layer", "head"))
+    log_lik = nuts.log_likelihood["log_lik"].sum("position").values
+    for quantity in (
+        xr.DataArray(to_itself, dims=("chain", "draw")),
+        role.drop_vars("role"),
+    ):
+        found = influence(nuts, quantity)
+        for i in (0, 5):
+            change = 0.01 * log_lik[..., i]
+            means = [
+                (np.exp(sign * change) * quantity.values).sum() / np.exp(sign * change).sum()
+                for sign in (-1, 1)
+            ]
+            slope = (means[1] - means[0]) / 0.02
+            assert slope == pytest.approx(float(found["influence"][i]), rel=0.01, abs=1e-5)
 
 
 def test_the_command_says_why(fitted, capsys):
