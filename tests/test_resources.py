@@ -18,7 +18,7 @@ def test_as_many_draws_as_it_says_have_room(tmp_path, monkeypatch, what):
     problem = small_problem("05")
     room = 30_000_000
     if what == "memory":
-        monkeypatch.setattr(resources, "physical_memory", lambda: room)
+        monkeypatch.setattr(resources, "usable_memory", lambda: room)
     else:
         monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: SimpleNamespace(free=room))
     with pytest.raises(RuntimeError, match=f"weights, 55 log densities.* of {what}") as told:
@@ -34,7 +34,7 @@ def test_as_many_draws_as_it_says_have_room(tmp_path, monkeypatch, what):
 def test_the_command_says_how_to_thin_and_then_runs(tmp_path, monkeypatch, capsys):
     """Before it samples; the smallest divisor of the draws that has room, and no smaller one."""
     (tmp_path / "text.txt").write_text(TEXT)
-    monkeypatch.setattr(resources, "physical_memory", lambda: 20_000_000)
+    monkeypatch.setattr(resources, "usable_memory", lambda: 20_000_000)
     sizes = ["--block-size", "5", "--batch-size", "11", "--n-embed", "6"]
     fit = ["fit", "--stage", "02", "--text", str(tmp_path / "text.txt"), *sizes]
     fit += ["--chains", "2", "--warmup", "60", "--draws", "4000", "--out", str(tmp_path / "run")]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gptbayes.model.problem import Problem
-from gptbayes.toolchain.system import physical_memory
+from gptbayes.toolchain.system import usable_memory
 
 N_PRIOR_DRAWS = 500
 """Draws from the prior that a run has beside those of the posterior."""
@@ -57,7 +57,7 @@ def check_resources(
     from_prior = N_PRIOR_DRAWS * n_weights * 8
     room = {
         "disk": (BYTES_ON_DISK, from_prior, shutil.disk_usage(folder).free + present),
-        "memory": (BYTES_IN_MEMORY, 2 * from_prior, physical_memory()),
+        "memory": (BYTES_IN_MEMORY, 2 * from_prior, usable_memory()),
     }
     for what, (per_number, others, have) in room.items():
         need, per = n_draws * per_draw * per_number + others, per_draw * per_number

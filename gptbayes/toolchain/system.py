@@ -62,28 +62,61 @@ def n_cores() -> int:
     return os.cpu_count() or 1
 
 
-def physical_memory() -> int | None:
-    """Bytes of memory, or None on a system that does not say."""
+def usable_memory() -> int | None:
+    """Bytes of memory that this process may have, or None on a system that does not say.
+
+    That of the machine, or less where a container or a job of a cluster has a limit.
+    """
+    bounds = _memory_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     try:
-        n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        bounds.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):  # no sysconf, no such name, no answer
-        return None
-    return n_bytes if n_bytes > 0 else None  # -1 is "not determined"
+        pass
+    return min((n_bytes for n_bytes in bounds if n_bytes > 0), default=None)  # -1: not determined
+
+
+def _memory_limits(own, mounted):
+    """Limits of the control groups of Linux that this process is in, and of those above them.
+
+    Parameters
+    ----------
+    own : pathlib.Path
+        A file of lines ``number:controllers:group``; version 2 names no controllers.
+    mounted : pathlib.Path
+        Where control groups are mounted.
+    """
+    found = []
+    for line in _lines(own):
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            top, name = mounted, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = mounted / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        inner = Path(group.lstrip("/"))
+        for folder in (inner, *inner.parents):  # a container may see its own group as the top one
+            found += [int(limit) for limit in _lines(top / folder / name) if limit.isdecimal()]
+    return found
+
+
+def _lines(path):
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
 
 
 def processor() -> str:
     """The name of the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
+    lines = _lines(Path("/proc/cpuinfo"))
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
 
 
 def jobs() -> int:
     """How many compilers to run at once: at most four, each with 2 GB of memory and a core."""
-    memory = physical_memory()
+    memory = usable_memory()
     affordable = 4 if memory is None else memory // _BYTES_PER_JOB
     return max(1, min(n_cores(), 4, affordable))
 

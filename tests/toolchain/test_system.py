@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,56 @@ def test_a_system_that_does_not_say_how_much_memory_it_has(answer, monkeypatch):
         raise answer
 
     monkeypatch.setattr(system.os, "sysconf", sysconf)
-    assert system.physical_memory() is None
+    monkeypatch.setattr(system, "_memory_limits", lambda *_: [])
+    assert system.usable_memory() is None
     assert system.jobs() >= 1
 
 
 def test_this_system_says_how_much_memory_it_has():
-    assert 2**28 < system.physical_memory() < 2**50
+    assert 2**28 < system.usable_memory() < 2**50
+
+
+@pytest.mark.parametrize(
+    ("lines", "limits", "found"),
+    [
+        (["0::/job/step"], {"job/step/memory.max": "max", "job/memory.max": "7000"}, [7000]),
+        (["0::/hidden"], {"memory.max": "5000"}, [5000]),
+        (["3:cpu,cpuset:/a", "4:memory:/a"], {"memory/a/memory.limit_in_bytes": "9000"}, [9000]),
+        (["4:cpu:/a"], {"memory/a/memory.limit_in_bytes": "9000"}, []),
+        ([], {"memory.max": "5000"}, []),
+    ],
+    ids=["a limit above", "seen as the top", "version 1", "not of memory", "no control groups"],
+)
+def test_limits_of_containers_and_jobs(tmp_path, lines, limits, found):
+    (tmp_path / "own").write_text("".join(f"{line}\n" for line in lines))
+    for name, limit in limits.items():
+        path = tmp_path / "mounted" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{limit}\n")
+    assert system._memory_limits(tmp_path / "own", tmp_path / "mounted") == found
+
+
+def test_a_real_limit_of_memory_is_respected():
+    """In a control group of its own, where this machine lets us make one."""
+    top = Path("/sys/fs/cgroup/memory")
+    name = "memory.limit_in_bytes"
+    if not (top / name).exists():
+        top, name = Path("/sys/fs/cgroup"), "memory.max"
+    group = top / "gptbayes-test"
+    try:
+        group.mkdir()
+        (group / name).write_text(str(2**30))
+    except OSError as error:
+        with suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no control group can be made: {error}")
+    say = "from gptbayes.toolchain import system; print(system.usable_memory())"
+    shell = f'echo $$ > {group}/cgroup.procs && exec {sys.executable} -c "{say}"'
+    try:
+        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
+    finally:
+        group.rmdir()
+    assert done.stdout.strip() == str(2**30), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -54,7 +99,7 @@ def test_this_system_says_how_much_memory_it_has():
 )
 def test_compilers_at_once_are_as_many_as_cores_and_memory_allow(cores, memory, jobs, monkeypatch):
     monkeypatch.setattr(system, "n_cores", lambda: cores)
-    monkeypatch.setattr(system, "physical_memory", lambda: memory and memory * 1024**3)
+    monkeypatch.setattr(system, "usable_memory", lambda: memory and memory * 1024**3)
     assert system.jobs() == jobs
 
 
