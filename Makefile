@@ -7,7 +7,7 @@
 #   make essays     the analyses as pages to read
 #   make docs       the essays, and the reference of the Python interface
 #   make validate   simulation-based calibration of all stages
-#   make faults     signals, damaged runs and command lines at random, for an hour
+#   make faults     signals, damaged runs and command lines at random, sixty times each
 #   make bench      speed beside other software
 #   make platforms  demo and tests on another Debian
 #   make clean      remove what the others made in this folder

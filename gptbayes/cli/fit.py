@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 from gptbayes import corpus, fit
 from gptbayes.cli.scheduler import dask_executor
 from gptbayes.cli.terminal import OUT, describe, print_findings
+from gptbayes.inference import settings_of
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import stage
 from gptbayes.progress import progress_bars
@@ -93,7 +93,7 @@ def _fit(arguments):
         return
     analysis = Analysis.of_run(folder)
     print_findings(analysis.findings)
-    if told := continuation(json.loads(analysis.idata.attrs["settings"])):
+    if told := continuation(settings_of(analysis.idata)):
         OUT.print(f"continued {told}", soft_wrap=True)
     following = f"gptbayes report {shlex.quote(str(folder))}"
     OUT.print(f"{folder}: done; next: {following}", soft_wrap=True)

@@ -12,7 +12,6 @@ which Pareto k shows.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -28,7 +27,7 @@ from gptbayes import fit
 from gptbayes.compare.refit_plan import FittedRun
 from gptbayes.findings import pareto_k_limit, pareto_k_limit_words, plus_minus
 from gptbayes.groups import pareto_smoothed
-from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.inference import open_run, parameters_of, problem_of, settings_of
 from gptbayes.model.problem import Problem
 from gptbayes.stats.standard_error import standard_error
 
@@ -151,7 +150,7 @@ def refit_with_scale(
     problem = problem_of(run.idata)
     scale = getattr(problem.priors, family, None)
     priors = problem.priors.replace(**{family: factor * (scale or 1.0)})
-    settings = json.loads(run.idata.attrs["settings"])
+    settings = settings_of(run.idata)
     del settings["draws"]
     folder = fit.smc(
         replace(problem, priors=priors),

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.corpus import whole_number
+from gptbayes.inference import settings_of
 
 
 class FittedRun(NamedTuple):
@@ -151,7 +152,7 @@ def refit_settings(run: FittedRun, settings: Mapping[str, object] | None = None)
     -------
     dict
     """
-    own = json.loads(run.idata.attrs["settings"])
+    own = settings_of(run.idata)
     own.pop("continued_after", None)  # of its iterations, which a refit runs at once
     if "chains" in (settings or {}):  # the run's number of superchains may not divide it
         own = {**own, "superchains": None}

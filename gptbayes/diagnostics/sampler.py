@@ -19,6 +19,7 @@ from gptbayes.findings import (
     pareto_k_limit,
     pareto_k_limit_words,
 )
+from gptbayes.inference import settings_of
 from gptbayes.predict import psis_weights
 from gptbayes.validate.exact_marginals import ALPHA, family_wise_p
 
@@ -75,7 +76,7 @@ def sampler_health(idata: az.InferenceData) -> xr.Dataset:
         (log density in nats).
     """
     stats = idata.sample_stats
-    limit = json.loads(idata.attrs["settings"])["max_treedepth"]
+    limit = settings_of(idata)["max_treedepth"]
     return xr.Dataset(
         {
             "divergences": stats["diverging"].sum("draw"),
@@ -104,7 +105,7 @@ def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Findin
     list of Finding
     """
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
-    thin = json.loads(idata.attrs["settings"]).get("thin", 1)
+    thin = settings_of(idata).get("thin", 1)
     divergences, hits = int(health["divergences"].sum()), int(health["max_treedepth_hits"].sum())
     return [
         _count(divergences, n_draws, thin, "divergent transitions", _DIVERGENT),

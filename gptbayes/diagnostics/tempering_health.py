@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import arviz as az
 import numpy as np
 import xarray as xr
 
 from gptbayes.findings import Finding
 from gptbayes.groups import group, group_names
+from gptbayes.inference import settings_of
 
 BETWEEN_LIMIT = 0.5
 """Largest share of the variance of the log likelihood that may be between segments."""
@@ -42,7 +41,7 @@ def path_findings(idata: az.InferenceData) -> list[Finding]:
         If the fit has no path.
     """
     path = path_of(idata)
-    settings = json.loads(idata.attrs["settings"])
+    settings = settings_of(idata)
     return [
         _ancestors(path, settings),
         _moving(path, settings),

@@ -4,13 +4,19 @@ All later modules work with InferenceData of any method. Only ``idata.attrs`` re
 was run.
 
 - `open_run`: a run directory as InferenceData, which is saved in it
-- `problem_of`, `parameters_of`, `superchains_of`, `ensemble_of`: what a fit contains
+- `problem_of`, `settings_of`, `parameters_of`, `superchains_of`, `ensemble_of`: what a fit contains
 - `tempering_path`: the levels of sequential Monte Carlo
 
 Imports `gptbayes.files`, `gptbayes.groups`, `gptbayes.model` and `gptbayes.fit`.
 """
 
-from gptbayes.inference.contents import ensemble_of, parameters_of, problem_of, superchains_of
+from gptbayes.inference.contents import (
+    ensemble_of,
+    parameters_of,
+    problem_of,
+    settings_of,
+    superchains_of,
+)
 from gptbayes.inference.conversion import convert
 from gptbayes.inference.run import open_run
 from gptbayes.inference.saved import netcdf_error
@@ -23,6 +29,7 @@ __all__ = [
     "open_run",
     "parameters_of",
     "problem_of",
+    "settings_of",
     "superchains_of",
     "tempering_path",
 ]

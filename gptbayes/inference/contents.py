@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from typing import Any
 
 import arviz as az
 import numpy as np
@@ -52,6 +53,21 @@ def parameters_of(idata: az.InferenceData, group: str = "posterior") -> dict[str
     }
 
 
+def settings_of(idata: az.InferenceData) -> dict[str, Any]:
+    """Get the settings that a fit was run with.
+
+    Parameters
+    ----------
+    idata : InferenceData
+
+    Returns
+    -------
+    dict of str
+        Those of its method, as in ``config.json``.
+    """
+    return json.loads(idata.attrs["settings"])
+
+
 def superchains_of(idata: az.InferenceData) -> list[int] | None:
     """Get the superchain of each chain: the chains of a superchain have the same starting point.
 
@@ -65,7 +81,7 @@ def superchains_of(idata: az.InferenceData) -> list[int] | None:
     list of int, (chain,), or None
         None if the fit has no superchains.
     """
-    settings = json.loads(idata.attrs["settings"])
+    settings = settings_of(idata)
     if settings.get("superchains") is None:
         return None
     starts = start_of_chain(settings["chains"], settings["superchains"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
 from gptbayes.attention.matching import MANY_AMBIGUOUS
 from gptbayes.attention.role_sentences import LEARNED_PROB
 from gptbayes.diagnostics.verdict import TOO_SHORT
 from gptbayes.findings import ESS_LIMIT, FEW_SEQUENCES, R_HAT_LIMIT, probability_words
+from gptbayes.inference import settings_of
 from gptbayes.predict import n_bad_pareto_k
 from gptbayes.report.analysis import CHAINS, METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Abstract, Summary, Table
@@ -45,7 +44,7 @@ def _attends(analysis):
 
 def _model(analysis):
     problem, sizes = analysis.problem, analysis.problem.design
-    settings = json.loads(analysis.idata.attrs["settings"])
+    settings = settings_of(analysis.idata)
     n = analysis.n_chain * analysis.n_draw
     kept = f" (one in {thin} iterations)" if (thin := settings.get("thin", 1)) > 1 else ""
     drawn = {

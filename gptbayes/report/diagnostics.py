@@ -114,9 +114,10 @@ def _exact_marginals_table(answers):
     caption = (
         "Tests against exact marginals. Directions of weight space that no prediction depends on "
         "keep their prior exactly, as do the embeddings of characters that are never read; keys "
-        "and queries have mean 0, and every orientation of a head is equally probable. Shown are "
-        "the largest error of locations and spreads (normal scores) in Monte Carlo standard "
-        "errors (batch means) and its p-value (Bonferroni)."
+        "and queries have mean 0, and every orientation of a head is equally probable. A sum of n "
+        "weights is divided by √n, so that its sd is that of one weight. Shown are the largest "
+        "error of locations and spreads (normal scores) in Monte Carlo standard errors (batch "
+        "means) and its p-value (Bonferroni)."
     )
     columns = ["direction", "scalars", "exact sd", "sd of draws", "largest t", "p"]
     return Table(caption, columns, rows, "exact-marginals")

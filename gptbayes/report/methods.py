@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT, pareto_k_limit_words
+from gptbayes.inference import settings_of
 from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.blocks import Bibliography, Paragraph, Section
 from gptbayes.report.format import percent
@@ -78,7 +79,7 @@ def _beside(analysis):
 
 def _ran(analysis):
     """What was run, from where."""
-    settings = json.loads(analysis.idata.attrs["settings"])
+    settings = settings_of(analysis.idata)
     ran = _METHODS[analysis.method](settings)
     if analysis.method == "prior":
         return ran

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
 from gptbayes.diagnostics.sampler import pareto_k
@@ -18,6 +16,7 @@ from gptbayes.diagnostics.verdict import (
     UP_TO_SYMMETRY,
 )
 from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT, pareto_k_limit
+from gptbayes.inference import settings_of
 from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.format import p_value
 from gptbayes.validate.exact_marginals import ALPHA
@@ -107,7 +106,7 @@ def _limits(r_hat, ess):
 def _divergences(analysis):
     n = int(analysis.sampler_health["divergences"].sum())
     total = analysis.n_chain * analysis.n_draw
-    thin = json.loads(analysis.idata.attrs["settings"]).get("thin", 1)
+    thin = settings_of(analysis.idata).get("thin", 1)
     kept = f" that were kept, one in {thin}," if thin > 1 else ""
     if not n:
         return f"None of the transitions{kept} diverged." if kept else "No transition diverged."

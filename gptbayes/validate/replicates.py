@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 import time
@@ -17,7 +16,7 @@ import xarray as xr
 from gptbayes import fit, home
 from gptbayes.fit.directory import write_json
 from gptbayes.groups import group
-from gptbayes.inference import convert
+from gptbayes.inference import convert, settings_of
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.summary import ess
 from gptbayes.toolchain import interface
@@ -127,7 +126,7 @@ class StageModel:
             ranked_quantities(truth, group(idata, "posterior")),
             int(stats["diverging"].sum()),
             int((stats["tree_depth"] >= MAX_TREEDEPTH).sum()),
-            json.loads(idata.attrs["settings"]).get("init", "prior"),
+            settings_of(idata).get("init", "prior"),
         )
 
     def _fit_from(self, init, data, iter_sampling, seed):
