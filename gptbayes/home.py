@@ -58,8 +58,9 @@ def temporary_folder() -> Path:
     if process not in _temporary:
         _remove_abandoned(Path(tempfile.gettempdir()))
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        lock = _locked(folder / "lock", os.O_CREAT)
-        if lock is None and not folder.exists():  # somebody came between making and locking it
+        try:
+            lock = _locked(folder / "lock", os.O_CREAT)
+        except BlockingIOError:  # another process came between, and is removing it
             return temporary_folder()
         _temporary[process] = folder
         atexit.register(_remove, folder, process, lock)
@@ -85,24 +86,39 @@ def _remove_abandoned(parent):
                 continue
         except OSError:
             continue
-        lock = _locked(folder / "lock", 0)
+        try:
+            lock = _locked(folder / "lock", 0)
+        except BlockingIOError:
+            continue
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
 
 
 def _locked(path, flags):
-    """A descriptor of a file that this process has locked; None if another one has, or none can."""
+    """A descriptor of a file that this process has locked; None where no file can be locked.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it, or removed it before we had it.
+    """
     import fcntl
 
     try:
         lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     except OSError:
+        if flags and not path.parent.exists():
+            raise BlockingIOError from None
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        if not os.fstat(lock).st_nlink:
+            raise BlockingIOError
+    except OSError as error:
         os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise
         return None
     return lock
 
