@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -249,12 +250,21 @@ def power_scaling(
     Returns
     -------
     Dataset ()
-        One value for each quantity, nan for one that is constant.
+        One value for each quantity, nan for one that is constant. With ArviZ 1, nan for all if
+        the largest importance ratios are the same, and 0 if the component is constant.
     """
     density = log_density.to_dataset(name="log_density")
     name = {"prior": "log_prior", "likelihood": "log_likelihood"}[component]
     scaled = make_groups({"posterior": values, name: density})
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        # Of few draws: those who show the result say how many there are.
+        warnings.filterwarnings("ignore", "Number of tail draws cannot be less", UserWarning)
         if IS_TREE:
-            return az.psense(scaled, group=component, alphas=(1 / (1 + delta), 1 + delta))
+            try:
+                return az.psense(scaled, group=component, alphas=(1 / (1 + delta), 1 + delta))
+            except ValueError:  # of a tail whose ratios are all the same
+                found = 0.0 if np.ptp(log_density.values) == 0 else np.nan
+                return values.map(
+                    lambda each: xr.DataArray(found if np.ptp(each.values) else np.nan)
+                )
         return az.psens(scaled, component=component, delta=delta)

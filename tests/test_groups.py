@@ -151,3 +151,18 @@ def test_the_band_of_ranks_holds_as_often_as_it_says(n, n_ranked, prob, rng):
 
 def _efficiency(log_lik):
     return min(1.0, float(ess(log_lik, ("bulk",))["ess_bulk"].mean()) / log_lik[..., 0].size)
+
+
+def test_power_scaling_of_a_component_without_a_tail(rng):
+    """One that is constant moves nothing; nothing can be said where the largest are the same."""
+    dims = ("chain", "draw")
+    noise, constant = rng.normal(size=(2, 100)), np.ones((2, 100))
+    values = xr.Dataset({"noise": (dims, noise), "constant": (dims, constant)})
+    often = np.where(np.arange(200).reshape(2, 100) % 3, -1.0, 0.0)
+    found = {
+        name: power_scaling(values, xr.DataArray(density, dims=dims), "likelihood", 0.01)
+        for name, density in {"constant": constant, "often the same": often}.items()
+    }
+    assert all(np.isnan(each["constant"]) for each in found.values())
+    assert float(found["constant"]["noise"]) == pytest.approx(0, abs=1e-5)
+    assert not found["often the same"]["noise"] > 0.5

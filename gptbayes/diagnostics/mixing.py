@@ -110,11 +110,13 @@ def diagnose_mixing(
 
     Examples
     --------
+    >>> import gptbayes
     >>> from gptbayes import Group, Permutation
     >>> rng = np.random.default_rng(1)
     >>> mu = rng.normal([-3.0, 3.0], 0.2, size=(4, 400, 2))
     >>> mu[2:] = mu[2:, :, ::-1]
-    >>> idata = az.convert_to_inference_data({"mu": mu}, dims={"mu": ["component"]})
+    >>> posterior = az.convert_to_dataset({"mu": mu}, dims={"mu": ["component"]})
+    >>> idata = gptbayes.groups.make_groups({"posterior": posterior})
     >>> mixing = diagnose_mixing(
     ...     idata,
     ...     Group(Permutation({"mu": "component"})),

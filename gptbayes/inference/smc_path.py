@@ -66,8 +66,8 @@ def add_path(idata: az.InferenceData, config: dict, folder: Path) -> None:
     n_chain, n_move = levels[0][-1].log_lik.shape
     segment = np.tile(np.repeat(np.arange(n_chain), n_move), (len(levels), 1))
     ancestor = np.stack([each[-1].ancestor.ravel() for each in levels])
-    idata.sample_stats["segment"] = (("chain", "draw"), segment)
-    idata.sample_stats["ancestor"] = (("chain", "draw"), ancestor)
+    for name, values in {"segment": segment, "ancestor": ancestor}.items():
+        idata.sample_stats[name] = xr.DataArray(values, dims=("chain", "draw"))
     add_group(idata, "path", path)
     idata.attrs["seconds"] = json.dumps(path["seconds"].sum("level").values.tolist())
 

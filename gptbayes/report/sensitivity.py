@@ -40,7 +40,8 @@ def _blocks(table):
         cells = []
         for component in ("prior", "likelihood"):
             one = row.sel(component=component)
-            cells += [_shift(one), f"{float(one['psense']):.2f}"]
+            psense = float(one["psense"])
+            cells += [_shift(one), "–" if np.isnan(psense) else f"{psense:.2f}"]
         spread = f"{float(row['mean']):.3f} ({float(row['sd']):.3f})"
         rows.append([_named(str(name)), spread, *cells])
     caption = (

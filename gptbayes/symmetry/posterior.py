@@ -85,11 +85,12 @@ def align(
 
     Examples
     --------
+    >>> import gptbayes
     >>> from gptbayes.symmetry import Group, Permutation
     >>> mu = np.random.default_rng(1).normal([-3.0, 3.0], size=(4, 100, 2))
     >>> mu[2:] = mu[2:, :, ::-1]
-    >>> dims = {"mu": ["component"]}
-    >>> idata = az.convert_to_inference_data({"mu": mu}, dims=dims)
+    >>> posterior = az.convert_to_dataset({"mu": mu}, dims={"mu": ["component"]})
+    >>> idata = gptbayes.groups.make_groups({"posterior": posterior})
     >>> aligned = align(idata, Group(Permutation({"mu": "component"})))
     >>> means = aligned.posterior["mu"].mean(("chain", "draw")).values
     >>> bool(abs(abs(means) - 3).max() < 0.2)
