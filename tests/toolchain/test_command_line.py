@@ -147,9 +147,10 @@ def test_without_resampling_there_are_the_draws_of_all_paths(known, resample):
     words = "pathfinder num_paths=3 num_draws=600"
     known.csv(f"{words} save_single_paths=1 psis_resample={resample} {SEED}", "output.csv")
     raw = known.csv(f"{words} psis_resample=0 {SEED}", "raw.csv")
-    in_order = raw.rows[np.argsort(raw.column("path__"), kind="stable")]
+    if "path__" in raw.names:  # Stan 2.39 writes a path when it is done
+        raw = raw._replace(rows=raw.rows[np.argsort(raw.column("path__"), kind="stable")])
     stacked = np.vstack([read(known.path(f"output_path_{p}.csv")).rows for p in (1, 2, 3)])
-    np.testing.assert_array_equal(in_order, stacked)
+    np.testing.assert_array_equal(raw.rows, stacked)
 
 
 def test_one_path_is_the_first_of_several(known, resample):
