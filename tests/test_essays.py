@@ -118,7 +118,7 @@ from gptbayes.progress import progress_bars
 from concurrent.futures import ThreadPoolExecutor
 problem = make_problem(STAGES["05"], "the cat sat on the mat. " * 9, batch_size=8, n_embed=4)
 with progress_bars() as on_progress, ThreadPoolExecutor(1) as one_at_a_time:
-    fit.nuts(problem, {str(tmp_path / "run")!r}, iter_warmup=150, iter_sampling=2000,
+    fit.nuts(problem, {str(tmp_path / "run")!r}, iter_warmup=150, iter_sampling=1000,
              executor=one_at_a_time, on_progress=on_progress)
 """
     manager, client = start_new_kernel(kernel_name="python3")
