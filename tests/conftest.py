@@ -26,12 +26,15 @@ from gptbayes.toolchain import ensure_cmdstan
 
 
 def pytest_configure():
-    """Tests interrupt programs, also where a shell started them in the background.
+    """Tests send signals to programs, also where a shell or nohup started them in the background.
 
-    Such a shell makes its children ignore interrupts, and theirs. Linear algebra has one thread.
+    These make their children ignore interrupts or hangups, and theirs; a signal that has a handler
+    here is not ignored there. Linear algebra has one thread.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     # If two processes of tests have more threads for linear algebra than there are cores, threads
     # that wait take the time of the others. NumPy has its threads already; what is loaded later
     # and what tests start reads the environment.
