@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import arviz as az
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ from scipy.special import logsumexp
 
 from gptbayes.diagnostics.convergence import convergence
 from gptbayes.diagnostics.quantities import quantities
-from gptbayes.diagnostics.sampler import pareto_k, sampler_health
+from gptbayes.diagnostics.sampler import pareto_k, sampler_findings, sampler_health
 from gptbayes.groups import IS_TREE, group
-from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.inference import open_run, parameters_of, problem_of, settings_of
 from gptbayes.model.forward import token_log_prob
 from gptbayes.predict import (
     compare_held_out,
@@ -140,6 +142,29 @@ def test_health_counts_what_the_sampler_says(nuts):
     by_arviz = az.bfmi(nuts)
     by_arviz = by_arviz["energy"].values if IS_TREE else by_arviz
     np.testing.assert_allclose(health["e_bfmi"], by_arviz)
+
+
+def test_truncated_trajectories_are_a_warning_where_they_are_short(nuts):
+    """In units of prior sd: a quarter of the period of a normal variable is pi / 2."""
+
+    def finding(step_size, hits=5, **settings):
+        idata = nuts.copy()
+        idata.attrs = {**nuts.attrs}
+        idata.attrs["settings"] = json.dumps({**settings_of(nuts), **settings})
+        health = sampler_health(nuts)
+        health["max_treedepth_hits"] = xr.full_like(health["max_treedepth_hits"], hits)
+        return sampler_findings(idata, health.assign(step_size=0 * health["e_bfmi"] + step_size))[1]
+
+    assert finding(0.01, hits=0, max_treedepth=7).ok
+    long, short = finding(0.0125, max_treedepth=7), finding(0.0123, max_treedepth=7)
+    assert long.ok
+    assert "10 draws at maximum tree depth of 200" in long.text
+    assert "at least 1.6 prior standard deviations long" in long.text
+    assert not short.ok
+    assert "increase max_treedepth" in short.text
+    estimated = finding(0.0125, max_treedepth=7, metric="diag_e")  # in units of its own
+    assert not estimated.ok
+    assert "prior" not in estimated.text
 
 
 def test_pareto_k_of_exact_and_of_hopeless_approximations(runs):

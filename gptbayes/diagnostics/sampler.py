@@ -27,6 +27,9 @@ PRIOR = Finding(True, "independent draws from the prior: convergence is not an i
 ONE_CHAIN = Finding(False, "one chain: agreement between chains is unknown")
 _DIVERGENT = "parts of the posterior may be unexplored, increase adapt_delta"
 _DEPTH = "trajectories were truncated, which slows mixing; increase max_treedepth"
+QUARTER = 0.5 * np.pi
+"""Quarter of the period of a normal variable, in units of its sd: trajectories of this length give
+independent draws of it."""
 _ENERGY = "the sampler explores energy levels slowly, and the tails may be unexplored"
 
 
@@ -93,6 +96,10 @@ def sampler_health(idata: az.InferenceData) -> xr.Dataset:
 def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Finding]:
     """State the numbers of divergences and of draws at maximum tree depth, and E-BFMI.
 
+    A truncated trajectory is a valid one (Hoffman & Gelman 2014). With the prior variances as
+    inverse metric its length is known in units of prior standard deviations, and it is too short
+    if that is less than a quarter of the period of a parameter about which nothing was learned.
+
     Parameters
     ----------
     idata : InferenceData
@@ -107,9 +114,10 @@ def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Findin
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
     thin = settings_of(idata).get("thin", 1)
     divergences, hits = int(health["divergences"].sum()), int(health["max_treedepth_hits"].sum())
+    divergent = _counted(divergences, n_draws, thin, "divergent transitions")
     return [
-        _count(divergences, n_draws, thin, "divergent transitions", _DIVERGENT),
-        _count(hits, n_draws, thin, "draws at maximum tree depth", _DEPTH),
+        Finding(divergences == 0, f"{divergent}: {_DIVERGENT}" if divergences else divergent),
+        _depth_finding(hits, n_draws, settings_of(idata), health),
         _energy_finding(float(health["e_bfmi"].min()), thin),
     ]
 
@@ -240,10 +248,23 @@ def exact_marginals_finding(answers: xr.Dataset) -> Finding:
     )
 
 
-def _count(count, n_draws, thin, what, why):
+def _counted(count, n_draws, thin, what):
     text = f"{count} {what} of {n_draws}"
-    text += f", which are one in {thin} of all" if thin > 1 else ""
-    return Finding(count == 0, text if count == 0 else f"{text}: {why}")
+    return text + (f", which are one in {thin} of all" if thin > 1 else "")
+
+
+def _depth_finding(hits, n_draws, settings, health):
+    """Whether trajectories were cut shorter than they should be."""
+    counted = _counted(hits, n_draws, settings.get("thin", 1), "draws at maximum tree depth")
+    if hits == 0:
+        return Finding(True, counted)
+    if (settings.get("metric") or "prior") != "prior":
+        return Finding(False, f"{counted}: {_DEPTH}")
+    length = float(health["step_size"].min()) * (2 ** settings["max_treedepth"] - 1)
+    counted += f", whose trajectories are at least {length:.1f} prior standard deviations long"
+    if length >= QUARTER:
+        return Finding(True, f"{counted}, which is enough")
+    return Finding(False, f"{counted}, less than a quarter of a period ({QUARTER:.1f}): {_DEPTH}")
 
 
 def _bfmi(stats):

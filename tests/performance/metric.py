@@ -23,7 +23,7 @@ import pandas as pd
 import xarray as xr
 
 from gptbayes import fit
-from gptbayes.corpus import zen_of_python
+from gptbayes.corpus import read_text, zen_of_python
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES
 from gptbayes.stats.summary import ess, r_hat
@@ -70,6 +70,12 @@ SETTINGS = {
         "adapt_delta": 0.6,
         "max_treedepth": 7,
     },
+    "prior, warm-up 100, delta 0.6, depth 8": {
+        **PRIOR,
+        "iter_warmup": 100,
+        "adapt_delta": 0.6,
+        "max_treedepth": 8,
+    },
     "prior, warm-up 150, Pathfinder": {**PRIOR, "init": "pathfinder"},
     "prior, warm-up 150, delta 0.6": {**PRIOR, "adapt_delta": 0.6},
     "prior, warm-up 150, delta 0.7": {**PRIOR, "adapt_delta": 0.7},
@@ -101,14 +107,16 @@ def main():
     parser.add_argument("--settings", nargs="+", metavar="WORD", help="only those that begin so")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--gradients", type=int, default=20_000, help="of each chain (20000)")
+    parser.add_argument("--text", help="a file (default: the Zen of Python)")
     parser.add_argument("--n-embed", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=16)
     chosen = parser.parse_args()
     pd.set_option("display.width", 250)
+    text = read_text(chosen.text) if chosen.text else zen_of_python()
     for number in chosen.stages:
         problem = make_problem(
             STAGES[number],
-            zen_of_python().lower(),
+            text.lower(),
             batch_size=chosen.batch_size,
             **STAGES[number].applicable(n_embed=chosen.n_embed),
         )
