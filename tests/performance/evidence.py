@@ -234,10 +234,8 @@ def _pymc(problem, asked, kernel):
                 progressbar=False,
                 compute_convergence_checks=False,
             )
-        told = found.sample_stats["log_marginal_likelihood"].values.ravel()
-        told = np.concatenate([np.atleast_1d(np.asarray(each, dtype=float)) for each in told])
-        told = told[np.isfinite(told)]
-        return float(told[-1]), len(told)
+        stats = found.sample_stats
+        return float(stats["log_marginal_likelihood"][0, -1]), stats.sizes["draw"]
 
     return Estimator(f"PyMC, {kernel}", seconds, run)
 
