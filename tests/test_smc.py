@@ -190,6 +190,20 @@ def test_the_variances_of_particles_in_the_order_of_the_program(tmp_path):
     np.testing.assert_allclose(found, (40 * expected + 5 * np.median(expected)) / 45)
 
 
+def test_the_error_of_an_evidence_is_that_of_its_replicates(rng):
+    """Also where one replicate is far above the others; the delta method says at most 1 then."""
+    log_z = rng.normal(-900, 0.3, (4000, 4))
+    values, errors = np.array([tempering.log_evidence(each) for each in log_z]).T
+    rms = np.sqrt(np.mean(errors**2))
+    assert rms == pytest.approx(values.std(), rel=0.1)
+    assert values.mean() == pytest.approx(-900 + 0.3**2 / 2, abs=0.03)
+    value, error = tempering.log_evidence([-900.0, -903.0])
+    assert value == pytest.approx(-900 + np.log((1 + np.exp(-3)) / 2))
+    assert error == pytest.approx(1.5)
+    far = [tempering.log_evidence([0.0, -apart, -2 * apart])[1] for apart in (10, 20)]
+    assert far == pytest.approx([20 / 3, 40 / 3], rel=0.1)
+
+
 @pytest.mark.usefixtures("engine")
 @pytest.mark.slow
 def test_the_metric_of_the_particles_has_the_same_answer(tmp_path):

@@ -190,8 +190,8 @@ def _replicates(path):
         return Finding(True, text)
     return Finding(
         False,
-        f"{text}, above {SPREAD_LIMIT:g}: their mean rests on the largest, and its error is "
-        "too small; run more chains or moves",
+        f"{text}, above {SPREAD_LIMIT:g}: their mean rests on the largest, and is "
+        "probably too small; run more chains or moves",
     )
 
 

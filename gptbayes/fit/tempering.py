@@ -13,8 +13,6 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from gptbayes.stats.standard_error import standard_error
-
 ACCEPTANCE_TARGET = 0.8
 SMALLEST_STEP = 1e-12
 """Smallest difference of the likelihood weights of two levels."""
@@ -180,8 +178,14 @@ def log_evidence(log_z: np.ndarray) -> tuple[float, float]:
     Returns
     -------
     value, se : float
-        Log of the mean of Z, and its standard error by the delta method; nan for one replicate.
+        Log of the mean of Z, and its standard error by the jackknife (Efron 1982, chapter 3); nan
+        for one replicate. Where replicates are several nats apart, the mean is little more than the
+        largest of them, and the delta method gives an error of one nat at most, however far apart
+        they are.
     """
     log_z = np.asarray(log_z, dtype=float)
-    value = float(logsumexp(log_z) - np.log(len(log_z)))
-    return value, float(standard_error(np.exp(log_z - value)))
+    n = len(log_z)
+    if n == 1:
+        return float(log_z[0]), np.nan
+    without = np.array([logsumexp(np.delete(log_z, k)) for k in range(n)]) - np.log(n - 1)
+    return float(logsumexp(log_z) - np.log(n)), float(np.std(without) * np.sqrt(n - 1))
