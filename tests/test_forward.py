@@ -10,12 +10,12 @@ from scipy.special import log_softmax
 from gptbayes.model import simulate
 from gptbayes.model.design import draw_masks
 from gptbayes.model.forward import (
-    attention_weights,
     forward,
     last_logits,
     over_draws,
     token_log_prob,
 )
+from gptbayes.model.layers import attention_weights
 from gptbayes.model.simulate import generate_text, prior_draws, sample_tokens
 from gptbayes.model.stages import STAGES
 

@@ -13,16 +13,17 @@ import numpy as np
 from scipy.special import log_softmax
 
 from gptbayes.corpus import Windows
+from gptbayes.model.layers import embed, feed_forward, layer_norm, linear, self_attention
 from gptbayes.model.stages import Masks, Stage
-from gptbayes.stats.blocks import THREADS, in_threads
+from gptbayes.stats.blocks import THREADS, in_threads, keep_freed_memory
 
 Parameters = Mapping[str, np.ndarray]
 
 MAX_BYTES = 256 * 2**20
 """Default limit on the memory of one chunk of draws in bytes, see `over_draws`."""
 
-CACHE_BYTES = 4 * 2**20
-"""Limit that keeps the activations in the processor's cache: faster for many short contexts."""
+CHUNK_BYTES = 12 * 2**20
+"""Memory of a chunk: larger chunks leave the processor's cache, smaller ones take more calls."""
 
 
 class Activations(NamedTuple):
@@ -100,7 +101,7 @@ def forward(
     >>> attention.shape  # draw, layer, head, sequence, query_position, key_position
     (7, 1, 2, 3, 8, 8)
     """
-    logits, weights, _ = _run(stage, parameters, tokens, blocked=blocked)
+    logits, weights, _ = _run(stage, parameters, tokens, blocked=blocked, keep_weights=True)
     return Activations(logits, np.stack(weights, axis=-5) if weights else None)
 
 
@@ -129,8 +130,7 @@ def last_logits(
     ValueError
         As `forward`.
     """
-    last = slice(-1, None)
-    logits, _, _ = _run(stage, parameters, tokens, blocked=blocked, query_positions=last)
+    logits, _, _ = _run(stage, parameters, tokens, blocked=blocked, last=True)
     return logits[..., 0, :]
 
 
@@ -205,6 +205,7 @@ def over_draws(
     *,
     max_bytes: int = MAX_BYTES,
     in_order: bool = False,
+    last: bool = False,
 ) -> np.ndarray:
     """Apply a function to chunks of draws, so that memory stays bounded.
 
@@ -223,6 +224,9 @@ def over_draws(
         Approximate limit on the memory of the activations held at any time.
     in_order : bool
         One chunk after another, as for a function that draws random numbers.
+    last : bool
+        Whether the function needs the logits of the last position only, as of `last_logits`: more
+        draws fit.
 
     Returns
     -------
@@ -231,147 +235,68 @@ def over_draws(
     first = stage.parameters[0]
     values = parameters[first.name]
     batch = values.shape[: values.ndim - len(first.dims)]
-    each = max_bytes if in_order else min(max_bytes, max(CACHE_BYTES, max_bytes // THREADS))
-    size = _draws_per_chunk(parameters, tokens, each)
+    size = _draws_per_chunk(parameters, tokens, min(max_bytes, CHUNK_BYTES), last)
+    keep_freed_memory()
     chunks = list(_chunks(stage, parameters, batch, size))
     joined = np.concatenate(in_threads(function, chunks, at_a_time=1 if in_order else THREADS))
     return joined.reshape(*batch, *joined.shape[1:])
 
 
-def attention_weights(
-    q: np.ndarray, k: np.ndarray, blocked: np.ndarray | None = None
-) -> np.ndarray:
-    """Compute causal attention weights (Vaswani et al. 2017, section 3.2.1).
-
-    Parameters
-    ----------
-    q, k : ndarray, (..., sequence, position, head_dim)
-        Queries and keys. If there are fewer queries than keys, the queries are those of the last
-        positions.
-    blocked : ndarray of bool, (sequence, position), optional
-        Key positions that are masked for all query positions but their own.
-
-    Returns
-    -------
-    ndarray, (..., query_position, key_position)
-    """
-    n_queries, n_keys, head_dim = q.shape[-2], *k.shape[-2:]
-    scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(head_dim)  # (..., T, h) @ (..., h, T)
-    masked = np.triu(np.ones((n_keys, n_keys), dtype=bool), k=1)  # later positions
-    if blocked is not None:
-        masked = masked | (blocked[:, None, :] & ~np.eye(n_keys, dtype=bool))  # (B, T, T)
-    return _softmax(np.where(masked[..., -n_queries:, :], -np.inf, scores))
-
-
-def _run(stage, parameters, tokens, *, blocked=None, query_positions=slice(None)):
+def _run(stage, parameters, tokens, *, blocked=None, last=False, keep_weights=False):
     """The forward pass: logits at the query positions, and activations of each layer.
 
-    Attention weights and hidden units are lists over layers. In the last layer, positions that are
-    not query positions have keys and values and nothing else.
+    Attention weights and hidden units are lists over layers. With ``last``, positions before the
+    last have keys and values in the last layer and nothing else.
     """
-    stream = _embed(stage, parameters, _check_tokens(stage, parameters, tokens))  # (..., B, T, C)
+    position = parameters["position_embedding"] if "position" in stage.features else None
+    tokens = _check_tokens(stage, parameters, tokens)
+    stream = embed(parameters["token_embedding"], position, tokens)  # (..., B, T, C)
     n_layer = parameters["key"].shape[-4] if "attention" in stage.features else 0
     weights, hidden = [], []
     for layer in range(n_layer):
         p = _of_layer(stage, parameters, layer)
-        queries = query_positions if layer == n_layer - 1 else slice(None)
-        stream, layer_weights, layer_hidden = _block(stage, p, stream, layer, queries, blocked)
-        weights.append(layer_weights)
+        settings = {"blocked": blocked, "last": last and layer == n_layer - 1}
+        masks = stage.masks and Masks(*(mask[layer] for mask in stage.masks))
+        stream, attended, layer_hidden = _block(
+            stage, p, stream, masks, keep_weights=keep_weights, **settings
+        )
+        weights.append(attended.weights)
         hidden.append(layer_hidden)
-    if not n_layer:
-        stream = stream[..., query_positions, :]
+    if last:
+        stream = stream[..., -1:, :]
     if "blocks" in stage.features:
-        stream = _layer_norm(stream, parameters["ln_f_weight"], parameters["ln_f_bias"])
+        stream = layer_norm(stream, parameters["ln_f_weight"], parameters["ln_f_bias"])
     logits = stream
     if "lm_head" in stage.features:
-        logits = _linear(stream, parameters["lm_head_multiplier"], parameters["lm_head_offset"])
+        logits = linear(stream, parameters["lm_head_multiplier"], parameters["lm_head_offset"])
     return logits, weights, hidden
 
 
-def _embed(stage, parameters, tokens):
-    stream = _embed_tokens(parameters["token_embedding"], tokens)
-    if "position" not in stage.features:
-        return stream
-    return stream + parameters["position_embedding"][..., None, : tokens.shape[-1], :]
-
-
-def _embed_tokens(embedding, tokens):
-    if tokens.ndim == 2:
-        return embedding[..., tokens, :]
-    batch = np.indices(tokens.shape[:-2], sparse=True)
-    return embedding[*(each[..., None, None] for each in batch), tokens]  # (..., B, T, C)
-
-
-def _block(stage, p, stream, layer, queries, blocked):
+def _block(stage, p, stream, masks, *, last, **settings):
     """One block: self-attention, then feed-forward; ``p`` are the parameters of its layer.
 
-    Returns the residual stream after the block, the attention weights, and the hidden units before
-    the ReLU if there are any, all at the query positions ``queries``.
+    Returns the residual stream after the block, the result of attention, and the hidden units
+    after the ReLU if there are any, all at the query positions.
     """
-    masks = stage.masks and Masks(*(mask[layer] for mask in stage.masks))
-    normed = _layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
-    attended, weights = _self_attention(normed, p, masks, queries, blocked)
-    stream = stream[..., queries, :] + attended if "residual" in stage.features else attended
+    normed = layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
+    attended = self_attention(normed, p, masks, last=last, **settings)
+    out = _attention_output(attended.heads, p, masks)
+    residual = "residual" in stage.features
+    stream = out + (stream[..., -1:, :] if last else stream) if residual else out
     if "feed_forward" not in stage.features:
-        return stream, weights, None
-    normed = _layer_norm(stream, p["ln2_weight"], p["ln2_bias"]) if "ln2_weight" in p else stream
-    out, hidden = _feed_forward(normed, p, masks)
-    stream = stream + out if "residual" in stage.features else out
-    return stream, weights, hidden
+        return stream, attended, None
+    normed = layer_norm(stream, p["ln2_weight"], p["ln2_bias"]) if "ln2_weight" in p else stream
+    out, hidden = feed_forward(normed, p, masks)
+    return out + stream if residual else out, attended, hidden
 
 
-def _self_attention(x, p, masks, queries, blocked):
-    query, key = _project(x[..., queries, :], p["query"]), _project(x, p["key"])
-    weights = attention_weights(query, key, blocked)  # (..., H, B, T, T)
-    if masks:
-        n = weights.shape[-1]
-        weights = weights * masks.attention[:, None, :n, :n][..., queries, :]
-    heads = weights @ _project(x, p["value"])  # (..., H, B, T, h)
-    heads = np.moveaxis(heads, -4, -2)  # (..., B, T, H, h)
+def _attention_output(heads, p, masks):
     out = heads.reshape(*heads.shape[:-2], -1)  # (..., B, T, C)
     if "sa_proj_multiplier" in p:
         multiplier = p["sa_proj_multiplier"]  # (..., C, H, h)
         multiplier = multiplier.reshape(*multiplier.shape[:-2], -1)
-        out = _linear(out, multiplier, p["sa_proj_offset"])
-    return out * masks.attention_output if masks else out, weights
-
-
-def _project(x, weight):
-    """Of all heads: one product of matrices for each draw takes half the time of one per head."""
-    *batch, n_sequence, n_position, n_embed = x.shape  # (..., B, T, C)
-    n_head, _, head_dim = weight.shape[-3:]  # (..., H, C, h)
-    side_by_side = np.moveaxis(weight, -3, -2).reshape(*weight.shape[:-3], n_embed, -1)
-    projected = x.reshape(*batch, n_sequence * n_position, n_embed) @ side_by_side  # (..., BT, Hh)
-    projected = projected.reshape(*batch, n_sequence, n_position, n_head, head_dim)
-    return np.moveaxis(projected, -2, -4)  # (..., H, B, T, h)
-
-
-def _feed_forward(x, p, masks):
-    hidden = _linear(x, p["feed_forward_multiplier"], p["feed_forward_offset"])
-    out = np.maximum(hidden, 0)
-    if "feed_forward_proj_multiplier" in p:
-        out = _linear(out, p["feed_forward_proj_multiplier"], p["feed_forward_proj_offset"])
-    return out * masks.feed_forward if masks else out, hidden
-
-
-def _layer_norm(x, weight, bias):
-    centered = x - x.mean(axis=-1, keepdims=True)
-    n_embed = x.shape[-1]
-    # The sample sd, without an epsilon. Not np.std: that is not analytic for complex numbers, and
-    # `gptbayes.symmetry.dimension` differentiates this function by complex steps.
-    sd = np.sqrt(np.einsum("...c,...c->...", centered, centered) / (n_embed - 1))  # (..., B, T)
-    return centered / sd[..., None] * weight[..., None, None, :] + bias[..., None, None, :]
-
-
-def _linear(x, multiplier, offset):
-    transposed = np.swapaxes(multiplier, -1, -2)  # (..., C, D)
-    return x @ transposed[..., None, :, :] + offset[..., None, None, :]
-
-
-def _softmax(scores):
-    """Softmax over the last axis; SciPy's takes several times as long for arrays of this size."""
-    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+        out = linear(out, multiplier, p["sa_proj_offset"])
+    return out * masks.attention_output if masks else out
 
 
 def _of_layer(stage, parameters, layer):
@@ -403,12 +328,16 @@ def _check_tokens(stage, parameters, tokens):
     return tokens
 
 
-def _draws_per_chunk(parameters, tokens, max_bytes):
+def _draws_per_chunk(parameters, tokens, max_bytes, last):
+    """How many draws fit, by the approximate number of activations that are held for a token."""
     n_token, n_embed = parameters["token_embedding"].shape[-2:]
-    per_token = 2 * n_token + 14 * n_embed
-    if "key" in parameters:
-        n_layer, n_head = parameters["key"].shape[-4:-2]
-        per_token += (2 * n_layer + 3) * n_head * tokens.shape[-1]
+    n_position = max(tokens.shape[-1], 1)
+    n_layer, n_head = parameters["key"].shape[-4:-2] if "key" in parameters else (0, 0)
+    if last:  # weights are not kept, and the last layer and the logits are those of one position
+        per_token = 2 * n_embed + 3 * (n_head + n_token) / n_position
+        per_token += 14 * (n_embed + n_head) if n_layer > 1 else 0
+    else:
+        per_token = 2 * n_token + 14 * n_embed + (2 * n_layer + 3) * n_head * n_position
     return max(1, int(max_bytes // (8 * max(tokens.size, 1) * per_token)))
 
 

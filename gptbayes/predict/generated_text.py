@@ -22,7 +22,8 @@ from gptbayes.predict.next_token import (
     over_contexts,
     split_entropy,
 )
-from gptbayes.stats.summary import mcse_mean
+from gptbayes.stats import mcmc
+from gptbayes.stats.summary import OVER
 
 KINDS = ("coherent", "marginal")
 
@@ -232,9 +233,9 @@ def score_text(
     block_size = problem.design.block_size
     contexts = [tokens[max(0, n - block_size) : n] for n in range(start, len(tokens))]
 
-    def scores(p, block):
+    def scores(p, log_p, block):
         observed = xr.DataArray(tokens[start:][block], dims="context")
-        return split_entropy(p).merge(_interval(p.isel(token=observed).drop_vars("token"), prob))
+        return split_entropy(p, log_p).merge(_interval(p.isel(token=observed), prob))
 
     summary = over_contexts(problem, parameters_of(idata, group), contexts, scores)
     summary = summary.rename(context="new_position")
@@ -315,13 +316,11 @@ def _check_positive(**values):
 
 
 def _interval(probability, prob):
-    over = ("chain", "draw")
     tail = (1 - prob) / 2
-    return xr.Dataset(
-        {
-            "mean": probability.mean(over),
-            "lower": probability.quantile(tail, over).drop_vars("quantile"),
-            "upper": probability.quantile(1 - tail, over).drop_vars("quantile"),
-            "mcse_mean": mcse_mean(probability),
-        }
+    found = mcmc.statistics(
+        probability.transpose(*OVER, "context").values,
+        ["mean", "sd", "ess_mean"],
+        quantiles={"lower": tail, "upper": 1 - tail},
     )
+    found["mcse_mean"] = found.pop("sd") / np.sqrt(found.pop("ess_mean"))
+    return xr.Dataset({name: ("context", each) for name, each in found.items()})

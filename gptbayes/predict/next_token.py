@@ -8,17 +8,22 @@ import arviz as az
 import numpy as np
 import xarray as xr
 from scipy.fft import next_fast_len
-from scipy.special import entr, rel_entr, softmax
 
 from gptbayes.corpus import Vocabulary
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.model.forward import CACHE_BYTES, Parameters, last_logits, over_draws
+from gptbayes.model.forward import Parameters, last_logits, over_draws
 from gptbayes.model.problem import Problem
+from gptbayes.stats import mcmc
 from gptbayes.stats.blocks import THREADS, in_threads
-from gptbayes.stats.summary import ess, mcse_mean, summarise
+from gptbayes.stats.summary import OVER, summarise
 
-COPIES = 6
+DIMS = ("chain", "draw", "context", "token")
+
+COPIES = 4
 """Number of arrays of the size of the probabilities that a summary holds at a time."""
+
+FEW_LAGS = 40
+"""Autocovariances at fewer lags are computed one by one, which is faster than all at once."""
 
 BLOCK_BYTES = 64 * 2**20
 """Memory of a block of contexts. Larger blocks are no faster."""
@@ -132,7 +137,7 @@ def entropy_split(
     problem = problem_of(idata)
     tokens = [encode_prompt(problem.vocabulary, context) for context in contexts]
     split = over_contexts(
-        problem, parameters_of(idata, group), tokens, lambda p, _: split_entropy(p)
+        problem, parameters_of(idata, group), tokens, lambda p, log_p, _: split_entropy(p, log_p)
     )
     return split.assign_coords(context=np.array(contexts, dtype=object))
 
@@ -177,23 +182,16 @@ def next_probabilities(
     -------
     DataArray (chain, draw, context, token)
     """
-    stage, block_size = problem.stage, problem.design.block_size
-    ends = [context[-block_size:] for context in contexts]
-    lengths = np.array([len(end) for end in ends])
-    batch = parameters["token_embedding"].shape[:2]
-    p = np.empty((*batch, len(ends), len(problem.vocabulary)))
-    for length in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length)
-        p[:, :, rows] = _probabilities(stage, parameters, np.stack([ends[i] for i in rows]))
+    p, _ = _next(problem, parameters, contexts)
     coords = {"token": list(problem.vocabulary.characters)}
-    return xr.DataArray(p, dims=("chain", "draw", "context", "token"), coords=coords)
+    return xr.DataArray(p, dims=DIMS, coords=coords)
 
 
 def over_contexts(
     problem: Problem,
     parameters: Parameters,
     contexts: Sequence[np.ndarray],
-    function: Callable[[xr.DataArray, slice], xr.Dataset],
+    function: Callable[[xr.DataArray, xr.DataArray, slice], xr.Dataset],
     *,
     max_bytes: int = BLOCK_BYTES,
 ) -> xr.Dataset:
@@ -204,9 +202,9 @@ def over_contexts(
     problem, parameters, contexts
         As in `next_probabilities`.
     function : callable
-        A function of the probabilities (chain, draw, context, token) of a block of contexts and
-        of the slice of these contexts. Returns summaries (context). It is called for several
-        blocks at a time.
+        A function of the probabilities (chain, draw, context, token) of a block of contexts, of
+        their logarithms, and of the slice of these contexts. Returns summaries (context). It is
+        called for several blocks at a time.
     max_bytes : int
         Approximate bound on memory.
 
@@ -220,57 +218,88 @@ def over_contexts(
     blocks = [slice(start, start + size) for start in range(0, len(contexts), size)]
 
     def of_block(block):
-        return function(next_probabilities(problem, parameters, contexts[block]), block)
+        found = _next(problem, parameters, contexts[block])
+        p, log_p = (xr.DataArray(each, dims=DIMS) for each in found)
+        return function(p, log_p, block)
 
     return xr.concat(in_threads(of_block, blocks), "context")
 
 
-def split_entropy(p: xr.DataArray) -> xr.Dataset:
+def split_entropy(p: xr.DataArray, log_p: xr.DataArray | None = None) -> xr.Dataset:
     """Decompose the entropy of given probabilities, see `entropy_split`.
 
     Parameters
     ----------
     p : DataArray (chain, draw, ..., token)
+    log_p : DataArray, as ``p``, optional
+        Their logarithms, if they are known. They are overwritten.
 
     Returns
     -------
     Dataset (...)
         As of `entropy_split`.
     """
-    p = p.where(p > np.finfo(float).tiny, 0.0)  # 0 log 0 is 0, and means do not underflow
-    q = p.mean(("chain", "draw"))
-    expected = xr.apply_ufunc(entr, p).sum("token")
-    information = xr.apply_ufunc(rel_entr, p, q).sum("token")
-    series = {
-        "total": expected + information,
-        "expected": expected,
-        "mutual_information": information,
-    }
-    bias = xr.apply_ufunc(
-        _entropy_bias,
-        p,
-        input_core_dims=[["chain", "draw", "token"]],
-        vectorize=True,
-    )
+    dims = [dim for dim in p.dims if dim not in (*OVER, "token")]
+    values = p.transpose(*OVER, *dims, "token").values
+    if log_p is None or values.shape[:2] == (1, 1):  # the information of one draw is exactly 0
+        logs = _log(values)
+    else:
+        logs = log_p.transpose(*OVER, *dims, "token").values
+    expected = -np.einsum("...k,...k->...", values, logs)  # 0 log 0 is 0
+    logs -= _log(values.mean(axis=(0, 1)))
+    information = np.einsum("...k,...k->...", values, logs)
+    series = np.stack([expected + information, expected, information])
+    found = mcmc.statistics(
+        np.moveaxis(series, 0, 2), ["mean", "sd", "ess_mean", "ess_bulk"]
+    )  # each (series, ...)
+    mcse = found["sd"] / np.sqrt(found["ess_mean"])
+    bias = np.empty(values.shape[2:-1])
+    for place in np.ndindex(bias.shape):
+        bias[place] = _entropy_bias(values[(slice(None), slice(None), *place)])
     correction = {"total": bias, "expected": 0.0, "mutual_information": bias}
-    bulk = [ess(each, ("bulk",))["ess_bulk"] for each in series.values()]
-    return xr.Dataset(
-        {
-            **{n: each.mean(("chain", "draw")) + correction[n] for n, each in series.items()},
-            **{f"{n}_mcse": mcse_mean(each) for n, each in series.items()},
-            "bias": bias,
-            "ess_bulk": xr.concat(bulk, "series").min("series"),
-        }
-    )
+    columns = {"bias": bias, "ess_bulk": found["ess_bulk"].min(axis=0)}
+    for name, mean, error in zip(correction, found["mean"], mcse, strict=True):
+        columns |= {name: mean + correction[name], f"{name}_mcse": error}
+    coords = {name: each for name, each in p.coords.items() if {*each.dims} <= {*dims}}
+    return xr.Dataset({name: (dims, each) for name, each in columns.items()}, coords)
 
 
-def _probabilities(stage, parameters, tokens):
-    """Probabilities after contexts of equal length, (chain, draw, context, token)."""
+def _next(problem, parameters, contexts):
+    """Probabilities of the next character and their logarithms, (chain, draw, context, token)."""
+    stage, block_size = problem.stage, problem.design.block_size
+    ends = [context[-block_size:] for context in contexts]
+    lengths = np.array([len(end) for end in ends])
+    if len(set(lengths)) == 1:
+        return _next_of_equal_length(stage, parameters, np.stack(ends))
+    shape = (*parameters["token_embedding"].shape[:2], len(ends), len(problem.vocabulary))
+    found = np.empty(shape), np.empty(shape)
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        some = _next_of_equal_length(stage, parameters, np.stack([ends[i] for i in rows]))
+        for all_of_them, these in zip(found, some, strict=True):
+            all_of_them[:, :, rows] = these
+    return found
 
+
+def _next_of_equal_length(stage, parameters, tokens):
     def probabilities(chunk):
-        return softmax(last_logits(stage, chunk, tokens), axis=-1)
+        """Probabilities and their logarithms, (draw, 2, context, token)."""
+        logits = last_logits(stage, chunk, tokens)
+        logits -= logits.max(axis=-1, keepdims=True)
+        found = np.empty((len(logits), 2, *logits.shape[1:]))
+        p = np.exp(logits, out=found[:, 0])
+        total = p.sum(axis=-1, keepdims=True)
+        np.subtract(logits, np.log(total), out=found[:, 1])
+        p /= total
+        return found
 
-    return over_draws(stage, parameters, tokens, probabilities, max_bytes=CACHE_BYTES)
+    found = over_draws(stage, parameters, tokens, probabilities, last=True)
+    return found[:, :, 0], found[:, :, 1]
+
+
+def _log(p):
+    """Logarithms, finite where a probability is zero."""
+    return np.log(np.maximum(p, np.finfo(float).tiny))
 
 
 def _entropy_bias(p):
@@ -288,21 +317,43 @@ def _entropy_bias(p):
     scaled = p[..., q > 0] / np.sqrt(q[q > 0])
     chains = np.concatenate([scaled[:, :half], scaled[:, -half:]])  # (chain, draw, token)
     means = chains.mean(axis=1)
-    within = _autocovariances(chains - means[:, None]).mean(axis=0)  # (lag,)
+    centred = chains - means[:, None]
+    within = _mean_autocovariances(centred, range(2))
     spread = within[0] + means.var(axis=0, ddof=1).sum()
     if spread == 0:
         return 0.0
-    correlation = 1 - (within[0] * half / (half - 1) - within) / spread
-    correlation[0] = 1
-    pairs = correlation[: half // 2 * 2].reshape(-1, 2).sum(axis=1)
-    last = int(np.argmax(pairs < 0)) if (pairs < 0).any() else len(pairs)
+    pairs: list[float] = []
+    while 2 * len(pairs) + 1 < half:
+        lag = 2 * len(pairs)
+        if lag == FEW_LAGS:
+            within = _all_mean_autocovariances(centred)
+        elif 0 < lag < FEW_LAGS:
+            within += _mean_autocovariances(centred, range(lag, lag + 2))
+        correlation = [
+            1 - (within[0] * half / (half - 1) - each) / spread for each in within[lag : lag + 2]
+        ]
+        pair = (1 if lag == 0 else correlation[0]) + correlation[1]
+        if pair < 0:
+            break
+        pairs.append(pair)
     n = chains.shape[0] * half
-    n_per_effective = max(2 * np.minimum.accumulate(pairs[:last]).sum() - 1, 1 / np.log10(n))
+    n_per_effective = max(2 * np.minimum.accumulate(pairs).sum() - 1, 1 / np.log10(n))
     return scaled.var(axis=(0, 1)).sum() * n_per_effective / n / 2
 
 
-def _autocovariances(centred):
-    """Autocovariances summed over characters, (chain, draw, token) to (chain, lag)."""
+def _mean_autocovariances(centred, lags):
+    """Autocovariances summed over characters, means over chains, of (chain, draw, token)."""
+    n_chain, n, n_token = centred.shape
+    flat = centred.reshape(n_chain, n * n_token)
+    sums = (
+        np.einsum("ij,ij->", flat[:, : (n - lag) * n_token], flat[:, lag * n_token :])
+        for lag in lags
+    )
+    return [each / (n * n_chain) for each in sums]
+
+
+def _all_mean_autocovariances(centred):
+    """The same at all lags, (lag,), by Fourier transforms."""
     n = centred.shape[1]
     power = np.abs(np.fft.rfft(centred, next_fast_len(2 * n), axis=1)) ** 2
-    return np.fft.irfft(power.sum(axis=-1), next_fast_len(2 * n), axis=1)[:, :n] / n
+    return np.fft.irfft(power.sum(axis=(0, -1)), next_fast_len(2 * n))[:n] / (n * len(centred))

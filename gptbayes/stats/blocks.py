@@ -42,7 +42,7 @@ def over_blocks(function: Callable[[slice], None], n_scalars: int, n_draws: int)
             function(block)
 
     if 8 * n_scalars * n_draws > FREED_BYTES:
-        _keep_freed_memory()
+        keep_freed_memory()
     in_threads(quietly, blocks, at_a_time=THREADS if len(blocks) >= MIN_BLOCKS else 1)
 
 
@@ -80,6 +80,15 @@ def in_threads(
         return list(pool.map(call, items))
 
 
+def keep_freed_memory() -> None:
+    """Let the allocator keep what blocks free, instead of asking the system for it again.
+
+    GNU's adapts to the largest array freed so far, up to 32 MiB. Without this, page faults take
+    as long as the arithmetic. The array is never touched, and other allocators are not affected.
+    """
+    np.empty(FREED_BYTES, dtype=np.uint8)
+
+
 def scalars_first(draws: np.ndarray) -> np.ndarray:
     """Draws of some scalars as ``(scalar, chain, draw)``, those of one scalar next to each other.
 
@@ -92,12 +101,3 @@ def scalars_first(draws: np.ndarray) -> np.ndarray:
     ndarray of float, (scalar, chain, draw)
     """
     return np.ascontiguousarray(np.moveaxis(draws, -1, 0), dtype=float)
-
-
-def _keep_freed_memory():
-    """Let the allocator keep what blocks free, instead of asking the system for it again.
-
-    GNU's adapts to the largest array freed so far, up to 32 MiB. Without this, page faults take
-    as long as the arithmetic. The array is never touched, and other allocators are not affected.
-    """
-    np.empty(FREED_BYTES, dtype=np.uint8)

@@ -1,0 +1,267 @@
+"""The layers of a stage in numpy: embedding, self-attention, feed-forward, layer norm, linear maps.
+
+Arrays have the leading batch dims of the parameters, written ``...``; B is the sequence, T the
+position, C ``n_embed``, H the head and h ``head_dim``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from gptbayes.model.stages import Masks
+
+QUERIES = 8
+"""Query positions whose attention is computed together; later keys are left out of it."""
+
+
+class Attended(NamedTuple):
+    """Results of self-attention.
+
+    Attributes
+    ----------
+    heads : ndarray, (..., B, T, H, h)
+        Sums of the values of each head, at the query positions.
+    weights : ndarray, (..., H, B, query_position, key_position), or None
+        After the dropout mask. None unless they are kept.
+    """
+
+    heads: np.ndarray
+    weights: np.ndarray | None
+
+
+def embed(
+    token_embedding: np.ndarray, position_embedding: np.ndarray | None, tokens: np.ndarray
+) -> np.ndarray:
+    """The residual stream before the first block.
+
+    Parameters
+    ----------
+    token_embedding : ndarray, (..., token, C)
+    position_embedding : ndarray, (..., T, C), optional
+    tokens : ndarray of int, (B, T) or (..., B, T)
+
+    Returns
+    -------
+    ndarray, (..., B, T, C)
+    """
+    if tokens.ndim == 2:
+        stream = np.take(token_embedding, tokens, axis=-2)
+    else:
+        stream = _embed_own(token_embedding, tokens)
+    if position_embedding is not None:
+        stream += position_embedding[..., None, : tokens.shape[-1], :]
+    return stream
+
+
+def self_attention(
+    x: np.ndarray,
+    p: Mapping[str, np.ndarray],
+    masks: Masks | None,
+    *,
+    blocked: np.ndarray | None = None,
+    last: bool = False,
+    keep_weights: bool = False,
+) -> Attended:
+    """Heads of one layer, before they are projected.
+
+    Parameters
+    ----------
+    x : ndarray, (..., B, T, C)
+    p : mapping of str to ndarray
+        Parameters of the layer.
+    masks : Masks, optional
+        Dropout masks of the layer.
+    blocked : ndarray of bool, (B, T), optional
+        Key positions that are masked for all query positions but their own.
+    last : bool
+        Whether the last position is the only query position.
+    keep_weights : bool
+
+    Returns
+    -------
+    Attended
+    """
+    if last:
+        return _attention_of_last(x, p, masks, blocked)
+    query, key, value = _queries_keys_values(x, p)
+    n = x.shape[-2]
+    heads = np.empty(value.shape, value.dtype)
+    kept = np.zeros((*value.shape[:-1], n), value.dtype) if keep_weights else None
+    for rows, weights in _weights_by_rows(query, key, blocked):
+        n_keys = weights.shape[-1]
+        if masks is not None:
+            weights *= masks.attention[:, None, rows, :n_keys]
+        np.matmul(weights, value[..., :n_keys, :], out=heads[..., rows, :])
+        if kept is not None:
+            kept[..., rows, :n_keys] = weights
+    return Attended(heads.swapaxes(-4, -3).swapaxes(-3, -2), kept)
+
+
+def attention_weights(
+    q: np.ndarray, k: np.ndarray, blocked: np.ndarray | None = None
+) -> np.ndarray:
+    """Compute causal attention weights (Vaswani et al. 2017, section 3.2.1).
+
+    Parameters
+    ----------
+    q, k : ndarray, (..., sequence, position, head_dim)
+        Queries and keys. If there are fewer queries than keys, the queries are those of the last
+        positions.
+    blocked : ndarray of bool, (sequence, position), optional
+        Key positions that are masked for all query positions but their own.
+
+    Returns
+    -------
+    ndarray, (..., query_position, key_position)
+    """
+    batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    weights = np.zeros((*batch, q.shape[-2], k.shape[-2]), np.result_type(q, k))
+    for rows, some in _weights_by_rows(q, k, blocked):
+        weights[..., rows, : some.shape[-1]] = some
+    return weights
+
+
+def feed_forward(
+    x: np.ndarray, p: Mapping[str, np.ndarray], masks: Masks | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The feed-forward layer.
+
+    Parameters
+    ----------
+    x : ndarray, (..., B, T, C)
+    p : mapping of str to ndarray
+        Parameters of the layer.
+    masks : Masks, optional
+        Dropout masks of the layer.
+
+    Returns
+    -------
+    tuple of ndarray
+        The result, (..., B, T, C), and the hidden units after the ReLU, (..., B, T, hidden).
+    """
+    hidden = linear(x, p["feed_forward_multiplier"], p["feed_forward_offset"])
+    out = hidden = np.maximum(hidden, 0, out=hidden)
+    if "feed_forward_proj_multiplier" in p:
+        out = linear(hidden, p["feed_forward_proj_multiplier"], p["feed_forward_proj_offset"])
+    return out * masks.feed_forward if masks is not None else out, hidden
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Layer norm with the sample standard deviation, without an epsilon.
+
+    Parameters
+    ----------
+    x : ndarray, (..., B, T, C)
+    weight, bias : ndarray, (..., C)
+
+    Returns
+    -------
+    ndarray, (..., B, T, C)
+    """
+    n_embed = x.shape[-1]
+    # Products of matrices, which are faster than means over so short an axis. Not np.std: that is
+    # not analytic for complex numbers, and `gptbayes.symmetry.dimension` differentiates this
+    # function by complex steps.
+    centered = x - x @ np.full((n_embed, 1), 1 / n_embed)
+    variance = np.einsum("...c,...c->...", centered, centered) / (n_embed - 1)  # (..., B, T)
+    centered /= np.sqrt(variance)[..., None]
+    centered *= weight[..., None, None, :]
+    centered += bias[..., None, None, :]
+    return centered
+
+
+def linear(x: np.ndarray, multiplier: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """A linear map with an offset.
+
+    Parameters
+    ----------
+    x : ndarray, (..., B, T, C)
+    multiplier : ndarray, (..., D, C)
+    offset : ndarray, (..., D)
+
+    Returns
+    -------
+    ndarray, (..., B, T, D)
+    """
+    found = _of_each_draw(x, multiplier.swapaxes(-1, -2))
+    found += offset[..., None, None, :]
+    return found
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, in the place of the scores.
+
+    SciPy's takes several times as long for arrays of this size.
+    """
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def _embed_own(token_embedding, tokens):
+    """Embeddings (..., B, T, C) of tokens (..., B, T) that each draw has for itself."""
+    batch = np.indices(tokens.shape[:-2], sparse=True)
+    return token_embedding[*(each[..., None, None] for each in batch), tokens]
+
+
+def _attention_of_last(x, p, masks, blocked):
+    """Attention of the last position, which needs no keys and values of the others.
+
+    The scores q Kᵀ are (q W_Kᵀ) xᵀ, and the sum of values w V is (w x) W_V.
+    """
+    n, head_dim = x.shape[-2], p["key"].shape[-1]
+    query = _project(x[..., -1:, :], p["query"])[..., 0, :] / np.sqrt(head_dim)  # (..., H, B, h)
+    asked = (query @ p["key"].swapaxes(-1, -2)).swapaxes(-3, -2)  # (..., B, H, C)
+    scores = asked @ x.swapaxes(-1, -2)  # (..., B, H, T)
+    if blocked is not None:
+        scores += np.where(blocked[:, None, :] & (np.arange(n) < n - 1), -np.inf, 0.0)
+    weights = softmax(scores)
+    if masks is not None:
+        weights *= masks.attention[:, n - 1, :n]
+    heads = (weights @ x).swapaxes(-3, -2) @ p["value"]  # (..., H, B, h)
+    return Attended(heads.swapaxes(-3, -2)[..., None, :, :], None)
+
+
+def _queries_keys_values(x, p):
+    """Of all heads, (..., H, B, T, h) each: one product of matrices for each draw."""
+    names = ("query", "key", "value")
+    together = np.concatenate([p[name] for name in names], axis=-3)  # (..., 3 H, C, h)
+    n_head = together.shape[-3] // 3
+    projected = _project(x, together)
+    return (projected[..., k * n_head : (k + 1) * n_head, :, :, :] for k in range(3))
+
+
+def _weights_by_rows(q, k, blocked):
+    """Attention weights of a few query positions at a time, on the keys up to the last of them."""
+    n_queries, n_keys, head_dim = q.shape[-2], k.shape[-2], k.shape[-1]
+    masked = np.triu(np.ones((n_keys, n_keys), dtype=bool), k=1)  # later positions
+    if blocked is not None:
+        masked = masked | (blocked[:, None, :] & ~np.eye(n_keys, dtype=bool))  # (B, T, T)
+    penalty = np.where(masked[..., n_keys - n_queries :, :], -np.inf, 0.0)
+    q = q / np.sqrt(head_dim)
+    for start in range(0, n_queries, QUERIES):
+        rows = slice(start, min(start + QUERIES, n_queries))
+        n = n_keys - n_queries + rows.stop
+        scores = q[..., rows, :] @ k[..., :n, :].swapaxes(-1, -2)  # (..., T, h) @ (..., h, T)
+        scores += penalty[..., rows, :n]
+        yield rows, softmax(scores)
+
+
+def _project(x, weight):
+    """Products with the matrices (..., H, C, h) of all heads, (..., H, B, T, h)."""
+    n_head, n_embed, head_dim = weight.shape[-3:]
+    side_by_side = weight.swapaxes(-3, -2).reshape(*weight.shape[:-3], n_embed, -1)
+    projected = _of_each_draw(x, side_by_side)  # (..., B, T, H h)
+    projected = projected.reshape(*projected.shape[:-1], n_head, head_dim)
+    return projected.swapaxes(-3, -2).swapaxes(-4, -3)
+
+
+def _of_each_draw(x, matrix):
+    """One product for each draw, (..., B, T, C) by (..., C, D): faster than one per sequence."""
+    *batch, n_sequence, n_position, n_embed = x.shape
+    found = x.reshape(*batch, n_sequence * n_position, n_embed) @ matrix
+    return found.reshape(*batch, n_sequence, n_position, -1)
