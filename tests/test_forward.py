@@ -7,9 +7,11 @@ import pytest
 from problems import small_problem
 from scipy.special import log_softmax
 
-from gptbayes.model import simulate
+from gptbayes.model import layers, simulate
+from gptbayes.model.ablated import ablate_each_head, knock_out_each_position
 from gptbayes.model.design import draw_masks
 from gptbayes.model.forward import (
+    attention_of,
     forward,
     last_logits,
     over_draws,
@@ -193,3 +195,44 @@ def test_each_draw_generates_its_own_text(rng, monkeypatch):
     text = generate_text(bigram.stage, {"token_embedding": logits}, np.array([3, 2]), 9, 5, rng)
     steps = np.where(kinds == 0, 1, -1)[:, None] * np.arange(1, 10)
     np.testing.assert_array_equal(text, (2 + steps) % V)
+
+
+@pytest.mark.parametrize("number", ["04", "05", "06", "07", "08", "09", "10", "11", "12"])
+def test_blocks_of_queries_and_ablations_change_nothing(number, rng, monkeypatch):
+    """In blocks, of the last position alone, and from what an ablation leaves as it is."""
+    problem = small_problem(number)
+    stage, draws, x = problem.stage, prior_draws(problem, 7, rng), problem.training.x
+    monkeypatch.setattr(layers, "QUERIES", 100)
+    whole, attention = forward(stage, draws, x)
+    monkeypatch.setattr(layers, "QUERIES", 2)
+    same = {"atol": 1e-13, "rtol": 0}
+    np.testing.assert_allclose(forward(stage, draws, x).logits, whole, **same)
+    np.testing.assert_allclose(attention_of(stage, draws, x), attention, **same)
+    logits, ablated = ablate_each_head(stage, draws, x)
+    np.testing.assert_allclose(logits, whole, **same)
+    places = []
+    for layer, head, found in ablated:
+        places.append((layer, head))
+        value = draws["value"].copy()
+        value[:, layer, head] = 0
+        expected = forward(stage, {**draws, "value": value}, x).logits
+        np.testing.assert_allclose(found, expected, **same)
+    assert places == list(np.ndindex(draws["value"].shape[1:3]))
+    activations, without = knock_out_each_position(stage, draws, x)
+    np.testing.assert_allclose(activations.attention_weights, attention, **same)
+    n = 0
+    for n, found in enumerate(without, start=1):
+        blocked = np.zeros(x.shape, dtype=bool)
+        blocked[:, n - 1] = True
+        for expected in (
+            forward(stage, draws, x, blocked=blocked).logits[..., -1, :],
+            last_logits(stage, draws, x, blocked=blocked),
+        ):
+            np.testing.assert_allclose(found, expected, **same)
+    assert n == x.shape[1] - 1
+
+
+def test_attention_of_a_stage_without_attention(rng):
+    problem = small_problem("03")
+    with pytest.raises(ValueError, match="stages 04 to 12 have"):
+        attention_of(problem.stage, prior_draws(problem, 2, rng), problem.training.x)

@@ -16,7 +16,7 @@ from gptbayes.corpus import keep_frequent, zen_of_python
 from gptbayes.diagnostics.sensitivity import prior_sensitivity
 from gptbayes.groups import make_groups
 from gptbayes.inference import open_run, parameters_of, problem_of
-from gptbayes.model.forward import forward, token_log_prob
+from gptbayes.model.forward import attention_of, token_log_prob
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import VARIANTS
 from gptbayes.predict import (
@@ -196,7 +196,7 @@ def test_of_attention_weights_and_of_the_role_of_a_head(nuts):
     """Which sequences they rest on: the derivative, by importance weights for one sequence."""
     problem, parameters = problem_of(nuts), parameters_of(nuts)
     contexts = problem.held_out.x[:4]
-    weights = forward(problem.stage, parameters, contexts[:1]).attention_weights
+    weights = attention_of(problem.stage, parameters, contexts[:1])
     to_itself = weights[:, :, 0, :, 0, -1, -1].max(axis=2)  # of the head with most, in any order
     role = role_draws(nuts, contexts).sel(role="current token").max(("layer", "head"))
     log_lik = nuts.log_likelihood["log_lik"].sum("position").values

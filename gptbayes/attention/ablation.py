@@ -25,7 +25,8 @@ from gptbayes.attention.contexts import (
 from gptbayes.attention.matching import Matching, match_posterior_and_prior, matched
 from gptbayes.attention.prior_comparison import summarise_with_prior
 from gptbayes.attention.rollout import rollout_weights
-from gptbayes.model.forward import MAX_BYTES, forward, last_logits, over_draws
+from gptbayes.model.ablated import ablate_each_head, knock_out_each_position
+from gptbayes.model.forward import MAX_BYTES, over_draws
 from gptbayes.stats.standard_error import standard_error
 from gptbayes.stats.summary import OVER, side_by_side, summarise
 
@@ -237,25 +238,6 @@ def max_contexts(n_contexts: int, n_positions: int) -> int:
     return min(n_contexts, max(8, round(affordable)))
 
 
-def without_head(parameters: dict[str, np.ndarray], layer: int, head: int) -> dict[str, np.ndarray]:
-    """Copy parameters with the values of one head set to zero. Other arrays are shared.
-
-    Parameters
-    ----------
-    parameters : dict of str to ndarray
-        Each ``(..., dims of that parameter)``.
-    layer, head : int
-        0-based.
-
-    Returns
-    -------
-    dict of str to ndarray
-    """
-    value = parameters["value"].copy()
-    value[..., layer, head, :, :] = 0.0
-    return {**parameters, "value": value}
-
-
 def _checked(problem, contexts, next_tokens):
     contexts, next_tokens = checked_contexts(problem, contexts), np.asarray(next_tokens)
     if next_tokens.shape != contexts.shape:
@@ -271,11 +253,11 @@ def _head_costs(stage, parameters, contexts, next_tokens, max_bytes):
     n_layer, n_head = parameters["key"].shape[2:4]
 
     def of_chunk(chunk):
-        full = _log_prob(forward(stage, chunk, contexts).logits, next_tokens)
+        logits, ablated = ablate_each_head(stage, chunk, contexts)
+        full = _log_prob(logits, next_tokens)
         costs = np.empty((len(full), n_layer, n_head, len(contexts)))
-        for layer, head in np.ndindex(n_layer, n_head):
-            ablated = forward(stage, without_head(chunk, layer, head), contexts).logits
-            costs[:, layer, head] = (full - _log_prob(ablated, next_tokens)).mean(axis=-1)
+        for layer, head, without in ablated:
+            costs[:, layer, head] = (full - _log_prob(without, next_tokens)).mean(axis=-1)
         return costs
 
     return over_draws(stage, parameters, contexts, of_chunk, max_bytes=max_bytes)
@@ -290,15 +272,12 @@ def _position_costs(stage, parameters, contexts, next_tokens, max_bytes):
     residual = "residual" in stage.features
 
     def of_chunk(chunk):
-        activations = forward(stage, chunk, contexts)
+        activations, ablated = knock_out_each_position(stage, chunk, contexts)
         attention = activations.attention_weights
         full = _log_prob(activations.logits[..., -1, :], next_tokens[:, -1])
         costs = np.empty((*full.shape, n - 1))
-        for s in range(n - 1):
-            blocked = np.zeros(contexts.shape, dtype=bool)
-            blocked[:, s] = True
-            ablated = last_logits(stage, chunk, contexts, blocked=blocked)
-            costs[..., s] = full - _log_prob(ablated, next_tokens[:, -1])
+        for s, without in enumerate(ablated):
+            costs[..., s] = full - _log_prob(without, next_tokens[:, -1])
         columns = [costs, attention.mean(axis=(-5, -4))[..., -1, :-1]]
         if n_layer > 1:
             columns.append(rollout_weights(attention, residual=residual)[..., -1, :-1])

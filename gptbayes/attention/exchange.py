@@ -12,7 +12,7 @@ from gptbayes.attention.contexts import checked_contexts, draws_of, problem_with
 from gptbayes.attention.matching import Matching, head_order, reordered
 from gptbayes.attention.patterns import summarise_attention
 from gptbayes.corpus import visible
-from gptbayes.model.forward import forward
+from gptbayes.model.forward import attention_of
 from gptbayes.stats.thinning import evenly_spaced
 
 N_DRAWS = 4
@@ -110,7 +110,7 @@ def _single_draws(idata, stage, contexts, matching, n_draws):
         parameters = {
             name: values[chain, draw] for name, values in draws_of(idata, "posterior").items()
         }
-        weights = forward(stage, parameters, contexts).attention_weights
+        weights = attention_of(stage, parameters, contexts)
         matched = reordered(weights, order[chain, draw])  # (layer, head, sequence, query, key)
         found[f"chain {chain + 1}, draw {draw + 1}"] = np.moveaxis(matched, 2, 0)
     return found

@@ -22,7 +22,7 @@ from gptbayes.attention.assignment import (
 )
 from gptbayes.attention.contexts import checked_contexts, draws_of, labelled, problem_with_attention
 from gptbayes.findings import Finding
-from gptbayes.model.forward import forward, over_draws
+from gptbayes.model.forward import attention_of, over_draws
 from gptbayes.model.stages import Stage
 from gptbayes.predict import fixed_contexts
 from gptbayes.stats.probability import probability
@@ -351,7 +351,7 @@ def _patterns(problem, parameters, contexts):
     for b, context in enumerate(contexts[:, None]):
 
         def of_one(chunk, context=context):
-            weights = forward(problem.stage, chunk, context).attention_weights[..., 0, :, :]
+            weights = attention_of(problem.stage, chunk, context)[..., 0, :, :]
             return weights[..., past].astype(np.float32)
 
         values = over_draws(problem.stage, parameters, context, of_one)

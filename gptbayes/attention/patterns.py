@@ -16,7 +16,7 @@ from gptbayes.attention.contexts import (
     problem_with_attention,
 )
 from gptbayes.attention.matching import Matching, head_order, reordered
-from gptbayes.model.forward import forward, over_draws
+from gptbayes.model.forward import attention_of, over_draws
 from gptbayes.stats.probability import probability
 from gptbayes.stats.summary import STATISTICS, summarise
 
@@ -55,7 +55,7 @@ def attention_draws(
     problem = problem_with_attention(idata)
 
     def weights(chunk):
-        return forward(problem.stage, chunk, contexts).attention
+        return attention_of(problem.stage, chunk, contexts)
 
     values = over_draws(problem.stage, draws_of(idata, group), contexts, weights)
     dims = ("layer", "head", "sequence", "query_position", "key_position")
@@ -155,7 +155,7 @@ def _past_weights(stage, parameters, contexts, past):
     """
 
     def of_chunk(chunk):
-        weights = forward(stage, chunk, contexts).attention_weights
+        weights = attention_of(stage, chunk, contexts)
         return np.concatenate([weights[..., past], weights[..., :1, 0]], axis=-1)
 
     return over_draws(stage, parameters, contexts, of_chunk)

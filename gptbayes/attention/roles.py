@@ -18,7 +18,7 @@ from gptbayes.attention.matching import (
     matched,
 )
 from gptbayes.attention.prior_comparison import summarise_with_prior
-from gptbayes.model.forward import MAX_BYTES, forward, over_draws
+from gptbayes.model.forward import MAX_BYTES, attention_of, over_draws
 from gptbayes.stats.probability import probability
 from gptbayes.stats.summary import side_by_side
 
@@ -239,7 +239,7 @@ def _pattern_weights(problem, contexts, patterns):
     present = np.array([[f(text) for text in texts] for f in patterns.values()])  # (role, B, T, T)
     n = contexts.shape[1]
     masks = np.ones((1, 1, n, n))
-    if problem.stage.masks is not None:
+    if _drops_weights(problem.stage):
         masks = np.asarray(problem.stage.masks.attention)[:, :, :n, :n]
     masks = (masks * np.tri(n))[:, :, None, None]  # (L, H, 1, 1, T, T)
     total = np.maximum(masks.sum(axis=-1), 1e-300)
@@ -263,16 +263,24 @@ def _excess(idata, source, contexts, pattern_weights, max_bytes):
     stage = problem_with_attention(idata).stage
 
     def of_chunk(chunk):
-        weights = forward(stage, chunk, contexts).attention_weights  # (draw, L, H, B, T, T)
-        if stage.masks is not None:
+        weights = attention_of(stage, chunk, contexts)  # (draw, L, H, B, T, T)
+        if _drops_weights(stage):
             total = weights.sum(axis=-1, keepdims=True)
             weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-        rows = weights.reshape(*weights.shape[:3], 1, -1)
-        return (rows @ pattern_weights.weights)[..., 0, :] - pattern_weights.uniform
+        rows = weights.reshape(*weights.shape[:3], -1)  # (draw, L, H, B T T)
+        if pattern_weights.weights.shape[:2] == (1, 1):  # one product for all heads
+            one = rows.reshape(-1, rows.shape[-1]) @ pattern_weights.weights[0, 0]
+            return one.reshape(*rows.shape[:3], -1) - pattern_weights.uniform
+        each = np.moveaxis(rows, 0, 2) @ pattern_weights.weights  # (L, H, draw, role)
+        return np.moveaxis(each, 2, 0) - pattern_weights.uniform
 
     values = over_draws(stage, draws_of(idata, source), contexts, of_chunk, max_bytes=max_bytes)
     found = labelled(idata, source, values, "layer", "head", "role")
     return found.assign_coords(role=list(pattern_weights.names))
+
+
+def _drops_weights(stage):
+    return stage.masks is not None and bool((np.asarray(stage.masks.attention) != 1).any())
 
 
 def _ranked(draws):

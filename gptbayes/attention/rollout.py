@@ -17,7 +17,7 @@ from gptbayes.attention.contexts import (
 )
 from gptbayes.attention.patterns import MAX_BYTES
 from gptbayes.attention.prior_comparison import summarise_with_prior
-from gptbayes.model.forward import forward, over_draws
+from gptbayes.model.forward import attention_of, over_draws
 
 
 def rollout_weights(attention: np.ndarray, *, residual: bool) -> np.ndarray:
@@ -114,7 +114,7 @@ def _rollout_draws(idata, source, contexts):
     residual = "residual" in stage.features
 
     def of_chunk(chunk):
-        weights = forward(stage, chunk, contexts).attention_weights
+        weights = attention_of(stage, chunk, contexts)
         return rollout_weights(weights, residual=residual)
 
     values = over_draws(stage, draws_of(idata, source), contexts, of_chunk)

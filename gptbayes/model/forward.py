@@ -7,14 +7,21 @@ to 1e-10. Parameters may have leading batch dims, usually ``chain, draw``; resul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import log_softmax
 
 from gptbayes.corpus import Windows
-from gptbayes.model.layers import embed, feed_forward, layer_norm, linear, self_attention
-from gptbayes.model.stages import Masks, Stage
+from gptbayes.model.blocks import (
+    after_attention,
+    attend,
+    attention_of_layer,
+    embed_tokens,
+    layers_of,
+    logits_of,
+)
+from gptbayes.model.stages import Stage
 from gptbayes.stats.blocks import THREADS, in_threads, keep_freed_memory
 
 Parameters = Mapping[str, np.ndarray]
@@ -24,6 +31,9 @@ MAX_BYTES = 256 * 2**20
 
 CHUNK_BYTES = 12 * 2**20
 """Memory of a chunk: larger chunks leave the processor's cache, smaller ones take more calls."""
+
+
+NO_ATTENTION = "the stage has no attention, stages 04 to 12 have"
 
 
 class Activations(NamedTuple):
@@ -46,7 +56,7 @@ class Activations(NamedTuple):
     def attention_weights(self) -> np.ndarray:
         """``attention`` of a stage that has attention; a ValueError for the others."""
         if self.attention is None:
-            raise ValueError("the stage has no attention, stages 04 to 12 have")
+            raise ValueError(NO_ATTENTION)
         return self.attention
 
 
@@ -103,6 +113,35 @@ def forward(
     """
     logits, weights, _ = _run(stage, parameters, tokens, blocked=blocked, keep_weights=True)
     return Activations(logits, np.stack(weights, axis=-5) if weights else None)
+
+
+def attention_of(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.ndarray:
+    """Compute the attention weights of a stage and no logits, at lower cost.
+
+    Parameters
+    ----------
+    stage, parameters, tokens
+        As for `forward`.
+
+    Returns
+    -------
+    ndarray, (..., layer, head, sequence, query_position, key_position)
+
+    Raises
+    ------
+    ValueError
+        As `forward`, and for a stage without attention.
+    """
+    if "attention" not in stage.features:
+        raise ValueError(NO_ATTENTION)
+    stream, layers = embed_tokens(stage, parameters, tokens), layers_of(stage, parameters)
+    weights: list[Any] = []
+    for layer in layers[:-1]:
+        attended = attend(layer, stream, keep_weights=True)
+        stream, _ = after_attention(stage, layer, stream, attended.heads)
+        weights.append(attended.weights)
+    weights.append(attention_of_layer(layers[-1], stream))
+    return np.stack(weights, axis=-5)
 
 
 def last_logits(
@@ -248,84 +287,18 @@ def _run(stage, parameters, tokens, *, blocked=None, last=False, keep_weights=Fa
     Attention weights and hidden units are lists over layers. With ``last``, positions before the
     last have keys and values in the last layer and nothing else.
     """
-    position = parameters["position_embedding"] if "position" in stage.features else None
-    tokens = _check_tokens(stage, parameters, tokens)
-    stream = embed(parameters["token_embedding"], position, tokens)  # (..., B, T, C)
-    n_layer = parameters["key"].shape[-4] if "attention" in stage.features else 0
+    stream, layers = embed_tokens(stage, parameters, tokens), layers_of(stage, parameters)
     weights, hidden = [], []
-    for layer in range(n_layer):
-        p = _of_layer(stage, parameters, layer)
-        settings = {"blocked": blocked, "last": last and layer == n_layer - 1}
-        masks = stage.masks and Masks(*(mask[layer] for mask in stage.masks))
-        stream, attended, layer_hidden = _block(
-            stage, p, stream, masks, keep_weights=keep_weights, **settings
+    for k, layer in enumerate(layers, start=1):
+        n_queries = 1 if last and k == len(layers) else None
+        attended = attend(
+            layer, stream, blocked=blocked, n_queries=n_queries, keep_weights=keep_weights
         )
+        stream, units = after_attention(stage, layer, stream, attended.heads)
         weights.append(attended.weights)
-        hidden.append(layer_hidden)
-    if last:
-        stream = stream[..., -1:, :]
-    if "blocks" in stage.features:
-        stream = layer_norm(stream, parameters["ln_f_weight"], parameters["ln_f_bias"])
-    logits = stream
-    if "lm_head" in stage.features:
-        logits = linear(stream, parameters["lm_head_multiplier"], parameters["lm_head_offset"])
+        hidden.append(units)
+    logits = logits_of(stage, parameters, stream[..., -1:, :] if last else stream)
     return logits, weights, hidden
-
-
-def _block(stage, p, stream, masks, *, last, **settings):
-    """One block: self-attention, then feed-forward; ``p`` are the parameters of its layer.
-
-    Returns the residual stream after the block, the result of attention, and the hidden units
-    after the ReLU if there are any, all at the query positions.
-    """
-    normed = layer_norm(stream, p["ln1_weight"], p["ln1_bias"]) if "ln1_weight" in p else stream
-    attended = self_attention(normed, p, masks, last=last, **settings)
-    out = _attention_output(attended.heads, p, masks)
-    residual = "residual" in stage.features
-    stream = out + (stream[..., -1:, :] if last else stream) if residual else out
-    if "feed_forward" not in stage.features:
-        return stream, attended, None
-    normed = layer_norm(stream, p["ln2_weight"], p["ln2_bias"]) if "ln2_weight" in p else stream
-    out, hidden = feed_forward(normed, p, masks)
-    return out + stream if residual else out, attended, hidden
-
-
-def _attention_output(heads, p, masks):
-    out = heads.reshape(*heads.shape[:-2], -1)  # (..., B, T, C)
-    if "sa_proj_multiplier" in p:
-        multiplier = p["sa_proj_multiplier"]  # (..., C, H, h)
-        multiplier = multiplier.reshape(*multiplier.shape[:-2], -1)
-        out = linear(out, multiplier, p["sa_proj_offset"])
-    return out * masks.attention_output if masks else out
-
-
-def _of_layer(stage, parameters, layer):
-    """The parameters of one layer, without their layer axis."""
-    return {
-        p.name: parameters[p.name][..., layer, *(slice(None) for _ in p.dims[1:])]  # a view
-        for p in stage.parameters
-        if p.dims[0] == "layer"
-    }
-
-
-def _check_tokens(stage, parameters, tokens):
-    tokens = np.asarray(tokens)
-    if "dropout" in stage.features and stage.masks is None:
-        raise ValueError(f"stage {stage.number} needs masks, see gptbayes.model.design.draw_masks")
-    batch = parameters["token_embedding"].shape[:-2]
-    if tokens.ndim != 2 and tokens.shape[:-2] != batch:
-        raise ValueError(
-            f"tokens must have shape (sequence, position) or {(*batch, 'sequence', 'position')}, "
-            f"got {tokens.shape}"
-        )
-    if "position" in stage.features:
-        block_size = parameters["position_embedding"].shape[-2]
-        if tokens.shape[-1] > block_size:
-            raise ValueError(
-                f"tokens must have at most {block_size} positions, the block_size of the model, "
-                f"got {tokens.shape[-1]}"
-            )
-    return tokens
 
 
 def _draws_per_chunk(parameters, tokens, max_bytes, last):

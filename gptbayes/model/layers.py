@@ -6,7 +6,7 @@ position, C ``n_embed``, H the head and h ``head_dim``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +62,7 @@ def self_attention(
     masks: Masks | None,
     *,
     blocked: np.ndarray | None = None,
-    last: bool = False,
+    n_queries: int | None = None,
     keep_weights: bool = False,
 ) -> Attended:
     """Heads of one layer, before they are projected.
@@ -76,28 +76,52 @@ def self_attention(
         Dropout masks of the layer.
     blocked : ndarray of bool, (B, T), optional
         Key positions that are masked for all query positions but their own.
-    last : bool
-        Whether the last position is the only query position.
+    n_queries : int, optional
+        The last so many positions are query positions; by default all.
     keep_weights : bool
 
     Returns
     -------
     Attended
     """
-    if last:
-        return _attention_of_last(x, p, masks, blocked)
-    query, key, value = _queries_keys_values(x, p)
     n = x.shape[-2]
-    heads = np.empty(value.shape, value.dtype)
-    kept = np.zeros((*value.shape[:-1], n), value.dtype) if keep_weights else None
-    for rows, weights in _weights_by_rows(query, key, blocked):
+    n_queries = n if n_queries is None else n_queries
+    if n_queries == 1 and not keep_weights:
+        return _attention_of_last(x, p, masks, blocked)
+    query, key, value = projected_heads(x, p, ("query", "key", "value"))
+    first = n - n_queries
+    heads = np.empty((*value.shape[:-2], n_queries, value.shape[-1]), value.dtype)
+    kept = np.zeros((*value.shape[:-2], n_queries, n), value.dtype) if keep_weights else None
+    for rows, weights in _weights_by_rows(query[..., first:, :], key, blocked):
         n_keys = weights.shape[-1]
         if masks is not None:
-            weights *= masks.attention[:, None, rows, :n_keys]
+            weights *= masks.attention[:, None, first + rows.start : n_keys, :n_keys]
         np.matmul(weights, value[..., :n_keys, :], out=heads[..., rows, :])
         if kept is not None:
             kept[..., rows, :n_keys] = weights
     return Attended(heads.swapaxes(-4, -3).swapaxes(-3, -2), kept)
+
+
+def projected_heads(
+    x: np.ndarray, p: Mapping[str, np.ndarray], names: Sequence[str]
+) -> list[np.ndarray]:
+    """Queries, keys or values of all heads, by one product of matrices for each draw.
+
+    Parameters
+    ----------
+    x : ndarray, (..., B, T, C)
+    p : mapping of str to ndarray
+        Parameters of the layer.
+    names : sequence of {"query", "key", "value"}
+
+    Returns
+    -------
+    list of ndarray, (..., H, B, T, h)
+    """
+    together = np.concatenate([p[name] for name in names], axis=-3)  # (..., names * H, C, h)
+    n_head, projected = p[names[0]].shape[-3], _project(x, together)
+    starts = range(0, together.shape[-3], n_head)
+    return [projected[..., start : start + n_head, :, :, :] for start in starts]
 
 
 def attention_weights(
@@ -224,15 +248,6 @@ def _attention_of_last(x, p, masks, blocked):
         weights *= masks.attention[:, n - 1, :n]
     heads = (weights @ x).swapaxes(-3, -2) @ p["value"]  # (..., H, B, h)
     return Attended(heads.swapaxes(-3, -2)[..., None, :, :], None)
-
-
-def _queries_keys_values(x, p):
-    """Of all heads, (..., H, B, T, h) each: one product of matrices for each draw."""
-    names = ("query", "key", "value")
-    together = np.concatenate([p[name] for name in names], axis=-3)  # (..., 3 H, C, h)
-    n_head = together.shape[-3] // 3
-    projected = _project(x, together)
-    return (projected[..., k * n_head : (k + 1) * n_head, :, :, :] for k in range(3))
 
 
 def _weights_by_rows(q, k, blocked):

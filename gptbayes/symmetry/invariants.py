@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import entr, log_softmax
 
-from gptbayes.model.forward import MAX_BYTES, Parameters, forward, over_draws
+from gptbayes.model.forward import MAX_BYTES, Parameters, attention_of, forward, over_draws
 from gptbayes.model.problem import Problem
 from gptbayes.symmetry.group.axes import split_heads
 from gptbayes.symmetry.group.heads import head_readers
@@ -248,7 +248,7 @@ def _hidden_strength(stage, p, tokens):
 
 def _attention(stage, p, tokens):
     """Mean entropy and weights of attention, each sorted over heads."""
-    weights = forward(stage, p, tokens).attention_weights  # (draw, L, H, B, T, T)
+    weights = attention_of(stage, p, tokens)  # (draw, L, H, B, T, T)
     if weights.shape[-1] == 1:  # a position that can attend to itself only
         itself = np.broadcast_to([0.0, 1.0, 0.0], (*weights.shape[:3], 3))
         return itself, ("layer", "largest", _OF_ATTENTION)

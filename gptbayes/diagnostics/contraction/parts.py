@@ -8,7 +8,7 @@ from scipy.special import xlogy
 from scipy.stats import kstwobign
 
 from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT
-from gptbayes.model.forward import Parameters, active_hidden_units, forward, over_draws
+from gptbayes.model.forward import Parameters, active_hidden_units, attention_of, over_draws
 from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import summarise
 
@@ -97,7 +97,7 @@ def _query_key_norm(parameters):
 
 
 def _distance_from_uniform(problem, chunk):
-    weights = forward(problem.stage, chunk, problem.training.x).attention_weights[..., 1:, :]
+    weights = attention_of(problem.stage, chunk, problem.training.x)[..., 1:, :]
     total = weights.sum(axis=-1, keepdims=True)  # less than one where a mask drops weights
     weights = weights / np.where(total > 0, total, 1)
     entropy = -xlogy(weights, weights).sum(axis=-1)  # (..., L, H, B, T - 1)

@@ -13,7 +13,7 @@ import xarray as xr
 
 from gptbayes.attention.matching import reordered
 from gptbayes.inference import parameters_of
-from gptbayes.model.forward import forward
+from gptbayes.model.forward import attention_of
 from gptbayes.model.simulate import generate_text
 from gptbayes.predict.next_token import next_probabilities
 from gptbayes.stats import mcmc
@@ -84,7 +84,7 @@ def drawn_attention(analysis: Analysis) -> dict[str, xr.DataArray] | None:
     found = {}
     for group, matching in matchings.items():
         some = analysis.shown_draws[group]
-        weights = forward(stage, _draws(analysis, group), contexts).attention_weights
+        weights = attention_of(stage, _draws(analysis, group), contexts)
         order = matching.order.values
         order = order.reshape(-1, *order.shape[2:])[some]
         dims = ("draw", "layer", "head", "sequence", "query_position", "key_position")
