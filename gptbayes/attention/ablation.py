@@ -12,7 +12,6 @@ from typing import NamedTuple
 import arviz as az
 import numpy as np
 import xarray as xr
-from scipy.special import log_softmax
 from scipy.stats import rankdata
 
 from gptbayes.attention.contexts import (
@@ -27,6 +26,7 @@ from gptbayes.attention.prior_comparison import summarise_with_prior
 from gptbayes.attention.rollout import rollout_weights
 from gptbayes.model.ablated import ablate_each_head, knock_out_each_position
 from gptbayes.model.forward import MAX_BYTES, over_draws
+from gptbayes.model.layers import log_softmax
 from gptbayes.stats.standard_error import standard_error
 from gptbayes.stats.summary import OVER, side_by_side, summarise
 
@@ -287,7 +287,7 @@ def _position_costs(stage, parameters, contexts, next_tokens, max_bytes):
 
 
 def _log_prob(logits, next_tokens):
-    log_probs = log_softmax(logits, axis=-1)
+    log_probs = log_softmax(logits)
     return np.take_along_axis(log_probs, next_tokens[None, ..., None], axis=-1)[..., 0]
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 from scipy.stats import t as student_t
-from sklearn.ensemble import RandomForestClassifier
 
 from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.stats.summary import ess, r_hat
@@ -298,12 +297,14 @@ def _r_star_split(x, per_chain, rng):
 
 def _r_star_of_split(split):
     """R* of one split: the mean accuracy times the number of half chains."""
-    forest = RandomForestClassifier(
+    from sklearn import config_context, ensemble  # not at the top: the import takes a second
+
+    forest = ensemble.RandomForestClassifier(
         _TREES, min_samples_leaf=3, random_state=split.seed, class_weight="balanced"
     )
-    forest.fit(*split.learned)
     draws, labels = split.tested
-    correct = forest.predict(draws) == labels
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # a quarter faster
+        correct = forest.fit(*split.learned).predict(draws) == labels
     accuracy = np.bincount(labels, correct) / np.bincount(labels)
     return accuracy.mean() * len(accuracy)
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import arviz as az
 import numpy as np
 import xarray as xr
-from sklearn.cluster import KMeans
 
 from gptbayes.diagnostics.modes import context_log_prob
 from gptbayes.diagnostics.tempering_health import path_of
@@ -293,6 +292,8 @@ def _features(idata, contexts):
 
 def _split(points, half, n_all, seed):
     """Which of some points are on the far side of a valley; None if there is none."""
+    from sklearn.cluster import KMeans  # not at the top: its import is slow and its use rare
+
     least = max(2, int(np.ceil(MIN_SHARE * n_all)))
     if len(points) < 2 * least:
         return None

@@ -17,7 +17,11 @@ from gptbayes.model.stages import Stage
 
 
 def ablate_each_head(
-    stage: Stage, parameters: Mapping[str, np.ndarray], tokens: np.ndarray
+    stage: Stage,
+    parameters: Mapping[str, np.ndarray],
+    tokens: np.ndarray,
+    *,
+    instead: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, Iterator[tuple[int, int, np.ndarray]]]:
     """Compute the logits of a stage with attention, and those without each of its heads.
 
@@ -25,24 +29,29 @@ def ablate_each_head(
     ----------
     stage, parameters, tokens
         As for `gptbayes.model.forward.forward`.
+    instead : mapping of str to ndarray, optional
+        Other queries, keys or values, which one head at a time has instead of its own, each
+        ``(..., dims of that parameter)``. By default values are zero.
 
     Returns
     -------
     logits : ndarray, (..., sequence, position, token)
     ablated : iterator of (int, int, ndarray)
-        Layer, head and the logits if the values of that head are zero.
+        Layer, head and the logits with that head ablated.
     """
-    layers, inputs, heads = layers_of(stage, parameters), [], []
+    layers, inputs, heads, others = layers_of(stage, parameters), [], [], []
+    changed = layers_of(stage, {**parameters, **(instead or {})})
     stream = embed_tokens(stage, parameters, tokens)
-    for layer in layers:
+    for layer, other in zip(layers, changed, strict=True):
         inputs.append(stream)
-        heads.append(attend(layer, stream).heads)
+        heads.append(attend(layer, stream).heads)  # (..., B, T, H, h)
+        others.append(attend(other, stream).heads if instead else np.zeros_like(heads[-1]))
         stream, _ = after_attention(stage, layer, stream, heads[-1])
 
     def without(k, head):
-        fewer = heads[k].copy()  # (..., B, T, H, h)
-        fewer[..., head, :] = 0
-        stream, _ = after_attention(stage, layers[k], inputs[k], fewer)
+        ablated = heads[k].copy()
+        ablated[..., head, :] = others[k][..., head, :]
+        stream, _ = after_attention(stage, layers[k], inputs[k], ablated)
         for layer in layers[k + 1 :]:
             stream, _ = after_attention(stage, layer, stream, attend(layer, stream).heads)
         return logits_of(stage, parameters, stream)

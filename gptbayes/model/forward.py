@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import log_softmax
 
 from gptbayes.corpus import Windows
 from gptbayes.model.blocks import (
@@ -21,6 +20,7 @@ from gptbayes.model.blocks import (
     layers_of,
     logits_of,
 )
+from gptbayes.model.layers import log_softmax
 from gptbayes.model.stages import Stage
 from gptbayes.stats.blocks import THREADS, in_threads, keep_freed_memory
 
@@ -144,6 +144,26 @@ def attention_of(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np
     return np.stack(weights, axis=-5)
 
 
+def position_logits(stage: Stage, parameters: Parameters, tokens: np.ndarray) -> np.ndarray:
+    """Compute the logits of all positions and no attention weights, at lower cost.
+
+    Parameters
+    ----------
+    stage, parameters, tokens
+        As for `forward`.
+
+    Returns
+    -------
+    ndarray, (..., sequence, position, token)
+
+    Raises
+    ------
+    ValueError
+        As `forward`.
+    """
+    return _run(stage, parameters, tokens)[0]
+
+
 def last_logits(
     stage: Stage,
     parameters: Parameters,
@@ -230,7 +250,7 @@ def token_log_prob(
     """
 
     def log_prob(chunk):
-        log_probs = log_softmax(forward(stage, chunk, windows.x).logits, axis=-1)
+        log_probs = log_softmax(position_logits(stage, chunk, windows.x))
         return np.take_along_axis(log_probs, windows.y[None, ..., None], axis=-1)[..., 0]
 
     return over_draws(stage, parameters, windows.x, log_prob, max_bytes=max_bytes)

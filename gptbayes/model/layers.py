@@ -226,6 +226,13 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return scores
 
 
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Logarithm of the softmax over the last axis, in the place of the scores."""
+    scores -= scores.max(axis=-1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    return scores
+
+
 def _embed_own(token_embedding, tokens):
     """Embeddings (..., B, T, C) of tokens (..., B, T) that each draw has for itself."""
     batch = np.indices(tokens.shape[:-2], sparse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gptbayes.corpus import Windows
-from gptbayes.model.forward import Parameters, forward, last_logits, over_draws
+from gptbayes.model.forward import Parameters, last_logits, over_draws, position_logits
 from gptbayes.model.problem import Problem
 from gptbayes.model.stages import Stage
 
@@ -202,7 +202,7 @@ def generate_windows(problem: Problem, parameters: Parameters, rng: np.random.Ge
     design = problem.design
     text = rng.integers(design.vocab_size, size=(design.batch_size, 1))
     for _ in range(design.block_size):
-        logits = forward(problem.stage, parameters, text).logits[:, -1, :]
+        logits = last_logits(problem.stage, parameters, text)
         text = np.column_stack([text, sample_tokens(logits, rng)])
     return Windows(text[:, :-1], text[:, 1:])
 
@@ -232,7 +232,7 @@ def next_tokens(
     """
 
     def draw(chunk):
-        return sample_tokens(forward(stage, chunk, x).logits, rng)
+        return sample_tokens(position_logits(stage, chunk, x), rng)
 
     return over_draws(stage, parameters, x, draw, in_order=True)
 

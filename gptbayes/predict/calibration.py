@@ -25,7 +25,7 @@ from gptbayes.predict.calibration_findings import (
     power_findings,
 )
 from gptbayes.predict.forecast_calibration import calibration_of_one
-from gptbayes.predict.held_out import held_out_predictive
+from gptbayes.predict.held_out import predictive_of_weights
 from gptbayes.predict.scores import paired_scores, proper_scores, scores_by_position
 
 BIN_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -142,8 +142,7 @@ def held_out_reliability(
     tokens = [problem_of(idata).held_out.y for idata in fits.values()]
     if not all(np.array_equal(tokens[0], each) for each in tokens):
         raise ValueError(f"fits must have the same held-out text: {', '.join(fits)}")
-    of_fits = {n: held_out_predictive(idata, weights.get(n)) for n, idata in fits.items()}
-    of_all = {**of_fits, **(forecasts or {})}
+    of_all = {**_predictive(fits, weights), **(forecasts or {})}
     found = forecast_reliability(of_all, tokens[0], rng, prob=prob, n_simulations=n_simulations)
     for name, idata in fits.items():
         found.findings[name] += draws_findings(idata, weights.get(name))
@@ -235,6 +234,17 @@ def forecast_reliability(
         {name: calibration_findings(found, name, len(tokens)) for name in forecasts}
     )
     return found
+
+
+def _predictive(fits, weights):
+    """Forecasts of all fits; a fit that appears under several names is computed once."""
+    names_of: dict[int, list[str]] = {}
+    for name, idata in fits.items():
+        names_of.setdefault(id(idata), []).append(name)
+    found = {}
+    for names in names_of.values():
+        found |= predictive_of_weights(fits[names[0]], {n: weights.get(n) for n in names})
+    return {name: found[name] for name in fits}
 
 
 def _checked(name, forecast, tokens):

@@ -35,7 +35,9 @@ class ChainStacking(NamedTuple):
     held_out: xr.Dataset
 
 
-def stack_chains(idata: az.InferenceData) -> ChainStacking:
+def stack_chains(
+    idata: az.InferenceData, *, log_density: xr.DataArray | None = None
+) -> ChainStacking:
     """Compute stacking weights of chains (Yao, Vehtari & Gelman 2022).
 
     If chains do not move between modes, equal weights give each mode a weight that depends on
@@ -47,6 +49,8 @@ def stack_chains(idata: az.InferenceData) -> ChainStacking:
     ----------
     idata : InferenceData
         From MCMC.
+    log_density : DataArray (chain, draw, held_out_sequence), optional
+        `held_out_log_prob` summed over positions, if it has been computed already.
 
     Returns
     -------
@@ -83,7 +87,9 @@ def stack_chains(idata: az.InferenceData) -> ChainStacking:
         },
         {"chain": idata.posterior["chain"]},
     )
-    return ChainStacking(chains, _mixtures(held_out_log_prob(idata).sum("position"), chains))
+    if log_density is None:
+        log_density = held_out_log_prob(idata).sum("position")
+    return ChainStacking(chains, _mixtures(log_density, chains))
 
 
 def _mixtures(log_density, chains):

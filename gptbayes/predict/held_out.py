@@ -8,11 +8,11 @@ from typing import NamedTuple
 import arviz as az
 import numpy as np
 import xarray as xr
-from scipy.special import softmax
 
 from gptbayes.findings import pareto_k_limit
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.model.forward import MAX_BYTES, forward, over_draws, token_log_prob
+from gptbayes.model.forward import MAX_BYTES, over_draws, position_logits, token_log_prob
+from gptbayes.model.layers import softmax
 from gptbayes.model.problem import Problem
 from gptbayes.predict.draw_weights import check_weights, effective_draws, weighted_log_mean_exp
 from gptbayes.stats.standard_error import standard_error
@@ -113,27 +113,55 @@ def held_out_predictive(
     --------
     held_out_reliability : Calibration of these probabilities.
     """
+    return predictive_of_weights(idata, {"": weights}, max_bytes=max_bytes)[""]
+
+
+def predictive_of_weights(
+    idata: az.InferenceData,
+    weights: Mapping[str, xr.DataArray | None],
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> dict[str, xr.DataArray]:
+    """Compute `held_out_predictive` for several weightings of the same draws at once.
+
+    Parameters
+    ----------
+    idata : InferenceData
+    weights : mapping of str to DataArray (chain, draw) or None
+        By name, each as in `held_out_predictive`.
+    max_bytes : int
+        Approximate bound on memory.
+
+    Returns
+    -------
+    dict of str to DataArray (held_out_sequence, position, token)
+
+    Raises
+    ------
+    ValueError
+        As `held_out_predictive`.
+    """
     problem, x = problem_of(idata), problem_of(idata).held_out.x
-    weight = _flat_weights(idata, weights)
+    weight = np.stack([_flat_weights(idata, each) for each in weights.values()])  # (name, draw)
     draws = {n: v.reshape(-1, *v.shape[2:]) for n, v in parameters_of(idata).items()}
     shape = (*x.shape, len(problem.vocabulary))
     size = max(1, int(max_bytes // (8 * np.prod(shape))))
 
     def probability(chunk):
-        return softmax(forward(problem.stage, chunk, x).logits, axis=-1)
+        return softmax(position_logits(problem.stage, chunk, x))
 
-    mean = np.zeros(shape)
-    for start in range(0, len(weight), size):
+    mean = np.zeros((len(weight), *shape))
+    for start in range(0, weight.shape[1], size):
         here = slice(start, start + size)
         part = {name: value[here] for name, value in draws.items()}
         p = over_draws(problem.stage, part, x, probability, max_bytes=max_bytes)
-        mean += np.tensordot(weight[here], p, axes=1)
-    return xr.DataArray(
-        mean,
-        dims=("held_out_sequence", "position", "token"),
-        coords={"token": list(problem.vocabulary.characters)},
-        name="probability",
-    )
+        mean += np.tensordot(weight[:, here], p, axes=1)
+    labels = {
+        "dims": ("held_out_sequence", "position", "token"),
+        "coords": {"token": list(problem.vocabulary.characters)},
+        "name": "probability",
+    }
+    return {name: xr.DataArray(each, **labels) for name, each in zip(weights, mean, strict=True)}
 
 
 def compare_held_out(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 
@@ -26,12 +28,12 @@ def probability_level(probability: float) -> int:
     return int(np.searchsorted(PROBABILITY_LEVELS, probability))
 
 
-def has_wide_interval(row: xr.Dataset) -> bool:
+def has_wide_interval(row: xr.Dataset | Mapping[str, float]) -> bool:
     """Return whether the interval of a character's probability is wider than `WIDE_INTERVAL`.
 
     Parameters
     ----------
-    row : Dataset ()
+    row : Dataset () or mapping
         One character of `gptbayes.predict.score_text`.
 
     Returns

@@ -37,11 +37,11 @@ def text_block(title: str, scored: xr.Dataset) -> Text:
     scored : Dataset (new_position)
         As of `gptbayes.predict.score_text`.
     """
-    rows = [scored.isel(new_position=k) for k in range(scored.sizes["new_position"])]
-    characters = [
-        Character(_shown(row["character"].item()), *each)
-        for row, each in zip(rows, map(_numbers, rows), strict=True)
-    ]
+    names = [str(name) for name in scored.data_vars]
+    columns = zip(*(scored[name].values.tolist() for name in names), strict=True)
+    rows = [dict(zip(names, column, strict=True)) for column in columns]
+    prob = percent(scored.attrs["prob"])
+    characters = [Character(_shown(row["character"]), *_numbers(row, prob)) for row in rows]
     title = title[:1].upper() + title[1:]
     prompt = visible(scored.attrs["prompt"], keep=" \n")
     return Text(title, prompt, characters, entropy_sentence(scored))
@@ -85,18 +85,17 @@ def texts_page(analysis: Analysis, titled: Mapping[str, xr.Dataset], *, seed: in
     return page(report)
 
 
-def _numbers(row):
+def _numbers(row, prob):
     """The numbers of a character in words, its shade, and whether its interval is wide."""
-    shown = visible(row["character"].item())
-    p = f"{shown}: probability {float(row['mean']):.3f}"
+    shown = visible(row["character"])
+    p = f"{shown}: probability {row['mean']:.3f}"
     level = probability_level(row["mean"])
     if np.isnan(row["mcse_mean"]):
-        lines = [f"{p}, one set of weights: no interval", f"entropy {float(row['total']):.3f} nats"]
+        lines = [f"{p}, one set of weights: no interval", f"entropy {row['total']:.3f} nats"]
         return lines, level, False
-    lower, upper, mcse = (float(row[name]) for name in ("lower", "upper", "mcse_mean"))
+    lower, upper, mcse = (row[name] for name in ("lower", "upper", "mcse_mean"))
     lines = [
-        f"{p}, {percent(row.attrs['prob'])} interval {lower:.3f} to {upper:.3f}, Monte Carlo "
-        f"error {mcse:.4f}",
+        f"{p}, {prob} interval {lower:.3f} to {upper:.3f}, Monte Carlo error {mcse:.4f}",
         f"entropy of this character {_nats(row, 'total')} nats:",
         f"{_nats(row, 'expected')} if the weights were known,",
         f"{_nats(row, 'mutual_information')} due to uncertainty about the weights",

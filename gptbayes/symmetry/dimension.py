@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from gptbayes.model.forward import MAX_BYTES, Parameters, forward
+from gptbayes.model.forward import MAX_BYTES, Parameters, position_logits
 from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import Stage
@@ -248,7 +248,7 @@ def _jacobian(stage, parameters, tokens, n_parameters, max_bytes, combinations=N
         columns = np.arange(start, min(start + size, n_parameters))
         moved = np.tile(point.astype(complex), (len(columns), 1))
         moved[np.arange(len(columns)), columns] += 1j * STEP
-        logits = forward(stage, _unflatten(moved, shapes), tokens).logits
+        logits = position_logits(stage, _unflatten(moved, shapes), tokens)
         slope = logits.imag / STEP
         slope -= slope.mean(axis=-1, keepdims=True)  # the softmax does not depend on the mean
         if combinations is not None:

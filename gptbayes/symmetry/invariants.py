@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from scipy.special import entr, log_softmax
+from scipy.special import entr
 
-from gptbayes.model.forward import MAX_BYTES, Parameters, attention_of, forward, over_draws
+from gptbayes.model.ablated import ablate_each_head
+from gptbayes.model.forward import MAX_BYTES, Parameters, attention_of, over_draws
+from gptbayes.model.layers import log_softmax
 from gptbayes.model.problem import Problem
 from gptbayes.symmetry.group.axes import split_heads
 from gptbayes.symmetry.group.heads import head_readers
@@ -281,14 +283,12 @@ def _constant(p, values):
 
 def _effect(stage, p, tokens, name, replaced):
     """Mean divergence of predictions if the weights of one head are replaced, sorted over heads."""
-    before = log_softmax(forward(stage, p, tokens).logits, axis=-1)
-    without = replaced(p, p[name])
-    n_layer, n_head = p[name].shape[-4:-2]
-    effect = np.empty((len(before), n_layer, n_head))
-    for layer, head in np.ndindex(n_layer, n_head):
-        changed = p[name].copy()
-        changed[..., layer, head, :, :] = without[..., layer, head, :, :]
-        after = log_softmax(forward(stage, {**p, name: changed}, tokens).logits, axis=-1)
-        divergence = (np.exp(before) * (before - after)).sum(axis=-1)  # (draw, B, T)
+    logits, ablated = ablate_each_head(stage, p, tokens, instead={name: replaced(p, p[name])})
+    before = log_softmax(logits)
+    likely = np.exp(before)
+    effect = np.empty((len(before), *p[name].shape[-4:-2]))  # (draw, L, H)
+    for layer, head, after in ablated:
+        ratio = before - log_softmax(after)
+        divergence = np.einsum("...k,...k->...", likely, ratio)  # (draw, B, T)
         effect[..., layer, head] = divergence.mean(axis=(-1, -2))
     return -np.sort(-effect, axis=-1), ("layer", "largest")

@@ -9,7 +9,7 @@ import xarray as xr
 from scipy.special import softmax
 
 from gptbayes.diagnostics.contraction.blocks import has_normal_prior, parameter_blocks
-from gptbayes.model.forward import Parameters, forward
+from gptbayes.model.forward import Parameters, position_logits
 from gptbayes.model.log_density import ravel, unravel
 from gptbayes.model.problem import Problem
 from gptbayes.stats.standard_error import standard_error
@@ -101,7 +101,7 @@ def _at_draw(problem, draw):
     for start in range(0, len(x), size):
         part = x[start : start + size]
         jacobian = logit_jacobian(problem.stage, draw, part) * scale  # (B T V, weight)
-        logits = forward(problem.stage, draw, part).logits
+        logits = position_logits(problem.stage, draw, part)
         root = _fisher_root(jacobian, softmax(logits, axis=-1).reshape(-1, n_token))
         fisher += problem.likelihood_weight * root.T @ root
         rows += _sketch(len(jacobian), len(rows), rng) @ jacobian

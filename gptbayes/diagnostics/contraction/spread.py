@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.diagnostics.contraction.blocks import parameter_blocks, zero_if_constant
-from gptbayes.model.forward import Parameters, forward, over_draws
+from gptbayes.model.forward import Parameters, over_draws, position_logits
 from gptbayes.model.log_density import ravel
 from gptbayes.model.problem import Problem
 from gptbayes.stats.summary import summarise
@@ -61,7 +61,7 @@ def prediction_contraction(
     stage, x = problem.stage, problem.training.x
 
     def logits(chunk):
-        values = forward(stage, chunk, x).logits
+        values = position_logits(stage, chunk, x)
         return values - values.mean(axis=-1, keepdims=True)
 
     squares = []

@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
-from scipy.special import log_softmax
 
 from gptbayes.diagnostics import segments
 from gptbayes.diagnostics.modes.divergence import half_means, jensen_shannon
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.model.forward import forward, over_draws
+from gptbayes.model.forward import last_logits, over_draws
+from gptbayes.model.layers import log_softmax
 from gptbayes.predict import encode_prompt, fixed_contexts
 
 
@@ -76,10 +76,10 @@ def context_log_prob(
     tokens = _context_tokens(problem, contexts)
 
     def log_prob(chunk):
-        return log_softmax(forward(problem.stage, chunk, tokens).logits[..., -1, :], axis=-1)
+        return log_softmax(last_logits(problem.stage, chunk, tokens))
 
     return xr.DataArray(
-        over_draws(problem.stage, parameters, tokens, log_prob),
+        over_draws(problem.stage, parameters, tokens, log_prob, last=True),
         dims=("chain", "draw", "context", "token"),
         coords={
             "context": [problem.vocabulary.decode(each) for each in tokens],

@@ -113,7 +113,8 @@ def stacking(analysis: Analysis) -> predict.ChainStacking | None:
     """Chains weighted for prediction; None for other methods, one chain or too few draws."""
     if analysis.method not in CHAINS or analysis.n_chain < 2 or analysis.n_draw < 20:
         return None
-    return predict.stack_chains(analysis.idata)
+    density = analysis.held_out_log_prob.sum("position")
+    return predict.stack_chains(analysis.idata, log_density=density)
 
 
 def per_chain(analysis: Analysis) -> dict[str, xr.Dataset]:
