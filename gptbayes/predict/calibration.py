@@ -241,7 +241,7 @@ def _predictive(fits, weights):
     names_of: dict[int, list[str]] = {}
     for name, idata in fits.items():
         names_of.setdefault(id(idata), []).append(name)
-    found = {}
+    found: dict[str, xr.DataArray] = {}
     for names in names_of.values():
         found |= predictive_of_weights(fits[names[0]], {n: weights.get(n) for n in names})
     return {name: found[name] for name in fits}

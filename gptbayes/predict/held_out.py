@@ -122,24 +122,16 @@ def predictive_of_weights(
     *,
     max_bytes: int = MAX_BYTES,
 ) -> dict[str, xr.DataArray]:
-    """Compute `held_out_predictive` for several weightings of the same draws at once.
+    """Compute `held_out_predictive` for several weightings of the same draws, by name.
 
     Parameters
     ----------
-    idata : InferenceData
-    weights : mapping of str to DataArray (chain, draw) or None
-        By name, each as in `held_out_predictive`.
-    max_bytes : int
-        Approximate bound on memory.
+    idata, weights, max_bytes
+        As for `held_out_predictive`.
 
     Returns
     -------
     dict of str to DataArray (held_out_sequence, position, token)
-
-    Raises
-    ------
-    ValueError
-        As `held_out_predictive`.
     """
     problem, x = problem_of(idata), problem_of(idata).held_out.x
     weight = np.stack([_flat_weights(idata, each) for each in weights.values()])  # (name, draw)
@@ -156,12 +148,13 @@ def predictive_of_weights(
         part = {name: value[here] for name, value in draws.items()}
         p = over_draws(problem.stage, part, x, probability, max_bytes=max_bytes)
         mean += np.tensordot(weight[:, here], p, axes=1)
-    labels = {
-        "dims": ("held_out_sequence", "position", "token"),
-        "coords": {"token": list(problem.vocabulary.characters)},
-        "name": "probability",
-    }
-    return {name: xr.DataArray(each, **labels) for name, each in zip(weights, mean, strict=True)}
+    found = xr.DataArray(
+        mean,
+        dims=("fit", "held_out_sequence", "position", "token"),
+        coords={"token": list(problem.vocabulary.characters)},
+        name="probability",
+    )
+    return dict(zip(weights, found, strict=True))
 
 
 def compare_held_out(
