@@ -14,9 +14,8 @@ import numpy as np
 import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 
 from gptbayes.findings import probability_words
 from gptbayes.plots.style import COLORS, drawable, intervals, literal
@@ -314,12 +313,12 @@ def plot_agreement(agreement: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 def _squares(ax, values, color):
     """Draw centered squares whose area is the value as a fraction of the cell."""
-    patches = []
-    for (row, column), value in np.ndenumerate(values):
-        if value > 0:
-            side = 0.94 * min(np.sqrt(value), 1.0)
-            patches.append(Rectangle((column + (1 - side) / 2, row + (1 - side) / 2), side, side))
-    ax.add_collection(PatchCollection(patches, facecolor=color, edgecolor="none"))
+    row, column = np.nonzero(values > 0)
+    side = 0.94 * np.minimum(np.sqrt(values[row, column]), 1.0)
+    left, top = column + (1 - side) / 2, row + (1 - side) / 2
+    corners = [(left, top), (left + side, top), (left + side, top + side), (left, top + side)]
+    vertices = np.moveaxis(np.array(corners), -1, 0)  # (square, corner, xy)
+    ax.add_collection(PolyCollection(vertices, facecolor=color, edgecolor="none"))
 
 
 def _bar(ax, row, column, value, height, **style):
@@ -339,11 +338,12 @@ def _interval_numbers(ax, summary):
 
 
 def _grid(ax, n):
-    """Draw the cells of past and current positions."""
+    """Draw the cells of past and current positions, as one line with gaps."""
+    x, y = [], []
     for k in range(n + 1):
-        row = max(k - 1, 0)
-        ax.plot([0, min(k + 1, n)], [k, k], color="0.8", lw=0.4, zorder=0)
-        ax.plot([k, k], [row, n], color="0.8", lw=0.4, zorder=0)
+        x += [0, min(k + 1, n), np.nan, k, k, np.nan]
+        y += [k, k, np.nan, max(k - 1, 0), n, np.nan]
+    ax.plot(x, y, color="0.8", lw=0.4, zorder=0)
 
 
 def _posterior_and_prior(ax, y, ours, theirs, compared=None):
