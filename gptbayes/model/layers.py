@@ -17,6 +17,10 @@ QUERIES = 8
 """Query positions whose attention is computed together; later keys are left out of it."""
 
 
+LARGE = 600.0
+"""Scores between its negative and it have exponentials whose sums neither overflow nor vanish."""
+
+
 class Attended(NamedTuple):
     """Results of self-attention.
 
@@ -215,22 +219,65 @@ def linear(x: np.ndarray, multiplier: np.ndarray, offset: np.ndarray) -> np.ndar
     return found
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
+def softmax(scores: np.ndarray, penalty: np.ndarray | None = None) -> np.ndarray:
     """Softmax over the last axis, in the place of the scores.
 
-    SciPy's takes several times as long for arrays of this size.
+    Parameters
+    ----------
+    scores : ndarray, (..., n)
+    penalty : ndarray, optional
+        Added to the scores; minus infinity for what has probability zero.
+
+    Returns
+    -------
+    ndarray, (..., n)
     """
-    scores -= scores.max(axis=-1, keepdims=True)
+    shift = _may_overflow(scores)
+    if penalty is not None:
+        scores += penalty
+    if shift:
+        scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
+    scores /= _sum(scores)[..., None]
     return scores
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:
     """Logarithm of the softmax over the last axis, in the place of the scores."""
-    scores -= scores.max(axis=-1, keepdims=True)
-    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    if _may_overflow(scores):
+        scores -= scores.max(axis=-1, keepdims=True)
+    scores -= np.log(_sum(np.exp(scores)))[..., None]
     return scores
+
+
+def softmax_and_log(scores: np.ndarray, p: np.ndarray, log_p: np.ndarray) -> None:
+    """Softmax over the last axis and its logarithm, with one exponential each.
+
+    Parameters
+    ----------
+    scores : ndarray, (..., n)
+        They are overwritten.
+    p, log_p : ndarray, (..., n)
+        Where the results are put.
+    """
+    if _may_overflow(scores):
+        scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=p)
+    total = _sum(p)
+    np.subtract(scores, np.log(total)[..., None], out=log_p)
+    p /= total[..., None]
+
+
+def _may_overflow(scores):
+    """Whether the largest score of each row must be subtracted, which takes as long as a sum."""
+    if np.iscomplexobj(scores):
+        return True
+    return not (scores.min(initial=0.0) > -LARGE and scores.max(initial=0.0) < LARGE)
+
+
+def _sum(values):
+    """Sums over a short last axis, for which `numpy.sum` takes twice as long."""
+    return np.einsum("...k->...", values)
 
 
 def _embed_own(token_embedding, tokens):
@@ -248,9 +295,10 @@ def _attention_of_last(x, p, masks, blocked):
     query = _project(x[..., -1:, :], p["query"])[..., 0, :] / np.sqrt(head_dim)  # (..., H, B, h)
     asked = (query @ p["key"].swapaxes(-1, -2)).swapaxes(-3, -2)  # (..., B, H, C)
     scores = asked @ x.swapaxes(-1, -2)  # (..., B, H, T)
+    penalty = None
     if blocked is not None:
-        scores += np.where(blocked[:, None, :] & (np.arange(n) < n - 1), -np.inf, 0.0)
-    weights = softmax(scores)
+        penalty = np.where(blocked[:, None, :] & (np.arange(n) < n - 1), -np.inf, 0.0)
+    weights = softmax(scores, penalty)
     if masks is not None:
         weights *= masks.attention[:, n - 1, :n]
     heads = (weights @ x).swapaxes(-3, -2) @ p["value"]  # (..., H, B, h)
@@ -269,8 +317,7 @@ def _weights_by_rows(q, k, blocked):
         rows = slice(start, min(start + QUERIES, n_queries))
         n = n_keys - n_queries + rows.stop
         scores = q[..., rows, :] @ k[..., :n, :].swapaxes(-1, -2)  # (..., T, h) @ (..., h, T)
-        scores += penalty[..., rows, :n]
-        yield rows, softmax(scores)
+        yield rows, softmax(scores, penalty[..., rows, :n])
 
 
 def _project(x, weight):

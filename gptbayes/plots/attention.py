@@ -317,8 +317,8 @@ def _squares(ax, values, color):
     side = 0.94 * np.minimum(np.sqrt(values[row, column]), 1.0)
     left, top = column + (1 - side) / 2, row + (1 - side) / 2
     corners = [(left, top), (left + side, top), (left + side, top + side), (left, top + side)]
-    vertices = np.moveaxis(np.array(corners), -1, 0)  # (square, corner, xy)
-    ax.add_collection(PolyCollection(vertices, facecolor=color, edgecolor="none"))
+    squares = np.moveaxis(np.array(corners), -1, 0)  # (square, corner, xy)
+    ax.add_collection(PolyCollection([*squares], facecolor=color, edgecolor="none"))
 
 
 def _bar(ax, row, column, value, height, **style):

@@ -12,6 +12,7 @@ from scipy.fft import next_fast_len
 from gptbayes.corpus import Vocabulary
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.forward import Parameters, last_logits, over_draws
+from gptbayes.model.layers import softmax_and_log
 from gptbayes.model.problem import Problem
 from gptbayes.stats import mcmc
 from gptbayes.stats.blocks import THREADS, in_threads
@@ -21,9 +22,6 @@ DIMS = ("chain", "draw", "context", "token")
 
 COPIES = 4
 """Number of arrays of the size of the probabilities that a summary holds at a time."""
-
-FEW_LAGS = 40
-"""Autocovariances at fewer lags are computed one by one, which is faster than all at once."""
 
 BLOCK_BYTES = 64 * 2**20
 """Memory of a block of contexts. Larger blocks are no faster."""
@@ -285,12 +283,8 @@ def _next_of_equal_length(stage, parameters, tokens):
     def probabilities(chunk):
         """Probabilities and their logarithms, (draw, 2, context, token)."""
         logits = last_logits(stage, chunk, tokens)
-        logits -= logits.max(axis=-1, keepdims=True)
         found = np.empty((len(logits), 2, *logits.shape[1:]))
-        p = np.exp(logits, out=found[:, 0])
-        total = p.sum(axis=-1, keepdims=True)
-        np.subtract(logits, np.log(total), out=found[:, 1])
-        p /= total
+        softmax_and_log(logits, found[:, 0], found[:, 1])
         return found
 
     found = over_draws(stage, parameters, tokens, probabilities, last=True)
@@ -314,46 +308,25 @@ def _entropy_bias(p):
     if half < 2:
         return 0.0
     q = p.mean(axis=(0, 1))
-    scaled = p[..., q > 0] / np.sqrt(q[q > 0])
-    chains = np.concatenate([scaled[:, :half], scaled[:, -half:]])  # (chain, draw, token)
-    means = chains.mean(axis=1)
-    centred = chains - means[:, None]
-    within = _mean_autocovariances(centred, range(2))
+    scaled = np.divide(p, np.sqrt(q), out=np.zeros(p.shape), where=q > 0)
+    chains = np.concatenate([scaled[:, :half], scaled[:, -half:]]).swapaxes(1, 2)
+    means = chains.mean(axis=-1)  # (chain, token)
+    within = _mean_autocovariances(chains - means[..., None])  # (lag,)
     spread = within[0] + means.var(axis=0, ddof=1).sum()
     if spread == 0:
         return 0.0
-    pairs: list[float] = []
-    while 2 * len(pairs) + 1 < half:
-        lag = 2 * len(pairs)
-        if lag == FEW_LAGS:
-            within = _all_mean_autocovariances(centred)
-        elif 0 < lag < FEW_LAGS:
-            within += _mean_autocovariances(centred, range(lag, lag + 2))
-        correlation = [
-            1 - (within[0] * half / (half - 1) - each) / spread for each in within[lag : lag + 2]
-        ]
-        pair = (1 if lag == 0 else correlation[0]) + correlation[1]
-        if pair < 0:
-            break
-        pairs.append(pair)
-    n = chains.shape[0] * half
-    n_per_effective = max(2 * np.minimum.accumulate(pairs).sum() - 1, 1 / np.log10(n))
+    correlation = 1 - (within[0] * half / (half - 1) - within) / spread
+    correlation[0] = 1
+    pairs = correlation[: half // 2 * 2].reshape(-1, 2).sum(axis=1)
+    last = int(np.argmax(pairs < 0)) if (pairs < 0).any() else len(pairs)
+    n = len(chains) * half
+    n_per_effective = max(2 * np.minimum.accumulate(pairs[:last]).sum() - 1, 1 / np.log10(n))
     return scaled.var(axis=(0, 1)).sum() * n_per_effective / n / 2
 
 
-def _mean_autocovariances(centred, lags):
-    """Autocovariances summed over characters, means over chains, of (chain, draw, token)."""
-    n_chain, n, n_token = centred.shape
-    flat = centred.reshape(n_chain, n * n_token)
-    sums = (
-        np.einsum("ij,ij->", flat[:, : (n - lag) * n_token], flat[:, lag * n_token :])
-        for lag in lags
-    )
-    return [each / (n * n_chain) for each in sums]
-
-
-def _all_mean_autocovariances(centred):
-    """The same at all lags, (lag,), by Fourier transforms."""
-    n = centred.shape[1]
-    power = np.abs(np.fft.rfft(centred, next_fast_len(2 * n), axis=1)) ** 2
-    return np.fft.irfft(power.sum(axis=(0, -1)), next_fast_len(2 * n))[:n] / (n * len(centred))
+def _mean_autocovariances(centred):
+    """Autocovariances of (chain, token, draw), sums over tokens and means over chains: (lag,)."""
+    n = centred.shape[-1]
+    transform = np.fft.rfft(np.ascontiguousarray(centred), next_fast_len(2 * n))
+    squares = (np.einsum("ctf,ctf->f", each, each) for each in (transform.real, transform.imag))
+    return np.fft.irfft(sum(squares), next_fast_len(2 * n))[:n] / (n * len(centred))
