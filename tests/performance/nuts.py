@@ -1,11 +1,13 @@
-"""NUTS from beginning to end: effective draws per second, here and elsewhere.
+"""NUTS and other samplers from beginning to end, until their draws are worth enough.
 
     python tests/performance/nuts.py [--stage 05] [--quick]
 
-The same posterior, the same text, the same numbers of iterations. Weights are not identified;
-counted are the bulk effective sample sizes (Vehtari et al. 2021) of what is: log probabilities of
-the next character in contexts that were held out, and the log posterior. They are computed from
-everybody's draws by the same function, outside of the time that counts.
+The same posterior, the same text, the same starts of chains. Weights are not identified; counted
+are the bulk effective sample sizes (Vehtari et al. 2021) of what is: log probabilities of held-out
+characters and the log posterior. A sampler goes on until the smallest of them is 400, or until it
+has had its share of gradients, warm-up and tuning counted. Its means are compared with those of a
+long run of NUTS, whose trees have depth 7 at most. What is computed from the draws is outside of
+the time that counts.
 """
 
 import argparse
@@ -17,34 +19,35 @@ from typing import NamedTuple
 import one_core  # noqa: F401 - first: it sets threads
 
 # isort: split
+import called_samplers
+import jax_samplers
 import numpy as np
-import xarray as xr
-from measure import machine, spread
+from measure import machine
 from peers import checked, load
-from samplers import Length, Sampler, others, ours, processor_seconds, start
+from posteriors import posteriors
+from samplers import SHORTER, Sampler, ours, point
+from worth import Worth, bias, draws_to_go, identified, worth
 
 from gptbayes.corpus import read_text, zen_of_python
-from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT
-from gptbayes.model.forward import token_log_prob
+from gptbayes.findings import R_HAT_LIMIT
 from gptbayes.model.problem import make_problem
-from gptbayes.model.simulate import log_prior
 from gptbayes.model.stages import stage
-from gptbayes.stats.summary import ess, r_hat
 
 logging.getLogger("cmdstanpy").disabled = True  # it tells of every program that it compiles
+TIMES = 10
+"""By how much the reference has more effective draws, and may have more gradients."""
+REFERENCE_SEED, REFERENCE_DEPTH = 1000, 7
 
 
 class Run(NamedTuple):
-    """Some chains of one sampler, one after another."""
+    """Some chains of one sampler, one after another; gradients and seconds of all of them."""
 
+    draws: int
+    gradients: float
+    warmup: float
     seconds: float
-    ess_min: float
-    ess_median: float
-    r_hat_max: float
-    lp_mean: float
-    lp_mcse: float
-    steps: float
     divergences: int
+    worth: Worth
 
 
 def main():
@@ -52,98 +55,134 @@ def main():
     text = read_text(asked.text) if asked.text else zen_of_python().lower()
     sizes = stage(asked.stage).applicable(n_embed=asked.n_embed, n_head=2)
     problem = make_problem(stage(asked.stage), text, batch_size=asked.batch_size, **sizes)
-    length = Length(asked.warmup, asked.draws)
     print(
-        f"NUTS on stage {asked.stage}: {problem.stage.n_parameters(problem.design):,} parameters, "
-        f"{problem.n_targets} characters\n{asked.chains} chains of {length.warmup} + "
-        f"{length.draws} iterations, one after another, {asked.repeats} times\n{machine()}",
+        f"Samplers on stage {asked.stage}: {problem.stage.n_parameters(problem.design):,} "
+        f"parameters, {problem.n_targets} characters\n{asked.chains} chains, one after another, "
+        f"until the smallest ESS is {asked.ess}, at most {asked.limit:,} gradients\n{machine()}",
         flush=True,
     )
     with TemporaryDirectory() as folder:  # what they sample from is the same density
-        checked(load(("stanli_peer", "jax_peer")), problem, start(problem, 1), Path(folder))
-    samplers = [*ours(problem, length, compile_too=not asked.quick), *others(problem, length)]
-    if asked.only:
-        samplers = [s for s in samplers if any(part in s.name for part in asked.only)]
-    runs = {sampler.name: [] for sampler in samplers}
-    for repeat in range(asked.repeats):
-        for sampler in samplers:
-            runs[sampler.name].append(_run(problem, sampler, asked.chains, 100 * repeat))
-    print(f"\n{_speeds(samplers, runs)}\n\n{_doubts(runs)}")
+        checked(load(("jax_peer",)), problem, point(problem, 1), Path(folder))
+    reference = None if asked.quick else _reference(problem, asked)
+    print(f"\n{HEADER}", flush=True)
+    for sampler in _samplers(problem, asked):
+        run = _run(problem, sampler, asked.chains, asked.ess, asked.limit)
+        print(_row(sampler, run, reference, asked.ess), flush=True)
 
 
-def _run(problem, sampler: Sampler, n_chains, seed):
-    before = processor_seconds()
-    chains = [sampler.run(seed + k) for k in range(1, n_chains + 1)]
-    seconds = processor_seconds() - before
-    known, log_posterior = _identified(problem, chains)
-    sizes, lp_size = (ess(draws)["ess_bulk"].values for draws in (known, log_posterior))
-    both = np.append(sizes, lp_size)
-    return Run(
-        seconds,
-        both.min(),
-        np.median(both),
-        max(float(r_hat(draws).max()) for draws in (known, log_posterior)),
-        float(log_posterior.mean()),
-        float(log_posterior.std() / np.sqrt(lp_size[0])),
-        np.mean([chain.steps for chain in chains]),
-        sum(chain.divergences for chain in chains),
+def _samplers(problem, asked):
+    """Ours, then the others, those that were asked for; made when their turn comes."""
+
+    def wanted(name):
+        return not asked.only or any(part in name for part in asked.only)
+
+    if wanted("gptbayes"):
+        yield ours(problem, compile_too=not asked.quick)
+    if wanted("gptbayes, shorter"):
+        yield ours(problem, "gptbayes, shorter", **SHORTER)
+    kinds = jax_samplers.kinds() | called_samplers.kinds()
+    try:
+        targets = posteriors(problem)
+    except ImportError as error:
+        print(f"skipped: {error}")
+        return
+    for target in targets:
+        for kind, make in kinds.items():
+            name = f"{kind}, {target.name}"
+            if wanted(name):
+                try:
+                    yield make(target)._replace(name=name)
+                except ImportError as error:
+                    print(f"skipped: {name}, {error}")
+
+
+def _run(problem, sampler: Sampler, n_chains, ess, limit, seed=0):
+    chains = [sampler.start(seed + k) for k in range(1, n_chains + 1)]
+    values = [[] for _ in chains]
+    n, done, totals = sampler.first, 0, np.zeros(4)
+    while True:
+        for chain, parts in zip(chains, values, strict=True):
+            piece = chain(n)
+            parts.append(identified(problem, piece.draws))
+            totals += (
+                piece.gradients,
+                piece.warmup_gradients,
+                piece.seconds,
+                piece.divergences,
+            )
+        found = worth(np.stack([np.concatenate(parts) for parts in values]))
+        done = sum(len(part) for part in values[0])
+        gradients, warmup = totals[:2]
+        size = found.counted.min()
+        room = (limit - gradients - warmup) / (gradients / done)
+        n = draws_to_go(done, size, ess, room)
+        if size >= ess or n < 0.05 * done:
+            seconds, divergences = totals[2:]
+            return Run(n_chains * done, gradients, warmup, seconds, int(divergences), found)
+
+
+def _reference(problem, asked) -> Worth:
+    """From a file if there is one, whose name tells of the problem."""
+    path = None
+    if asked.reference:
+        size = problem.stage.n_parameters(problem.design)
+        path = Path(asked.reference) / f"{asked.stage}-{size}-{problem.n_targets}.npz"
+        if path.exists():
+            with np.load(path) as stored:
+                return Worth(**stored)
+    sampler = ours(problem, max_treedepth=REFERENCE_DEPTH)
+    run = _run(
+        problem, sampler, asked.chains, TIMES * asked.ess, TIMES * asked.limit, REFERENCE_SEED
     )
-
-
-def _identified(problem, chains):
-    """Log probabilities in the held-out contexts and the log posterior: (chain, draw, scalar)."""
-    design, names = problem.design, [p.name for p in problem.stage.parameters]
-    stacked = {name: np.stack([chain.draws[name] for chain in chains]) for name in names}
-    draws = problem.stage.from_stan(stacked, design)
-    held_out = token_log_prob(problem.stage, draws, problem.held_out)
-    log_lik = token_log_prob(problem.stage, draws, problem.training).sum(axis=(-1, -2))
-    log_posterior = problem.likelihood_weight * log_lik + log_prior(problem, draws)
-    shape = log_lik.shape
-    return tuple(
-        xr.DataArray(values.reshape(*shape, -1), dims=("chain", "draw", "scalar"))
-        for values in (held_out, log_posterior)
+    found = run.worth
+    print(
+        f"Reference: {run.draws:,} draws, {(run.gradients + run.warmup) / 1e6:.1f} million "
+        f"gradients, {run.seconds:.0f} s, smallest ESS {found.counted.min():.0f}, "
+        f"largest R-hat {found.r_hat.max():.3f}, {run.divergences} divergences",
+        flush=True,
     )
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **found._asdict())
+    return found
 
 
-def _speeds(samplers, runs):
-    lines = [
-        f"  {'':<24}{'compiling':>10}{'running':>10}{'gradients':>11}   bulk ESS per second",
-        f"  {'':<24}{'s':>10}{'s':>10}{'per draw':>11}   {'worst':<26}{'median':<26}ours / theirs",
-    ]
-    first = runs[samplers[0].name]
-    for sampler in samplers:
-        mine = runs[sampler.name]
-        worst, middle = _rate(mine, "ess_min"), _rate(mine, "ess_median")
-        seconds, steps = (np.median([getattr(r, n) for r in mine]) for n in ("seconds", "steps"))
-        compiling = "-" if np.isnan(sampler.compile_seconds) else f"{sampler.compile_seconds:.1f}"
-        ratios = (_rate(first, n) / _rate(mine, n) for n in ("ess_min", "ess_median"))
-        told = " and ".join(f"{np.median(ratio):.2f}" for ratio in ratios)
-        lines.append(
-            f"  {sampler.name:<24}{compiling:>10}{seconds:>10.1f}{steps:>11.0f}"
-            f"   {spread(worst):<26}{spread(middle):<26}{told}"
+HEADER = "\n".join(
+    f"{'':<34}{first}"
+    for first in (
+        "compiling warm-up   per     all seconds | ESS per 1,000 gradients     | ESS per second"
+        " | smallest  R-hat  diver- | bias in posterior sd (its Monte Carlo error)",
+        "        s    1000  draw    1000         |   min  median  log posterior|    min  median"
+        " |      ESS         gences | log posterior  log likelihood  log probabilities",
+    )
+)
+
+
+def _row(sampler, run: Run, reference, ess):
+    """After warm-up effective draws per gradient, with it effective draws per second."""
+    found, total = run.worth, run.gradients + run.warmup
+    smallest, middle = found.counted.min(), np.median(found.ess[:-2])
+    rates = [1e3 * size / run.gradients for size in (smallest, middle, found.ess[-1])]
+    compiling = "-" if np.isnan(sampler.compile_seconds) else f"{sampler.compile_seconds:.1f}"
+    doubts = [f"ESS below {ess}"] if smallest < ess else []
+    doubts += [f"R-hat above {R_HAT_LIMIT}"] if found.r_hat.max() > R_HAT_LIMIT else []
+    if reference is None:
+        distances = f"{'-':^48}"
+    else:
+        apart = bias(found, reference)
+        distances = (
+            f"{apart.log_posterior[0]:+.2f} ({apart.log_posterior[1]:.2f})    "
+            f"{apart.log_lik[0]:+.2f} ({apart.log_lik[1]:.2f})     "
+            f"{apart.log_probs[0]:.3f} ({apart.log_probs[1]:.3f})"
         )
-    return "\n".join(lines)
-
-
-def _rate(runs, name):
-    return np.array([getattr(run, name) / run.seconds for run in runs])
-
-
-def _doubts(runs):
-    """Whether they have sampled the same posterior, and what is shaky about the above."""
-    lines = ["  " + " " * 24 + "log posterior (mcse)   smallest ESS   largest R-hat   divergences"]
-    for name, mine in runs.items():
-        error = np.sqrt(sum(run.lp_mcse**2 for run in mine)) / len(mine)
-        mean = np.mean([run.lp_mean for run in mine])
-        lp = f"{mean:.1f} ({error:.1f})"
-        size, apart = min(run.ess_min for run in mine), max(run.r_hat_max for run in mine)
-        doubts = [f"ESS below {ESS_LIMIT}"] if size < ESS_LIMIT else []
-        doubts += [f"R-hat above {R_HAT_LIMIT}"] if apart > R_HAT_LIMIT else []
-        lines.append(
-            f"  {name:<24}{lp:<23}{size:>12.0f}{apart:>16.3f}"
-            f"{sum(run.divergences for run in mine):>14}  {', '.join(doubts)}"
-        )
-    return "\n".join(lines)
+    return (
+        f"{sampler.name:<34}{compiling:>9}{run.warmup / 1e3:>8.1f}"
+        f"{run.gradients / run.draws:>6.0f}{total / 1e3:>8.0f}{run.seconds:>8.1f} |"
+        f"{rates[0]:>6.2f}{rates[1]:>8.1f}{rates[2]:>15.2f}|"
+        f"{smallest / run.seconds:>7.2f}{middle / run.seconds:>8.1f} |"
+        f"{smallest:>9.0f}{found.r_hat.max():>7.3f}{run.divergences:>8} | "
+        f"{distances}  {', '.join(doubts)}"
+    ).rstrip()
 
 
 def _arguments():
@@ -152,15 +191,15 @@ def _arguments():
     parser.add_argument("--text", help="a file (default: the Zen of Python)")
     parser.add_argument("--batch-size", type=int, help="sequences of 8 characters")
     parser.add_argument("--n-embed", type=int, default=8)
-    parser.add_argument("--chains", type=int, default=2)
-    parser.add_argument("--warmup", type=int)
-    parser.add_argument("--draws", type=int)
-    parser.add_argument("--repeats", type=int)
-    parser.add_argument("--only", nargs="+", help="parts of names, such as: ours NumPyro")
+    parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--ess", type=int, help="the smallest that is enough")
+    parser.add_argument("--limit", type=int, help="gradients of all chains of a sampler")
+    parser.add_argument("--only", nargs="+", help="parts of names, such as: gptbayes MCLMC")
+    parser.add_argument("--reference", metavar="FOLDER", help="where the long run is kept")
     parser.add_argument("--quick", action="store_true", help="less of everything: a minute")
     asked = parser.parse_args()
-    usual = (16, 150, 50, 1) if asked.quick else (32, 200, 200, 2)
-    for name, value in zip(("batch_size", "warmup", "draws", "repeats"), usual, strict=True):
+    usual = (16, 30, 60_000) if asked.quick else (32, 400, 1_000_000)
+    for name, value in zip(("batch_size", "ess", "limit"), usual, strict=True):
         if getattr(asked, name) is None:
             setattr(asked, name, value)
     return asked
