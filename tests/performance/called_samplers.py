@@ -1,4 +1,4 @@
-"""nutpie and oWALNUTS, which are written in Rust and call a gradient of JAX from Python.
+"""nutpie and oWALNUTS, which are written in Rust and call a gradient that is a Python function.
 
 nutpie adapts a diagonal metric or one of low rank, with the length of warm-up that is its default;
 oWALNUTS (Bou-Rabee et al. 2025) halves its steps where the energy's error is large. Their chains
@@ -82,16 +82,12 @@ def _owalnuts(gradient, position, n, seed):
 def _again(module, run, target):
     """A sampler of chains that are run from the beginning each time."""
     import_module(module)  # so that no chain waits for it
-    import jax
-    from jax.flatten_util import ravel_pytree
-
-    log_density, (first, as_tree) = target.log_density, ravel_pytree(target.point(0))
     before = processor_seconds()
-    function = jax.jit(jax.value_and_grad(lambda q: log_density(as_tree(q)))).lower(first).compile()
+    function = target.called()
     seconds = processor_seconds() - before
 
     def start(seed):
-        done, paid, position = 0, 0.0, np.array(ravel_pytree(target.point(seed))[0])
+        done, paid, position = 0, 0.0, target.as_vector(target.point(seed))
 
         def more(n):
             nonlocal done, paid
@@ -100,12 +96,11 @@ def _again(module, run, target):
             def gradient(q):
                 nonlocal calls
                 calls += 1
-                value, slope = function(q)
-                return float(value), np.asarray(slope)
+                return function(q)
 
             before = processor_seconds()
             drawn = run(gradient, position, done + n, seed)
-            draws = target.stan_shapes(jax.vmap(as_tree)(drawn.points[done:]))
+            draws = target.stan_shapes(target.as_tree(drawn.points[done:]))
             seconds = processor_seconds() - before
             piece = Piece(
                 draws,
