@@ -12,6 +12,7 @@ the time that counts.
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -35,18 +36,19 @@ from gptbayes.model.stages import stage
 
 logging.getLogger("cmdstanpy").disabled = True  # it tells of every program that it compiles
 TIMES = 10
-"""By how much the reference has more effective draws, and may have more gradients."""
+"""How many times as many effective draws the reference has."""
 REFERENCE_SEED, REFERENCE_DEPTH = 1000, 7
 
 
 class Run(NamedTuple):
     """Some chains of one sampler, one after another; gradients and seconds of all of them."""
 
-    draws: int
+    compile_seconds: float
+    draws: float
     gradients: float
     warmup: float
     seconds: float
-    divergences: int
+    divergences: float
     worth: Worth
 
 
@@ -58,48 +60,64 @@ def main():
     print(
         f"Samplers on stage {asked.stage}: {problem.stage.n_parameters(problem.design):,} "
         f"parameters, {problem.n_targets} characters\n{asked.chains} chains, one after another, "
-        f"until the smallest ESS is {asked.ess}, at most {asked.limit:,} gradients\n{machine()}",
+        f"until the smallest ESS is {asked.ess}, at most {asked.limit:,} gradients\n{machine()}\n",
         flush=True,
     )
     with TemporaryDirectory() as folder:  # what they sample from is the same density
         checked(load(("jax_peer",)), problem, point(problem, 1), Path(folder))
-    reference = None if asked.quick else _reference(problem, asked)
-    print(f"\n{HEADER}", flush=True)
-    for sampler in _samplers(problem, asked):
-        run = _run(problem, sampler, asked.chains, asked.ess, asked.limit)
-        print(_row(sampler, run, reference, asked.ess), flush=True)
+    runs = {}
+    for name, make in _samplers(problem, asked):
+        try:
+            runs[name] = _kept(asked, name, lambda make=make: _run(problem, make(), asked))
+        except ImportError as error:
+            print(f"skipped: {name}, {error}", flush=True)
+    reference = None if asked.quick else _kept(asked, "reference", lambda: _long(problem, asked))
+    print(f"\n{_costs(runs, asked.ess)}\n\n{_doubts(runs, reference, asked.ess)}")
 
 
 def _samplers(problem, asked):
-    """Ours, then the others, those that were asked for; made when their turn comes."""
-
-    def wanted(name):
-        return not asked.only or any(part in name for part in asked.only)
-
-    if wanted("gptbayes"):
-        yield ours(problem, compile_too=not asked.quick)
-    if wanted("gptbayes, shorter"):
-        yield ours(problem, "gptbayes, shorter", **SHORTER)
+    """Names and functions that make them: ours, then the others, those that were asked for."""
+    found = {
+        "gptbayes": partial(ours, problem, compile_too=not asked.quick),
+        "gptbayes, shorter": partial(ours, problem, **SHORTER),
+    }
     kinds = jax_samplers.kinds() | called_samplers.kinds()
     try:
-        targets = posteriors(problem)
+        for target in posteriors(problem):
+            found |= {f"{kind}, {target.name}": partial(kinds[kind], target) for kind in kinds}
     except ImportError as error:
         print(f"skipped: {error}")
-        return
-    for target in targets:
-        for kind, make in kinds.items():
-            name = f"{kind}, {target.name}"
-            if wanted(name):
-                try:
-                    yield make(target)._replace(name=name)
-                except ImportError as error:
-                    print(f"skipped: {name}, {error}")
+    for name, make in found.items():
+        if not asked.only or any(part in name for part in asked.only):
+            yield name, make
 
 
-def _run(problem, sampler: Sampler, n_chains, ess, limit, seed=0):
-    chains = [sampler.start(seed + k) for k in range(1, n_chains + 1)]
+def _kept(asked, name, make) -> Run:
+    """A run of an earlier call, if runs are kept; a line is printed for a new one."""
+    path = Path(asked.keep) / f"{asked.stage} {name}.npz" if asked.keep else None
+    if path and path.exists():
+        with np.load(path) as stored:
+            return Run(*stored["numbers"], Worth(*stored["worth"]))
+    run = make()
+    print(f"  {name}: {run.seconds:.0f} s, smallest ESS {run.worth.counted.min():.0f}", flush=True)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, numbers=run[:-1], worth=run.worth)
+    return run
+
+
+def _long(problem, asked):
+    """The reference."""
+    longer = argparse.Namespace(
+        chains=asked.chains, ess=TIMES * asked.ess, limit=asked.reference_limit
+    )
+    return _run(problem, ours(problem, max_treedepth=REFERENCE_DEPTH), longer, REFERENCE_SEED)
+
+
+def _run(problem, sampler: Sampler, asked, seed=0):
+    chains = [sampler.start(seed + k) for k in range(1, asked.chains + 1)]
     values = [[] for _ in chains]
-    n, done, totals = sampler.first, 0, np.zeros(4)
+    n, totals = sampler.first, np.zeros(4)
     while True:
         for chain, parts in zip(chains, values, strict=True):
             piece = chain(n)
@@ -111,78 +129,58 @@ def _run(problem, sampler: Sampler, n_chains, ess, limit, seed=0):
                 piece.divergences,
             )
         found = worth(np.stack([np.concatenate(parts) for parts in values]))
-        done = sum(len(part) for part in values[0])
-        gradients, warmup = totals[:2]
-        size = found.counted.min()
-        room = (limit - gradients - warmup) / (gradients / done)
-        n = draws_to_go(done, size, ess, room)
-        if size >= ess or n < 0.05 * done:
-            seconds, divergences = totals[2:]
-            return Run(n_chains * done, gradients, warmup, seconds, int(divergences), found)
+        done, size = sum(map(len, values[0])), found.counted.min()
+        room = (asked.limit - totals[:2].sum()) / (totals[0] / done)
+        n = draws_to_go(done, size, asked.ess, room)
+        if size >= asked.ess or n < 0.05 * done:
+            return Run(sampler.compile_seconds, asked.chains * done, *totals, found)
 
 
-def _reference(problem, asked) -> Worth:
-    """From a file if there is one, whose name tells of the problem."""
-    path = None
-    if asked.reference:
-        size = problem.stage.n_parameters(problem.design)
-        path = Path(asked.reference) / f"{asked.stage}-{size}-{problem.n_targets}.npz"
-        if path.exists():
-            with np.load(path) as stored:
-                return Worth(**stored)
-    sampler = ours(problem, max_treedepth=REFERENCE_DEPTH)
-    run = _run(
-        problem, sampler, asked.chains, TIMES * asked.ess, TIMES * asked.limit, REFERENCE_SEED
-    )
-    found = run.worth
-    print(
-        f"Reference: {run.draws:,} draws, {(run.gradients + run.warmup) / 1e6:.1f} million "
-        f"gradients, {run.seconds:.0f} s, smallest ESS {found.counted.min():.0f}, "
-        f"largest R-hat {found.r_hat.max():.3f}, {run.divergences} divergences",
-        flush=True,
-    )
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **found._asdict())
-    return found
-
-
-HEADER = "\n".join(
-    f"{'':<34}{first}"
-    for first in (
-        "compiling warm-up   per     all seconds | ESS per 1,000 gradients     | ESS per second"
-        " | smallest  R-hat  diver- | bias in posterior sd (its Monte Carlo error)",
-        "        s    1000  draw    1000         |   min  median  log posterior|    min  median"
-        " |      ESS         gences | log posterior  log likelihood  log probabilities",
-    )
-)
-
-
-def _row(sampler, run: Run, reference, ess):
-    """After warm-up effective draws per gradient, with it effective draws per second."""
-    found, total = run.worth, run.gradients + run.warmup
-    smallest, middle = found.counted.min(), np.median(found.ess[:-2])
-    rates = [1e3 * size / run.gradients for size in (smallest, middle, found.ess[-1])]
-    compiling = "-" if np.isnan(sampler.compile_seconds) else f"{sampler.compile_seconds:.1f}"
-    doubts = [f"ESS below {ess}"] if smallest < ess else []
-    doubts += [f"R-hat above {R_HAT_LIMIT}"] if found.r_hat.max() > R_HAT_LIMIT else []
-    if reference is None:
-        distances = f"{'-':^48}"
-    else:
-        apart = bias(found, reference)
-        distances = (
-            f"{apart.log_posterior[0]:+.2f} ({apart.log_posterior[1]:.2f})    "
-            f"{apart.log_lik[0]:+.2f} ({apart.log_lik[1]:.2f})     "
-            f"{apart.log_probs[0]:.3f} ({apart.log_probs[1]:.3f})"
+def _costs(runs, ess):
+    """With warm-up effective draws per second, without it effective draws per gradient."""
+    lines = [
+        f"  {'':<34}{'compiling':>10}{'warm-up':>9}{'per draw':>10}{'all':>7}{'all':>7}"
+        f"   {'ESS per 1,000 gradients':<30}ESS per second",
+        f"  {'':<34}{'s':>10}{'1000':>9}{'':>10}{'1000':>7}{'s':>7}"
+        f"   {'smallest median log posterior':<30}smallest median",
+    ]
+    for name, run in runs.items():
+        smallest, middle, lp = _sizes(run)
+        compiling = "-" if np.isnan(run.compile_seconds) else f"{run.compile_seconds:.1f}"
+        rates = [f"{1e3 * size / run.gradients:.2f}" for size in (smallest, middle, lp)]
+        lines.append(
+            f"  {name:<34}{compiling:>10}{run.warmup / 1e3:>9.0f}{run.gradients / run.draws:>10.0f}"
+            f"{(run.gradients + run.warmup) / 1e3:>7.0f}{run.seconds:>7.0f}"
+            f"   {rates[0]:>8}{rates[1]:>7}{rates[2]:>14} "
+            f"{smallest / run.seconds:>9.2f}{middle / run.seconds:>7.1f}"
         )
-    return (
-        f"{sampler.name:<34}{compiling:>9}{run.warmup / 1e3:>8.1f}"
-        f"{run.gradients / run.draws:>6.0f}{total / 1e3:>8.0f}{run.seconds:>8.1f} |"
-        f"{rates[0]:>6.2f}{rates[1]:>8.1f}{rates[2]:>15.2f}|"
-        f"{smallest / run.seconds:>7.2f}{middle / run.seconds:>8.1f} |"
-        f"{smallest:>9.0f}{found.r_hat.max():>7.3f}{run.divergences:>8} | "
-        f"{distances}  {', '.join(doubts)}"
-    ).rstrip()
+    return "\n".join(lines)
+
+
+def _doubts(runs, reference, ess):
+    """Whether they have sampled the same posterior, and what is shaky about the above."""
+    lines = [f"  {'':<34}{'smallest ESS':>12}{'R-hat':>7}{'divergences':>13}"]
+    if reference:
+        lines[0] += "   bias in posterior sd (Monte Carlo error)"
+        lines += [f"  {'':<66}   log posterior  log likelihood  log probabilities"]
+        runs = runs | {"reference": reference}
+    for name, run in runs.items():
+        smallest, r_hat = run.worth.counted.min(), run.worth.r_hat.max()
+        line = f"  {name:<34}{smallest:>12.0f}{r_hat:>7.3f}{run.divergences:>13.0f}   "
+        if reference and run is not reference:
+            apart = bias(run.worth, reference.worth)
+            line += "".join(
+                f"{value:+.2f} ({error:.2f})   " for value, error in (*apart[1::-1], apart[2])
+            )
+        doubts = [f"ESS below {ess}"] if smallest < ess else []
+        doubts += [f"R-hat above {R_HAT_LIMIT}"] if r_hat > R_HAT_LIMIT else []
+        lines.append((line + ", ".join(doubts)).rstrip())
+    return "\n".join(lines)
+
+
+def _sizes(run):
+    """The smallest and the median ESS of log probabilities, and that of the log posterior."""
+    return run.worth.counted.min(), np.median(run.worth.ess[:-2]), run.worth.ess[-1]
 
 
 def _arguments():
@@ -195,7 +193,8 @@ def _arguments():
     parser.add_argument("--ess", type=int, help="the smallest that is enough")
     parser.add_argument("--limit", type=int, help="gradients of all chains of a sampler")
     parser.add_argument("--only", nargs="+", help="parts of names, such as: gptbayes MCLMC")
-    parser.add_argument("--reference", metavar="FOLDER", help="where the long run is kept")
+    parser.add_argument("--reference-limit", type=int, default=10_000_000, help="of the long run")
+    parser.add_argument("--keep", metavar="FOLDER", help="keep runs here; those there are not done")
     parser.add_argument("--quick", action="store_true", help="less of everything: a minute")
     asked = parser.parse_args()
     usual = (16, 30, 60_000) if asked.quick else (32, 400, 1_000_000)

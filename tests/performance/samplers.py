@@ -123,8 +123,10 @@ def ours(problem, name: str = "gptbayes", *, compile_too: bool = False, **settin
                     executor=executor,
                     **settings,
                 )
+            between = processor_seconds()
             (drawn,) = fit.read_draws(out)
-            seconds = processor_seconds() - before
+            reading = (processor_seconds() - between) * n / (done + n)  # each draw once
+            seconds = between - before + reading
             told = {name: values[done:] for name, values in drawn.method_variables.items()}
             steps = float(told["n_leapfrog"].sum())
             first = not done
