@@ -87,8 +87,8 @@ faults: setup $(VENV)/ready-test
 	FAULTS_SEED=$(SEED) FAULTS_MANY=$(FAULTS) $(PYTEST) tests/faults
 	@echo "seed $(SEED): passed"
 
-# Twenty minutes: gradients, forward pass, NUTS, evidence and influence beside JAX, PyTorch, stanli,
-# NumPyro, BlackJAX, nutpie, PyMC and devinterp, in an environment of its own. `make bench
+# An hour or two: gradients, forward pass, samplers, evidence and influence beside JAX, PyTorch,
+# stanli, NumPyro, BlackJAX, nutpie, PyMC and devinterp, in a venv of its own. `make bench
 # QUICK=--quick` takes a few minutes and says less; `make bench TORCH=torch==2.13.0` chooses a
 # PyTorch, whose newest may bring gigabytes for a GPU.
 bench:

@@ -195,8 +195,10 @@ def _arguments():
     parser.add_argument("--only", nargs="+", help="parts of names, such as: gptbayes MCLMC")
     parser.add_argument("--reference-limit", type=int, default=10_000_000, help="of the long run")
     parser.add_argument("--keep", metavar="FOLDER", help="keep runs here; those there are not done")
-    parser.add_argument("--quick", action="store_true", help="less of everything: a minute")
+    parser.add_argument("--quick", action="store_true", help="less of everything: a few minutes")
     asked = parser.parse_args()
+    if asked.quick and not asked.only:
+        asked.only = ["gptbayes", "our kernels"]
     usual = (16, 30, 60_000) if asked.quick else (32, 400, 1_000_000)
     for name, value in zip(("batch_size", "ess", "limit"), usual, strict=True):
         if getattr(asked, name) is None:
