@@ -295,8 +295,9 @@ def over_draws(
     values = parameters[first.name]
     batch = values.shape[: values.ndim - len(first.dims)]
     size = _draws_per_chunk(parameters, tokens, min(max_bytes, CHUNK_BYTES), last)
-    keep_freed_memory()
     chunks = list(_chunks(stage, parameters, batch, size))
+    if len(chunks) > 1:
+        keep_freed_memory()
     joined = np.concatenate(in_threads(function, chunks, at_a_time=1 if in_order else THREADS))
     return joined.reshape(*batch, *joined.shape[1:])
 
