@@ -232,6 +232,25 @@ def test_blocks_of_queries_and_ablations_change_nothing(number, rng, monkeypatch
     assert n == x.shape[1] - 1
 
 
+@pytest.mark.parametrize("size", [1.0, 590.0, 610.0, 1e5])
+def test_softmax_of_small_and_of_huge_scores(rng, size):
+    """Row maxima are subtracted from huge scores only; SciPy always subtracts them."""
+    scores = rng.uniform(-size, size, (50, 6))
+    scores[0], scores[1, :] = -size, [size, -size, size, -size, size, size]
+    same = {"rtol": 1e-12, "atol": 1e-300}
+    expected = log_softmax(scores, axis=-1)
+    np.testing.assert_allclose(layers.softmax(scores.copy()), np.exp(expected), **same)
+    np.testing.assert_allclose(layers.log_softmax(scores.copy()), expected, rtol=1e-12, atol=1e-12)
+    p, log_p = np.empty_like(scores), np.empty_like(scores)
+    layers.softmax_and_log(scores.copy(), p, log_p)
+    np.testing.assert_allclose(p, np.exp(expected), **same)
+    np.testing.assert_allclose(log_p, expected, rtol=1e-12, atol=1e-12)
+    penalty = np.where(np.arange(6) < 3, 0.0, -np.inf)
+    few = layers.softmax(scores.copy(), penalty)
+    np.testing.assert_allclose(few[:, :3], np.exp(log_softmax(scores[:, :3], axis=-1)), **same)
+    assert (few[:, 3:] == 0).all()
+
+
 def test_attention_of_a_stage_without_attention(rng):
     problem = small_problem("03")
     with pytest.raises(ValueError, match="stages 04 to 12 have"):

@@ -79,7 +79,18 @@ def embed_tokens(
 
 
 def layers_of(stage: Stage, parameters: Mapping[str, np.ndarray]) -> list[Layer]:
-    """The layers of a stage; none without attention."""
+    """Take the layers of a stage apart.
+
+    Parameters
+    ----------
+    stage : Stage
+    parameters : mapping of str to ndarray
+
+    Returns
+    -------
+    list of Layer
+        Views of the parameters; empty for a stage without attention.
+    """
     n_layer = parameters["key"].shape[-4] if "attention" in stage.features else 0
     return [
         Layer(_parameters_of(stage, parameters, layer), _masks_of(stage, layer))
@@ -95,7 +106,20 @@ def attend(
     n_queries: int | None = None,
     keep_weights: bool = False,
 ) -> Attended:
-    """The heads of a layer; see `gptbayes.model.layers.self_attention`."""
+    """The heads of a layer.
+
+    Parameters
+    ----------
+    layer : Layer
+    stream : ndarray, (..., B, T, C)
+        Before the block.
+    blocked, n_queries, keep_weights
+        As for `gptbayes.model.layers.self_attention`.
+
+    Returns
+    -------
+    Attended
+    """
     return self_attention(
         _normed(layer, "ln1", stream),
         layer.parameters,
@@ -107,7 +131,19 @@ def attend(
 
 
 def attention_of_layer(layer: Layer, stream: np.ndarray) -> np.ndarray:
-    """The attention weights of a layer, (..., head, B, T, T), and nothing else."""
+    """The attention weights of a layer, without the sums of values that they are for.
+
+    Parameters
+    ----------
+    layer : Layer
+    stream : ndarray, (..., B, T, C)
+        Before the block.
+
+    Returns
+    -------
+    ndarray, (..., head, B, query_position, key_position)
+        After the dropout mask.
+    """
     x, p = _normed(layer, "ln1", stream), layer.parameters
     weights = attention_weights(*projected_heads(x, p, ("query", "key")))
     if layer.masks is not None:
@@ -151,7 +187,18 @@ def after_attention(
 
 
 def logits_of(stage: Stage, parameters: Mapping[str, np.ndarray], stream: np.ndarray) -> np.ndarray:
-    """Logits (..., B, T, token) of the residual stream after the last block."""
+    """Logits of the residual stream after the last block.
+
+    Parameters
+    ----------
+    stage : Stage
+    parameters : mapping of str to ndarray
+    stream : ndarray, (..., B, T, C)
+
+    Returns
+    -------
+    ndarray, (..., B, T, token)
+    """
     if "blocks" in stage.features:
         stream = layer_norm(stream, parameters["ln_f_weight"], parameters["ln_f_bias"])
     if "lm_head" not in stage.features:

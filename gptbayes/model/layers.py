@@ -243,7 +243,16 @@ def softmax(scores: np.ndarray, penalty: np.ndarray | None = None) -> np.ndarray
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:
-    """Logarithm of the softmax over the last axis, in the place of the scores."""
+    """Logarithm of the softmax over the last axis, in the place of the scores.
+
+    Parameters
+    ----------
+    scores : ndarray, (..., n)
+
+    Returns
+    -------
+    ndarray, (..., n)
+    """
     if _may_overflow(scores):
         scores -= scores.max(axis=-1, keepdims=True)
     scores -= np.log(_sum(np.exp(scores)))[..., None]
