@@ -26,7 +26,7 @@
 runs = "runs/demo"  # folder of the fits
 batch_size = 64  # training sequences of 8 characters
 chains = 4
-iter_warmup = 300
+iter_warmup = 100
 iter_sampling = 1000
 
 # %%

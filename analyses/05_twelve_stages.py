@@ -27,8 +27,8 @@ runs = "runs/ladder"  # folder of the fits
 stages = ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12"]
 batch_size = 16  # training sequences of 8 characters
 n_embed = 4  # width of the models
-iter_warmup = 150  # of each of 4 chains
-iter_sampling = 250  # of each of 4 chains
+iter_warmup = 100  # of each of 4 chains
+iter_sampling = 400  # of each of 4 chains
 seed = 1
 reports = False  # write an HTML report of every stage
 

@@ -21,6 +21,7 @@ from scipy.stats import norm
 from gptbayes import fit, toolchain
 from gptbayes.diagnostics.sampler import mode_findings
 from gptbayes.fit.draws import check_csv, write_csv
+from gptbayes.fit.sampling import PRIOR_DEFAULTS, STAN_DEFAULTS
 from gptbayes.fit.units import make_unit
 from gptbayes.groups import select
 from gptbayes.inference import open_run, superchains_of
@@ -225,6 +226,19 @@ def test_prior_metric_is_not_adapted(tmp_path, iter_warmup):
     np.testing.assert_allclose(_adapted_metric(out), variances, rtol=1e-4)
     (draws,) = fit.read_draws(out)
     assert 0.01 < draws.method_variables["stepsize"][0] < 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "usual"), [("prior", PRIOR_DEFAULTS), ("unit_e", STAN_DEFAULTS)]
+)
+def test_defaults_depend_on_the_metric(tmp_path, metric, usual):
+    folder = fit.nuts(small_problem("02"), tmp_path / "run", iter_sampling=4, metric=metric)
+    settings = json.loads((folder / "config.json").read_text())["settings"]
+    assert {name: settings[name] for name in usual} == usual
+    told = (folder / "csv" / "chain-1.csv").read_text()
+    assert f"num_warmup = {usual['iter_warmup']}" in told
+    assert re.search(rf"\bdelta = {usual['adapt_delta']}", told)
+    assert f"max_depth = {usual['max_treedepth']}" in told
 
 
 @pytest.mark.parametrize("iter_warmup", [20, 99, 150])

@@ -201,7 +201,7 @@ def _add_method_options(group):
         metavar="S",
         help="NUTS chains from only S starting points, for nested R-hat (one for each chain)",
     )
-    add("--warmup", type=int, help="NUTS warm-up iterations (300)")
+    add("--warmup", type=int, help="NUTS warm-up iterations (100; 300 with Stan's metrics)")
     add("--draws", type=int, help="per chain (500), per path (250) or from the prior (1000)")
     add("--thin", type=int, metavar="K", help="keep one in K of the draws of each NUTS chain (1)")
     add("--init", choices=fit.INITS, help="where NUTS starts (random)")
@@ -211,8 +211,10 @@ def _add_method_options(group):
         help="of NUTS: the prior's variances, which need no adaptation, or one of Stan's; of smc: "
         "these or those of the particles (prior)",
     )
-    add("--adapt-delta", type=float, help="NUTS target acceptance (0.8)")
-    add("--max-treedepth", type=int, help="of NUTS, in smc too (10)")
+    add(
+        "--adapt-delta", type=float, help="NUTS target acceptance (0.6, or 0.8 with Stan's metrics)"
+    )
+    add("--max-treedepth", type=int, help="NUTS (7; 10 with Stan's metrics), smc (10)")
     add(
         "--kernels",
         choices=fit.KERNELS,

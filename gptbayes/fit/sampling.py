@@ -19,6 +19,10 @@ from gptbayes.fit.units import Progress, make_unit, run_units
 from gptbayes.model.problem import Problem
 
 METRICS = ("prior", "diag_e", "dense_e", "unit_e")
+PRIOR_DEFAULTS = {"iter_warmup": 100, "adapt_delta": 0.6, "max_treedepth": 7}
+"""With the prior's metric, for which only a step size has to be found."""
+STAN_DEFAULTS = {"iter_warmup": 300, "adapt_delta": 0.8, "max_treedepth": 10}
+"""With Stan's metrics: its own, but for a shorter warm-up."""
 STAN_ADAPTATION_WINDOWS = (75, 25, 50)
 """Stan's default initial, metric and final windows of adaptation, in iterations."""
 PROGRESS_MESSAGES = 200
@@ -31,13 +35,13 @@ def nuts(
     *,
     chains: int = 4,
     superchains: int | None = None,
-    iter_warmup: int = 300,
+    iter_warmup: int | None = None,
     iter_sampling: int = 500,
     thin: int = 1,
     init: str = "random",
     metric: str = "prior",
-    adapt_delta: float = 0.8,
-    max_treedepth: int = 10,
+    adapt_delta: float | None = None,
+    max_treedepth: int | None = None,
     kernels: str = "auto",
     seed: int = 1,
     only: str | None = None,
@@ -52,10 +56,13 @@ def nuts(
     out : path
         The run directory. It is created if it does not exist, and continued if it holds a run of
         the same configuration.
-    chains, iter_warmup, iter_sampling : int
-        Number of chains, and of warm-up and sampling iterations of each. If ``out`` holds a run
-        of fewer sampling iterations that is otherwise the same, each of its chains goes on from
-        its last draw with its step size and metric, and with other random numbers.
+    chains, iter_sampling : int
+        Number of chains, and of sampling iterations of each. If ``out`` holds a run of fewer
+        sampling iterations that is otherwise the same, each of its chains goes on from its last
+        draw with its step size and metric, and with other random numbers.
+    iter_warmup : int, optional
+        Number of warm-up iterations of each chain: 100 with the metric "prior", for which only the
+        step size has to be found, and 300 with the others.
     thin : int
         Keep the first of every ``thin`` sampling iterations, a divisor of ``iter_sampling``. A
         thinned run takes less disk and memory, and as much time. It has less information than all
@@ -76,9 +83,14 @@ def nuts(
         adapted. This equals a unit metric for parameters in units of their prior sd. The others
         are Stan's: a diagonal or dense metric estimated during warm-up, which takes at least 20
         iterations, or the identity.
-    adapt_delta : float
-        Target acceptance statistic of the step-size adaptation, between 0 and 1.
-    max_treedepth : int
+    adapt_delta : float, optional
+        Target acceptance statistic of the step-size adaptation, between 0 and 1: 0.6 with the
+        metric "prior", where larger steps cost fewer gradients for each effective draw, and Stan's
+        0.8 with the others.
+    max_treedepth : int, optional
+        A trajectory has fewer than two to this power steps: 7 with the metric "prior", and Stan's
+        10 with the others. With the prior's metric longer trajectories rarely gain what they cost,
+        and the report warns of those that are shorter than a quarter of a period of the prior.
     kernels : {"auto", "stan", "c++"}
         Implementation of the likelihood. "stan" is plain Stan. "c++" has an analytic gradient,
         equals plain Stan up to rounding, and is many times faster. "auto" is "c++" where it can be
@@ -122,12 +134,14 @@ def nuts(
     """
     check_one_of("init", init, INITS)
     check_one_of("metric", metric, METRICS)
+    usual = PRIOR_DEFAULTS if metric == "prior" else STAN_DEFAULTS
+    adapt_delta = usual["adapt_delta"] if adapt_delta is None else adapt_delta
     chains, iter_warmup, iter_sampling, thin, max_treedepth = positive(
         chains=chains,
-        iter_warmup=iter_warmup,
+        iter_warmup=usual["iter_warmup"] if iter_warmup is None else iter_warmup,
         iter_sampling=iter_sampling,
         thin=thin,
-        max_treedepth=max_treedepth,
+        max_treedepth=usual["max_treedepth"] if max_treedepth is None else max_treedepth,
     )
     if iter_sampling % thin:
         raise ValueError(f"thin must divide iter_sampling, got {thin} and {iter_sampling}")

@@ -11,12 +11,14 @@ is robust to a chain in another mode.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from gptbayes.model.forward import Parameters
 from gptbayes.model.stages import Stage
+from gptbayes.stats.blocks import THREADS, in_threads
 from gptbayes.symmetry.group.axes import sizes_of
 from gptbayes.symmetry.group.compact import stage_group, stage_layout
 from gptbayes.symmetry.group.embeddings import embedding_rows
@@ -158,17 +160,17 @@ def align_draws(
         draws.update(layout.split_blocks(draws))
         updates = updates_towards(layout)
     chunks = list(_chunks(draws, layout, max_bytes))
-    reference = {name: values[chosen] for name, values in draws.items()}
-    for chunk in chunks if updates else ():
-        _replace(draws, chunk, _one_pass(updates, _select(draws, chunk), reference, first=True))
+    reference = {name: values[chosen].copy() for name, values in draws.items()}
+    if updates:
+        in_threads(partial(_first_pass, updates, draws, reference), chunks)
     reference = {name: values.mean(axis=0) for name, values in draws.items()}
     distance = _distances(draws, reference, chunks)
     for _ in range(MEDIAN_STEPS):
         reference, distance = _median_step(draws, reference, distance, chunks)
     objective = [distance.mean()]
     for _ in range(max_iterations if updates else 0):
-        for chunk in chunks:
-            distance[chunk] = _pass_if_closer(updates, draws, chunk, reference, distance[chunk])
+        found = partial(_pass_if_closer, updates, draws, reference, distance)
+        distance = np.concatenate(in_threads(found, chunks))
         reference, distance = _median_step(draws, reference, distance, chunks)
         objective.append(distance.mean())
         if objective[-2] - objective[-1] <= tolerance * objective[-2]:
@@ -214,7 +216,7 @@ def match_draws(layout: Layout, draws: Draws, reference: Draws, *, passes: int =
     distance = _distance(draws, target)
     for _ in range(passes):
         before = distance.copy()
-        distance = _pass_if_closer(updates, draws, everything, target, distance)
+        distance = _pass_if_closer(updates, draws, target, distance, everything)
         if (distance == before).all():
             break
     return {n: values.reshape(len(values), *shapes[n]) for n, values in draws.items()}
@@ -291,9 +293,16 @@ def _one_pass(updates, draws, reference, first):
     return draws
 
 
-def _pass_if_closer(updates, draws, chunk, reference, before):
-    """Apply a pass to the draws that it brings closer; return the distances of all."""
-    old = _select(draws, chunk)
+def _first_pass(updates, draws, reference, chunk):
+    """Apply a pass to the draws of a chunk."""
+    new = _one_pass(updates, _select(draws, chunk), reference, first=True)
+    for name, values in draws.items():
+        values[chunk] = new[name]
+
+
+def _pass_if_closer(updates, draws, reference, distance, chunk):
+    """Apply a pass to the draws of a chunk that it brings closer; return the distances of all."""
+    before, old = distance[chunk], _select(draws, chunk)
     new = _one_pass(updates, old, reference, first=False)
     after = _distance(new, reference)
     better = after < before * (1 - ROUNDING)
@@ -319,7 +328,9 @@ def _median_step(draws, reference, distance, chunks):
 
 
 def _distances(draws, reference, chunks):
-    return np.concatenate([_distance(_select(draws, chunk), reference) for chunk in chunks])
+    return np.concatenate(
+        in_threads(lambda chunk: _distance(_select(draws, chunk), reference), chunks)
+    )
 
 
 def _distance(draws, reference):
@@ -344,18 +355,14 @@ def _chunks(draws, layout, max_bytes) -> Iterator[slice]:
     n_draws = len(next(iter(draws.values())))
     n_parameters = sum(values[0].size for values in draws.values())
     n_cross = largest_cross_product(layout) if layout is not None else 0
-    size = max(1, int(max_bytes // (8 * (10 * n_parameters + 4 * n_cross))))
+    at_most = int(max_bytes // (8 * (10 * n_parameters + 4 * n_cross) * THREADS))
+    size = max(1, min(at_most, -(-n_draws // THREADS)))
     for start in range(0, n_draws, size):
         yield slice(start, start + size)
 
 
 def _select(draws, chunk):
     return {name: values[chunk] for name, values in draws.items()}
-
-
-def _replace(draws, chunk, new):
-    for name, values in draws.items():
-        values[chunk] = new[name]
 
 
 def _check(draws):

@@ -47,34 +47,15 @@ SETTINGS = {
     "prior, warm-up 500": {**PRIOR, "iter_warmup": 500},
     "prior, warm-up 100": {**PRIOR, "iter_warmup": 100},
     "prior, warm-up 300": {**PRIOR, "iter_warmup": 300},
-    "prior, warm-up 100, depth 5": {**PRIOR, "iter_warmup": 100, "max_treedepth": 5},
-    "prior, warm-up 100, depth 6": {**PRIOR, "iter_warmup": 100, "max_treedepth": 6},
-    "prior, warm-up 100, depth 7": {**PRIOR, "iter_warmup": 100, "max_treedepth": 7},
-    "prior, warm-up 100, delta 0.7": {**PRIOR, "iter_warmup": 100, "adapt_delta": 0.7},
-    "prior, warm-up 100, delta 0.6": {**PRIOR, "iter_warmup": 100, "adapt_delta": 0.6},
-    "prior, warm-up 100, delta 0.6, depth 5": {
-        **PRIOR,
-        "iter_warmup": 100,
-        "adapt_delta": 0.6,
-        "max_treedepth": 5,
-    },
-    "prior, warm-up 100, delta 0.6, depth 6": {
-        **PRIOR,
-        "iter_warmup": 100,
-        "adapt_delta": 0.6,
-        "max_treedepth": 6,
-    },
-    "prior, warm-up 100, delta 0.6, depth 7": {
-        **PRIOR,
-        "iter_warmup": 100,
-        "adapt_delta": 0.6,
-        "max_treedepth": 7,
-    },
-    "prior, warm-up 100, delta 0.6, depth 8": {
-        **PRIOR,
-        "iter_warmup": 100,
-        "adapt_delta": 0.6,
-        "max_treedepth": 8,
+    **{
+        f"prior, warm-up 100, delta {delta}, depth {depth}": {
+            **PRIOR,
+            "iter_warmup": 100,
+            "adapt_delta": delta,
+            "max_treedepth": depth,
+        }
+        for delta in (0.6, 0.7, 0.8)
+        for depth in (5, 6, 7, 8, 10)
     },
     "prior, warm-up 150, Pathfinder": {**PRIOR, "init": "pathfinder"},
     "prior, warm-up 150, delta 0.6": {**PRIOR, "adapt_delta": 0.6},

@@ -1,9 +1,9 @@
 """Samplers of the same posterior: what they have in common, and ours.
 
 A chain starts at a draw from the prior with twice its sd, which depends on the seed alone. It goes
-on piece by piece, until its draws are worth enough. NUTS aims at an acceptance statistic of 0.8
-with trees of depth 10 at most, unless a name says otherwise; how a sampler adapts is its own, and
-what that takes is counted.
+on piece by piece, until its draws are worth enough. NUTS of others aims at an acceptance statistic
+of 0.8 with trees of depth 10 at most; ours has its own defaults unless a name says otherwise. How a
+sampler adapts is its own, and what that takes is counted.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import stan_folder
 
 TARGET, MAX_DEPTH, WARMUP = 0.8, 10, 300
-SHORTER = {"iter_warmup": 100, "adapt_delta": 0.6, "max_treedepth": 7}
-"""Other settings of ours, for less warm-up."""
+FORMER = {"iter_warmup": WARMUP, "adapt_delta": TARGET, "max_treedepth": MAX_DEPTH}
+"""Settings of ours as those of the others, its defaults of former times."""
 
 
 class Piece(NamedTuple):
@@ -95,12 +95,6 @@ def ours(problem, name: str = "gptbayes", *, compile_too: bool = False, **settin
     Gradients of warm-up are not in these files; they are told from the seconds of warm-up and of
     sampling, which are.
     """
-    settings = {
-        "iter_warmup": WARMUP,
-        "adapt_delta": TARGET,
-        "max_treedepth": MAX_DEPTH,
-        **settings,
-    }
     compiled(problem, "kernels")  # so that no chain waits for it
     names = [p.name for p in problem.stage.parameters]
 
