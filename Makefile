@@ -89,7 +89,7 @@ faults: setup $(VENV)/ready-test
 	FAULTS_SEED=$(SEED) FAULTS_MANY=$(FAULTS) $(PYTEST) tests/faults
 	@echo "seed $(SEED): passed"
 
-# An hour or two: gradients, forward pass, samplers, evidence and influence beside JAX, PyTorch,
+# Two hours: gradients, forward pass, samplers, growth, evidence and influence beside JAX, PyTorch,
 # stanli, NumPyro, BlackJAX, nutpie, PyMC and devinterp, in a venv of its own. `make bench
 # QUICK=--quick` takes a few minutes and says less; `make bench TORCH=torch==2.13.0` chooses a
 # PyTorch, whose newest may bring gigabytes for a GPU.
@@ -98,7 +98,8 @@ bench:
 	@mkdir -p $(BENCH)
 	@rm -f $(BENCH)/bench.partial
 	@set -e; for each in gradients.py 'gradients.py --growth' forward.py texts.py nuts.py \
-	    'nuts.py --stage 12 --only gptbayes kernels' evidence.py influence.py; do \
+	    'nuts.py --stage 12 --only gptbayes kernels' 'growth.py --out $(BENCH)/growth' \
+	    evidence.py influence.py; do \
 	  echo "tests/performance/$$each $(QUICK)" | tee -a $(BENCH)/bench.partial >&2; \
 	  $(BENCH_VENV)/bin/python tests/performance/$$each $(QUICK) >> $(BENCH)/bench.partial; \
 	  echo >> $(BENCH)/bench.partial; \
