@@ -30,7 +30,7 @@ stages = ["05", "07", "12"]
 chains = 4
 iter_warmup = 200
 iter_sampling = 2000  # per chain, of stages with one layer
-iter_sampling_blocks = 500  # per chain, from stage 10 on
+iter_sampling_blocks = 1000  # per chain, from stage 10 on
 batch_size = 128  # training sequences of 8 characters, or as many as the text has
 n_contexts = 50  # held-out windows to which attention is computed
 

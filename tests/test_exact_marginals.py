@@ -13,7 +13,7 @@ from scipy.signal import lfilter
 from gptbayes import fit
 from gptbayes.diagnostics.sampler import exact_marginals_finding
 from gptbayes.groups import make_groups
-from gptbayes.inference import open_run, parameters_of, problem_of
+from gptbayes.inference import open_run, problem_of
 from gptbayes.model.stages import STAGES
 from gptbayes.symmetry import align
 from gptbayes.validate.exact_marginals import (
@@ -83,9 +83,10 @@ def test_orientation_follows_rotations_of_a_head(nuts, rng):
     expected = before.values.reshape(-1, 2, 2) @ turn
     np.testing.assert_allclose(after.values.reshape(-1, 2, 2), expected, atol=1e-12)
 
-    aligned = posterior.copy()
-    for name, values in align(problem.stage, parameters_of(nuts)).parameters.items():
-        aligned[name] = posterior[name].copy(data=values)
+    aligned = exact_draws(problem, 4, 250, rng)
+    weights = {name: each.values for name, each in aligned.items()}
+    for name, values in align(problem.stage, weights).parameters.items():
+        aligned[name] = aligned[name].copy(data=values)
     idata = make_groups({"posterior": aligned}, nuts.attrs)
     assert check_exact_marginals(idata)["p_value"].sel(direction="orientation of each head") < 1e-6
 

@@ -66,7 +66,16 @@ def test_what_is_no_count_is_refused_everywhere(value, tmp_path):
         "held_out_size": lambda: split(np.arange(50), 5, held_out_size=value),
         "characters": lambda: keep_frequent(TEXT, value),
     }
-    optional = {"superchains", "batch_size", "stride", "n_embed", "n_head", "n_layer"}
+    optional = {
+        "iter_warmup",
+        "max_treedepth",
+        "superchains",
+        "batch_size",
+        "stride",
+        "n_embed",
+        "n_head",
+        "n_layer",
+    }
     for name, take in takers.items():
         if value is None and name in optional:
             continue
