@@ -110,10 +110,10 @@ for name, fig in figures.items():
 # ## The answer
 #
 # At the settings of `01_first_fit.py` the chains agree about predictions: the R-hat of every log
-# probability is close to one. R-hat of the raw weights is larger. Most of the excess is due to
-# symmetry: after alignment both the variance of the weights and their R-hat are smaller. Scalars
-# that no symmetry changes, such as the singular values of the product of queries and keys, have an
-# R-hat between the two. A few directions mix slowly without being symmetries, and predictions
+# probability is close to one. R-hat of the raw weights is larger. After alignment the variance of
+# the weights is much smaller and their largest R-hat a little. What remains are directions that mix
+# slowly without being symmetries: scalars that no symmetry changes, such as the singular values of
+# the product of queries and keys, have a larger R-hat than the log probabilities, too. Predictions
 # depend on them only weakly.
 #
 # The text is short and the posterior is wide, so that chains move along the orbits. With more data

@@ -217,7 +217,7 @@ if reports:
 # Later stages cost more. From the bigram to stage 12 the ESS per second falls by a factor of
 # hundreds. Part of it is the cost of a gradient; most of it is the length of the trajectories. The
 # chains are short, and the lines below the table of costs name the stages whose R-hat or ESS is out
-# of its limit. `--iter-sampling 1000` gives intervals that can be quoted.
+# of its limit. `--iter-sampling 4000` gives intervals that can be quoted.
 #
 # Pathfinder predicts nearly as well as NUTS, about as well as frequencies do. Its draws do not
 # represent the posterior: Pareto k is above its limit at every stage, and standard deviations that

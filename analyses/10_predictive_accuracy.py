@@ -344,16 +344,17 @@ for method, label in (("nuts", "NUTS"), ("optimize", "the mode")):
 #
 # The posterior predicts far better than the mode at every size beyond the smallest. More text has
 # the same effect as the posterior, at a higher price: the mode's disadvantage shrinks with the size
-# of the training text, and at the largest size the mode still predicts worse than character
-# frequencies do. At the smallest size mode, NUTS and frequencies are indistinguishable.
+# of the training text, and at the largest size the mode still predicts no better than character
+# frequencies do. A deep ensemble of eight modes lies between the mode and NUTS, and comes close to
+# NUTS at the largest size. At the smallest size mode, NUTS and frequencies are indistinguishable.
 #
 # Pathfinder predicts nearly as well as NUTS. Importance weights make it worse at every size: Pareto
-# k is far above its limit, and one or two draws have all the weight. Unweighted Pathfinder is a
+# k is far above its limit, and one to three draws have all the weight. Unweighted Pathfinder is a
 # usable forecast, and weighted Pathfinder is not.
 #
 # Stacking chains gains nothing of note. Where chains agree, it gives one chain most of the weight,
 # by leave-one-out densities whose Pareto k is above its limit for most sequences, and discards the
-# draws of the others. At the largest size the chains do not agree: NUTS is then a mixture of the
+# draws of the others. At the two largest sizes the chains do not agree: NUTS is then a mixture of the
 # places where chains were trapped, and its mean is not a posterior mean that can be quoted.
 # `gptbayes symmetry` finds the modes there; R-hat of the log posterior does not notice them.
 #

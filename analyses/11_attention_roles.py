@@ -30,7 +30,7 @@ stages = ["05", "07", "12"]
 chains = 4
 iter_warmup = 200
 iter_sampling = 2000  # per chain, of stages with one layer
-iter_sampling_blocks = 1000  # per chain, from stage 10 on
+iter_sampling_blocks = 500  # per chain, from stage 10 on
 batch_size = 128  # training sequences of 8 characters, or as many as the text has
 n_contexts = 50  # held-out windows to which attention is computed
 
@@ -245,8 +245,8 @@ plots.show(fig, save=folder / "11-ablation.png")
 # characters contains little to copy.
 #
 # In stage 12 the role exists, but no particular head has it. In every chain some head attends to
-# spaces more than the largest of the prior's heads. In one chain this head is in another layer than
-# in the other chains, in spite of the matching. R-hat of the role of a given head is therefore
+# spaces more than the largest of the prior's heads. In two chains this head is in another layer than
+# in the two others, in spite of the matching. R-hat of the role of a given head is therefore
 # large, and R-hat of the largest excess over heads is small. A map of "head 2 of layer 1" from one
 # run, or one mode, would show a role whose place depends on the starting point.
 #
