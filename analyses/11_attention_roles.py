@@ -245,10 +245,11 @@ plots.show(fig, save=folder / "11-ablation.png")
 # characters contains little to copy.
 #
 # In stage 12 the role exists, but no particular head has it. In every chain some head attends to
-# spaces more than the largest of the prior's heads. In two chains this head is in another layer than
-# in the two others, in spite of the matching. R-hat of the role of a given head is therefore
-# large, and R-hat of the largest excess over heads is small. A map of "head 2 of layer 1" from one
-# run, or one mode, would show a role whose place depends on the starting point.
+# spaces more than the largest of the prior's heads. In two chains this head is in the first layer,
+# in two in the second, in spite of the matching. R-hat of the role of a given head is therefore
+# large, and that of the largest excess over heads is smaller, though above its limit. A map of
+# "head 2 of layer 1" from one run, or one mode, would show a role whose place depends on the
+# starting point.
 #
 # Does attention matter? In stage 05 attention ranks positions by the effect of blocking them with a
 # high correlation, but so does, to a lesser degree, the attention of prior draws, which have
