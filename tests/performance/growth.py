@@ -15,10 +15,14 @@ import argparse
 import json
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import NamedTuple
 
+import one_core  # noqa: F401 - first: it sets threads
+
+# isort: split
 import numpy as np
 from measure import machine
 from metric import seconds, stacked
@@ -94,17 +98,18 @@ def help_text():
 
 
 def measured(text, number, characters, n_embed, block_size):
-    """One fit, chain after chain on each core."""
-    sizes = stage(number).applicable(n_embed=n_embed, n_head=2, block_size=block_size)
-    sizes.setdefault("block_size", block_size)
+    """One fit, one chain after another."""
     problem = make_problem(
         stage(number),
         text,  # the same characters, whatever is fitted
+        block_size=block_size,
         batch_size=characters // block_size,
-        **sizes,
+        **stage(number).applicable(n_embed=n_embed, n_head=2),
     )
     with tempfile.TemporaryDirectory() as folder:
-        fit.nuts(problem, Path(folder) / "fit", chains=CHAINS, iter_sampling=DRAWS)
+        with ThreadPoolExecutor(max_workers=1) as executor:  # for times that mean something
+            lengths = {"chains": CHAINS, "iter_sampling": DRAWS}
+            fit.nuts(problem, Path(folder) / "fit", **lengths, executor=executor)
         draws = fit.read_draws(Path(folder) / "fit")
         paths = (Path(folder) / "fit" / "csv").glob("*.csv")
         warmup, sampling = np.sum([seconds(path) for path in paths], axis=0)
