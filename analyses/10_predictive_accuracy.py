@@ -356,7 +356,7 @@ for method, label in (("nuts", "NUTS"), ("optimize", "the mode")):
 # by leave-one-out densities whose Pareto k is above its limit for most sequences, and discards the
 # draws of the others. At the two largest sizes the chains do not agree: NUTS is then a mixture of
 # the places where chains were trapped, and its mean is not a posterior mean that can be quoted.
-# `gptbayes symmetry` finds the modes there; R-hat of the log posterior does not notice them.
+# `gptbayes symmetry` finds the modes there; R-hat of the log posterior hardly notices them.
 #
 # The mode is strongly over-confident. NUTS is much better calibrated, but not perfectly. Most of
 # its miscalibration is due to drift in the text: fitted to scattered windows, NUTS has a
