@@ -151,7 +151,14 @@ def draw(found, path):
         "characters of a context, stage 12": ["context, stage 12"],
         "stage": ["stage"],
     }
-    fig, axes = plots.figure(4, width=9, height=5.6, columns=2)
+    panels = {
+        label: names
+        for label, names in panels.items()
+        if any(key.startswith(f"{name}: ") for name in names for key in found)
+    }
+    columns = len(panels) if len(panels) < 4 else 2
+    height = 2.8 * -(-len(panels) // columns)
+    fig, axes = plots.figure(len(panels), width=4 * columns, height=height, columns=columns)
     for ax, (label, names) in zip(axes, panels.items(), strict=True):
         for k, name in enumerate(names):
             values = [value for value in SERIES[name][1] if f"{name}: {value}" in found]
@@ -161,19 +168,21 @@ def draw(found, path):
             for value, each in zip(values, of, strict=True):
                 face = color if each.r_hat <= R_HAT else "white"
                 ax.plot(value, each.until, "o", ms=5, mec=color, mfc=face)
-            if len(names) > 1 and of:
+            if len(names) > 1 and len(of) > 1:
+                upper = k == len(names) - 1
                 ax.annotate(
                     name.partition(", ")[2],
-                    (values[-1], of[-1].until),
-                    xytext=(-4, 8),
+                    (values[-2], of[-2].until),
+                    xytext=(-6, 6) if upper else (6, -12),
                     textcoords="offset points",
-                    ha="right",
+                    ha="right" if upper else "left",
                     color=color,
                 )
         ax.set_yscale("log")
+        ax.set_ylim(1, 20_000)
         if label != "stage":
             ax.set_xscale("log", base=2)
-            ticks = SERIES[names[0]][1]
+            ticks = [v for v in SERIES[names[0]][1] if f"{names[0]}: {v}" in found]
             ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         ax.set(xlabel=label, ylabel=f"seconds to ESS {ESS_LIMIT}")
     plots.show(fig, save=path)
