@@ -36,7 +36,8 @@ REPORT  := $(RUNS)/05-nuts/report.html
 .PHONY: demo test check lint essays docs validate faults bench platforms setup clean help
 .DELETE_ON_ERROR:
 
-# The first essay fits the model with both cores; the others and the report take turns on them.
+# The first essay fits the model on both cores. The others and the report use one core most of the
+# time, so two run at once; setup is done by then.
 demo: setup $(FIRST)
 	@$(MAKE) --no-print-directory --jobs 2 --old-file setup $(REPORT) $(OTHERS)
 	@for each in $(FIRST) $(OTHERS); do echo; echo "== $$each"; cat $$each; done

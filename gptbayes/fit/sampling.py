@@ -22,7 +22,7 @@ METRICS = ("prior", "diag_e", "dense_e", "unit_e")
 PRIOR_DEFAULTS = {"iter_warmup": 100, "adapt_delta": 0.6, "max_treedepth": 7}
 """With the prior's metric, for which only a step size has to be found."""
 STAN_DEFAULTS = {"iter_warmup": 300, "adapt_delta": 0.8, "max_treedepth": 10}
-"""With Stan's metrics: its own, but for a shorter warm-up."""
+"""With Stan's metrics: Stan's own defaults, but for a shorter warm-up than its 1,000."""
 STAN_ADAPTATION_WINDOWS = (75, 25, 50)
 """Stan's default initial, metric and final windows of adaptation, in iterations."""
 PROGRESS_MESSAGES = 200
@@ -88,9 +88,10 @@ def nuts(
         metric "prior", where larger steps cost fewer gradients for each effective draw, and Stan's
         0.8 with the others.
     max_treedepth : int, optional
-        A trajectory has fewer than two to this power steps: 7 with the metric "prior", and Stan's
-        10 with the others. With the prior's metric longer trajectories rarely gain what they cost,
-        and the report warns of those that are shorter than a quarter of a period of the prior.
+        A trajectory has at most ``2**max_treedepth - 1`` steps. The default is 7 with the metric
+        "prior", and Stan's 10 with the others. With the prior's metric longer trajectories seldom
+        give more effective draws per gradient. The report warns of trajectories that were cut off
+        before a quarter of a period of the prior.
     kernels : {"auto", "stan", "c++"}
         Implementation of the likelihood. "stan" is plain Stan. "c++" has an analytic gradient,
         equals plain Stan up to rounding, and is many times faster. "auto" is "c++" where it can be
@@ -135,13 +136,15 @@ def nuts(
     check_one_of("init", init, INITS)
     check_one_of("metric", metric, METRICS)
     usual = PRIOR_DEFAULTS if metric == "prior" else STAN_DEFAULTS
+    iter_warmup = usual["iter_warmup"] if iter_warmup is None else iter_warmup
     adapt_delta = usual["adapt_delta"] if adapt_delta is None else adapt_delta
+    max_treedepth = usual["max_treedepth"] if max_treedepth is None else max_treedepth
     chains, iter_warmup, iter_sampling, thin, max_treedepth = positive(
         chains=chains,
-        iter_warmup=usual["iter_warmup"] if iter_warmup is None else iter_warmup,
+        iter_warmup=iter_warmup,
         iter_sampling=iter_sampling,
         thin=thin,
-        max_treedepth=usual["max_treedepth"] if max_treedepth is None else max_treedepth,
+        max_treedepth=max_treedepth,
     )
     if iter_sampling % thin:
         raise ValueError(f"thin must divide iter_sampling, got {thin} and {iter_sampling}")

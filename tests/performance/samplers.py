@@ -1,9 +1,9 @@
 """Samplers of the same posterior: what they have in common, and ours.
 
 A chain starts at a draw from the prior with twice its sd, which depends on the seed alone. It goes
-on piece by piece, until its draws are worth enough. NUTS of others aims at an acceptance statistic
-of 0.8 with trees of depth 10 at most; ours has its own defaults unless a name says otherwise. How a
-sampler adapts is its own, and what that takes is counted.
+on piece by piece, until its draws are worth enough. NUTS of other packages aims at an
+acceptance statistic of 0.8 with trees of depth 10 at most; ours has its own defaults unless a name
+says otherwise. How a sampler adapts is its own, and what that takes is counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gptbayes.model.stages import stan_folder
 
 TARGET, MAX_DEPTH, WARMUP = 0.8, 10, 300
 FORMER = {"iter_warmup": WARMUP, "adapt_delta": TARGET, "max_treedepth": MAX_DEPTH}
-"""Settings of ours as those of the others, its defaults of former times."""
+"""The former defaults of `gptbayes.fit.nuts`, and the settings of the other samplers here."""
 
 
 class Piece(NamedTuple):
