@@ -118,7 +118,7 @@ print(f"  uniform guess{-np.log(problem.design.vocab_size):7.3f}")
 # %% [markdown]
 # ## The answer
 #
-# At the settings above, NUTS takes half a minute on two cores once the program is compiled. No
+# At the settings above, NUTS takes less than a minute on two cores once the program is compiled. No
 # transition diverges, the chains agree about every predicted probability, and the draws agree with
 # every exactly known standard deviation, from over-dispersed starting points.
 #
