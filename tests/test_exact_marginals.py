@@ -19,6 +19,7 @@ from gptbayes.symmetry import align
 from gptbayes.validate.exact_marginals import (
     ALPHA,
     check_exact_marginals,
+    failed_directions,
     family_wise_p,
     known_marginals,
 )
@@ -89,6 +90,15 @@ def test_orientation_follows_rotations_of_a_head(nuts, rng):
         aligned[name] = aligned[name].copy(data=values)
     idata = make_groups({"posterior": aligned}, nuts.attrs)
     assert check_exact_marginals(idata)["p_value"].sel(direction="orientation of each head") < 1e-6
+
+
+@pytest.mark.parametrize(("p", "fails"), [(0.0033, False), (0.0013, True), (np.nan, False)])
+def test_directions_fail_as_the_family_does(p, fails):
+    """A single p-value below the level is no failure where there are seven."""
+    checks = xr.Dataset({"p_value": ("direction", [0.5, p, 0.3, 0.9, np.nan, 1.0, 1.0])})
+    failed = failed_directions(checks)
+    assert failed.values.tolist() == [False, fails, *5 * [False]]
+    assert failed.any() == (family_wise_p(checks) < ALPHA)
 
 
 def test_exact_marginals_detect_a_wrong_scale(nuts, rng):

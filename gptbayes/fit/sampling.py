@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,9 @@ from gptbayes.fit.units import Progress, make_unit, run_units
 from gptbayes.model.problem import Problem
 
 METRICS = ("prior", "diag_e", "dense_e", "unit_e")
-PRIOR_DEFAULTS = {"iter_warmup": 100, "adapt_delta": 0.6, "max_treedepth": 7}
+PRIOR_DEFAULTS: dict[str, Any] = {"iter_warmup": 100, "adapt_delta": 0.6, "max_treedepth": 7}
 """With the prior's metric, for which only a step size has to be found."""
-STAN_DEFAULTS = {"iter_warmup": 300, "adapt_delta": 0.8, "max_treedepth": 10}
+STAN_DEFAULTS: dict[str, Any] = {"iter_warmup": 300, "adapt_delta": 0.8, "max_treedepth": 10}
 """With Stan's metrics: Stan's own defaults, but for a shorter warm-up than its 1,000."""
 STAN_ADAPTATION_WINDOWS = (75, 25, 50)
 """Stan's default initial, metric and final windows of adaptation, in iterations."""

@@ -10,7 +10,7 @@ from gptbayes import plots
 from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table, findings, picture
 from gptbayes.report.format import p_value
-from gptbayes.validate.exact_marginals import ALPHA
+from gptbayes.validate.exact_marginals import ALPHA, failed_directions
 
 _NO_LOO = (
     "Leave-one-out by importance sampling is not shown: it needs draws from the posterior of all "
@@ -97,7 +97,7 @@ def _pathfinder(analysis):
 
 
 def _exact_marginals_table(answers):
-    rows = []
+    rows, failed = [], failed_directions(answers)
     for name in answers["direction"].values:
         row = answers.sel(direction=name)
         p = float(row["p_value"])
@@ -108,7 +108,7 @@ def _exact_marginals_table(answers):
                 f"{float(row['exact_sd']):.3f}" if np.isfinite(row["exact_sd"]) else "",
                 f"{float(row['sd']):.3f}",
                 f"{float(row['t_max']):.1f}" if np.isfinite(p) else "",
-                _tested(p),
+                _tested(p, bool(failed.sel(direction=name))),
             ]
         )
     caption = (
@@ -117,13 +117,14 @@ def _exact_marginals_table(answers):
         "and queries have mean 0, and every orientation of a head is equally probable. A sum of n "
         "weights is divided by √n, so that its sd is that of one weight. Shown are the largest "
         "error of locations and spreads (normal scores) in Monte Carlo standard errors (batch "
-        "means) and its p-value (Bonferroni)."
+        "means) and its p-value, adjusted for the scalars of the row (Bonferroni). A row fails if "
+        f"its p-value times the number of rows is below {ALPHA}."
     )
     columns = ["direction", "scalars", "exact sd", "sd of draws", "largest t", "p"]
     return Table(caption, columns, rows, "exact-marginals")
 
 
-def _tested(p):
+def _tested(p, failed):
     if not np.isfinite(p):
         return "too few effective draws"
-    return p_value(p) + (" (fails)" if p < ALPHA else "")
+    return p_value(p) + (" (fails)" if failed else "")

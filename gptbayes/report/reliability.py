@@ -19,7 +19,7 @@ from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT, pareto_k_limit
 from gptbayes.inference import settings_of
 from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.format import p_value
-from gptbayes.validate.exact_marginals import ALPHA
+from gptbayes.validate.exact_marginals import failed_directions, family_wise_p
 
 _VERDICTS = {
     MIXED: "The chains agree, both in predictions and in weights.",
@@ -131,16 +131,16 @@ def _exact(analysis):
     if checks is None:
         return ""
     p = checks["p_value"].dropna("direction")
-    n, n_failed = p.size, int((p < ALPHA).sum())
+    n, n_failed = p.size, int(failed_directions(checks).sum())
     if not n:
         return "The draws are too few to be tested against exact marginals."
     if not n_failed:
         tests = {1: "the test", 2: "both tests"}.get(n, f"all {n} tests")
         return (
-            f"The draws pass {tests} against exact marginals (smallest p "
-            f"{p_value(float(p.min()))})."
+            f"The draws pass {tests} against exact marginals (family-wise p "
+            f"{p_value(family_wise_p(checks))})."
         )
     return (
-        f"The draws fail {n_failed} of {n} tests against exact marginals (smallest p "
-        f"{p_value(float(p.min()))})."
+        f"The draws fail {n_failed} of {n} tests against exact marginals (family-wise p "
+        f"{p_value(family_wise_p(checks))})."
     )

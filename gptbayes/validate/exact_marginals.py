@@ -116,6 +116,22 @@ def check_exact_marginals(idata: az.InferenceData) -> xr.Dataset:
     return xr.concat([compare_moments(each) for each in known.values()], names)
 
 
+def failed_directions(checks: xr.Dataset) -> xr.DataArray:
+    """Find the kinds of scalars that disagree with their exact marginals.
+
+    Parameters
+    ----------
+    checks : Dataset (direction)
+        As `check_exact_marginals` returns it.
+
+    Returns
+    -------
+    DataArray of bool (direction)
+        At a family-wise level of `ALPHA`: some are True if and only if `family_wise_p` is below it.
+    """
+    return checks["p_value"] * checks.sizes["direction"] < ALPHA
+
+
 def family_wise_p(checks: xr.Dataset) -> float:
     """Compute the smallest p-value of all kinds of scalars, Bonferroni-adjusted for the kinds.
 
