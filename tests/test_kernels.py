@@ -18,12 +18,13 @@ import pytest
 from densities import compiled, stan_density
 from jax_gpt import gpt
 from problems import UNEQUAL_PRIORS, small_problem
+from scipy.stats import norm
 
 from gptbayes import fit
 from gptbayes.inference import open_run
 from gptbayes.model import kernel_sources
 from gptbayes.model.forward import token_log_prob
-from gptbayes.model.log_density import kernel_likelihood
+from gptbayes.model.log_density import kernel_likelihood, log_posterior
 from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import STAGES, VARIANTS, stan_folder
@@ -41,6 +42,7 @@ SIZES = {  # block_size T, batch_size B, n_embed C, n_head H, n_layer L
     "a full register": (4, 8, 8, 2, 2),
     "one too many for a register": (3, 17, 4, 1, 2),
     "longer than a block of sums": (13, 3, 14, 2, 1),
+    "wider than the sequences are many": (2, 3, 20, 2, 1),
 }
 
 
@@ -60,6 +62,23 @@ def test_both_bodies_define_the_same_posterior(number, programs, rng):
         problem = replace(problem, priors=UNEQUAL_PRIORS)
     for draw in each_draw(problem, 3, rng):
         agree(problem, draw)
+
+
+def test_a_density_with_its_constants(programs):
+    """Pathfinder wants those of the prior too, which NUTS leaves out."""
+    problem = replace(small_problem("12", n_new_tokens=0), priors=UNEQUAL_PRIORS)
+    stage, design = problem.stage, problem.design
+    fit = compiled(problem, "kernels").pathfinder(
+        data=stan_data(problem), num_paths=1, draws=5, psis_resample=False, seed=3, sig_figs=17
+    )
+    names = [p.name for p in stage.parameters]
+    draws = stage.from_stan({name: fit.stan_variable(name) for name in names}, design)
+    constants = sum(
+        norm(scale=problem.priors.scale(p)).logpdf(0) * np.prod(stage.shape(p, design))
+        for p in stage.parameters
+    )
+    lp = fit.draws()[:, fit.column_names.index("lp__")]
+    np.testing.assert_allclose(lp, log_posterior(problem, draws) + constants, rtol=1e-10)
 
 
 def test_weights_outside_the_priors_range(programs, rng):

@@ -76,8 +76,16 @@ def test_arguments_are_those_of_the_table(number):
     assert re.split(r",\s*(?![\],])", logits) == ["array[,] int x", *expected]
     (declared,) = re.findall(r"gpt_log_likelihood\((.*?)\);", declaration(stage), re.DOTALL)
     assert re.split(r",\s*(?![\],])", declared) == ["array[,] int y", "array[,] int x", *expected]
-    removed, added = changed_lines(program, program_with_kernels(stage))
+    parts = [text.partition("\nmodel {\n") for text in (program, program_with_kernels(stage))]
+    removed, added = changed_lines(parts[0][0], parts[1][0])
     assert len(removed) == len(added) == 3  # the include, and the two ends of the call
+    if all(p.prior == "normal" for p in stage.parameters):
+        removed, added = changed_lines(parts[0][2], parts[1][2])
+        names = [re.fullmatch(r"  (\w+) ~ independent_normal\(.*\);", each)[1] for each in added]
+        assert names == [p.name for p in stage.parameters]
+        assert not any("target" in line for line in removed)
+    else:
+        assert parts[0][2] == parts[1][2]
 
 
 def test_a_program_with_other_arguments_is_refused(tmp_path):
@@ -85,6 +93,24 @@ def test_a_program_with_other_arguments_is_refused(tmp_path):
     text = STAGES["05"].program.read_text()
     stage.program.write_text(text.replace("key, query, value,\n", "query, key, value,\n"))
     with pytest.raises(ValueError, match=r"got 0 times: token_log_likelihood\(y, gpt_logits\(x, "):
+        program_with_kernels(stage)
+
+
+@pytest.mark.parametrize(
+    ("code", "changed"),
+    [
+        ("lm_head_offset ~ normal(0, offset_scale);", ""),
+        ("lm_head_offset ~ normal(0, offset_scale);", "lm_head_offset ~ cauchy(0, offset_scale);"),
+        ("for (v in 1:vocab_size)", "for (v in 2:vocab_size)"),
+    ],
+    ids=["a missing prior", "another distribution", "not of all elements"],
+)
+def test_a_program_with_other_priors_is_refused(code, changed, tmp_path):
+    stage = replace(STAGES["05"], folder=tmp_path)
+    text = STAGES["05"].program.read_text()
+    assert code in text
+    stage.program.write_text(text.replace(code, changed))
+    with pytest.raises(ValueError, match="must have normal priors of all parameters, in order"):
         program_with_kernels(stage)
 
 

@@ -67,6 +67,7 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
         raise ValueError(f"stage {problem.stage.number} has no normal prior")
     _register(jax)
     order = kernel_order(problem)
+    place = np.argsort(order.weight_index)
     masks = [mask for mask in order.masks if mask is not None]
     data = (order.x, order.y, np.concatenate(masks) if masks else np.zeros(1))
     lengths = [
@@ -98,8 +99,7 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
 
     def forward(point):
         value, slopes = call(point, len(order.weight_index))
-        gradient = jnp.zeros_like(point).at[order.weight_index].set(slopes, unique_indices=True)
-        return value + log_prior(point), gradient + (mean - point) * precision
+        return value + log_prior(point), slopes[place] + (mean - point) * precision
 
     def backward(gradient, cotangent):
         return (cotangent * gradient,)

@@ -1,8 +1,9 @@
 """Sources that are generated from the table of stages, so that Stan, C++ and Python agree.
 
 The Stan programs compute the log likelihood as ``token_log_likelihood(y, gpt_logits(x, ...))``.
-With the C++ kernels, the same program calls ``gpt_log_likelihood(y, x, ...)`` instead, a function
-that is declared in Stan and defined in ``stan/kernels/gpt_log_likelihood.hpp``.
+With the C++ kernels, the same program calls ``gpt_log_likelihood(y, x, ...)`` instead, and each
+normal prior is one statement, ``key ~ independent_normal(0, attention_scale)``, without loops over
+arrays. These functions are declared in Stan and defined in ``stan/kernels``.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def generated() -> dict[str, str]:
     """Text of every generated source by file name.
 
     ``arguments.inc`` lists the arguments for C++. Each stage has a header, such as ``05.hpp``, and
-    the declaration of its `gpt_log_likelihood` for Stan, such as ``05.stanfunctions``.
+    declarations of `gpt_log_likelihood` and `independent_normal` for Stan, such as
+    ``05.stanfunctions``.
 
     Returns
     -------
@@ -56,9 +58,10 @@ def generated() -> dict[str, str]:
     """
     sources = {"arguments.inc": _argument_list()}
     for number, stage in STAGES.items():
-        sources[f"{number}.stanfunctions"] = declaration(stage)
+        sources[f"{number}.stanfunctions"] = declaration(stage) + _prior_declarations(stage)
         sources[f"{number}.hpp"] = (
-            f'#define GPTBAYES_STAGE {int(number)}\n#include "gpt_log_likelihood.hpp"\n'
+            f"#define GPTBAYES_STAGE {int(number)}\n"
+            '#include "gpt_log_likelihood.hpp"\n#include "independent_normal.hpp"\n'
         )
     return sources
 
@@ -81,7 +84,7 @@ def declaration(stage: Stage) -> str:
 
 
 def program_with_kernels(stage: Stage) -> str:
-    """The text of the program of a stage, with the likelihood of the kernels.
+    """The text of the program of a stage, with the likelihood and normal priors of the kernels.
 
     Parameters
     ----------
@@ -94,7 +97,8 @@ def program_with_kernels(stage: Stage) -> str:
     Raises
     ------
     ValueError
-        If the program does not compute its likelihood from the arguments of the table.
+        If the program does not compute its likelihood from the arguments of the table, or has
+        anything but normal priors of all elements before the likelihood.
     """
     text = stage.program.read_text(encoding="utf-8")
     names = ", ".join(argument.name for argument in stage.arguments)
@@ -106,7 +110,33 @@ def program_with_kernels(stage: Stage) -> str:
     for code, count in ((include, included), (f"{start}{end})", called)):
         if count != 1:
             raise ValueError(f"{stage.program} must have once, got {count} times: {code}")
-    return text
+    if any(parameter.prior != "normal" for parameter in stage.parameters):
+        return text
+    return _MODEL.sub(lambda found: _with_whole_priors(found, stage), text)
+
+
+_MODEL = re.compile(r"(?<=\nmodel \{\n)(.*?)(?=\n\s*target \+= likelihood_weight)", re.DOTALL)
+_PRIOR = re.compile(r"(?:to_vector\()?(\w+)(?:\[[\w, ]+\])?\)? ~ normal\((\d), (\w+)\);")
+_LOOP = re.compile(r"for \(\w+ in 1:\w+\)|[{}\s]")
+
+
+def _with_whole_priors(found: re.Match[str], stage: Stage) -> str:
+    """The priors of a model block without loops over arrays."""
+    priors = _PRIOR.findall(found[0])
+    rest = _LOOP.sub("", _PRIOR.sub("", found[0]))
+    names = [parameter.name for parameter in stage.parameters]
+    if rest or [name for name, *_ in priors] != names:
+        raise ValueError(f"{stage.program} must have normal priors of all parameters, in order")
+    return "\n".join(
+        f"  {name} ~ independent_normal({mean}, {scale});" for name, mean, scale in priors
+    )
+
+
+def _prior_declarations(stage: Stage) -> str:
+    types = sorted({a.stan_type for a in stage.arguments if a.kind == "parameter"})
+    return "".join(
+        f"real independent_normal_lpdf({each} x, real mean, real sd);\n" for each in types
+    )
 
 
 def _code(text: str) -> str:

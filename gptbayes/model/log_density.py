@@ -84,7 +84,7 @@ def log_posterior_gradient(
     """
     library = kernel_sources.build().library if library is None else library
     order = kernel_order(problem)
-    mean, precision = prior_moments(problem)
+    prior = _log_prior_in_place(problem, order.weight_index)
     weights = np.full(order.x.shape, problem.likelihood_weight)
     log_lik = np.empty(order.x.shape)
     point, slope = np.empty((2, len(order.weight_index)))
@@ -101,14 +101,16 @@ def log_posterior_gradient(
 
     def evaluate(points):
         points = np.asarray(points, dtype=float)
-        values, gradients = _log_prior_and_gradient(problem, points, mean, precision)
+        if points.shape[-1] != point.size:
+            raise ValueError(f"points must have {point.size} weights, got {points.shape[-1]}")
+        values, gradients = np.empty(len(points)), np.empty(points.shape)
         for i, each in enumerate(points):
             each.take(order.weight_index, out=point, mode="clip")
-            slope.fill(0.0)
-            if function(*arguments) != 0:
+            values[i] = prior(point, slope)
+            if function(*arguments) != 0:  # adds to the slope
                 raise MemoryError(NO_MEMORY)
             values[i] += problem.likelihood_weight * log_lik.sum()
-            gradients[i] += slope[place]
+            slope.take(place, out=gradients[i], mode="clip")
         return values, gradients
 
     return evaluate
@@ -326,26 +328,28 @@ def _addresses(order, row, with_masks):
     return (ctypes.c_void_p * len(found))(*found)
 
 
-def _log_prior_and_gradient(problem, points, mean, precision):
-    if mean is None:
-        parameters = unravel(problem.stage, problem.design, points)
-        gradient = ravel(problem.stage, _prior_gradient(problem, parameters))
-        return log_prior(problem, parameters), gradient
-    if points.shape[-1] != mean.size:
-        raise ValueError(f"points must have {mean.size} weights, got {points.shape[-1]}")
-    gradient = (mean - points) * precision
-    return 0.5 * ((points - mean) * gradient).sum(axis=-1), gradient
+def _log_prior_in_place(problem, weight_index):
+    """The log prior of a point in the kernels' order, with its gradient written to a buffer."""
+    mean, precision = prior_moments(problem)
+    if mean is None or precision is None:  # log-gamma variables, all with the same parameter
+        concentration = problem.priors.concentration
 
+        def log_gamma(point, slope):
+            np.exp(point, out=slope)
+            value = concentration * point.sum() - slope.sum()
+            np.subtract(concentration, slope, out=slope)
+            return value
 
-def _prior_gradient(problem, parameters):
-    gradient = {}
-    for p in problem.stage.parameters:
-        value = parameters[p.name]
-        if p.prior == "log_gamma":
-            gradient[p.name] = problem.priors.concentration - np.exp(value)
-        else:
-            gradient[p.name] = (p.prior_mean - value) / problem.priors.scale(p) ** 2
-    return gradient
+        return log_gamma
+    mean, precision = mean[weight_index], precision[weight_index]
+    apart = np.empty(mean.size)
+
+    def normal(point, slope):
+        np.subtract(mean, point, out=apart)
+        np.multiply(apart, precision, out=slope)
+        return -0.5 * (apart @ slope)
+
+    return normal
 
 
 def _pointers(arrays):

@@ -35,10 +35,13 @@ inline void linear(Pack* out, Weights A, const double* b, const Pack* in, int ro
 }
 
 /// d_in (+)= A' d_out; A.gradient += d_out in'; b_gradient += sum of d_out
+///
+/// @param work space for `outer_product`
 inline void linear_reverse(Pack* d_in, bool add, Weights A, double* b_gradient,
-                           const Pack* d_out, const Pack* in, int rows, int inner, int columns) {
+                           const Pack* d_out, const Pack* in, int rows, int inner, int columns,
+                           Pack* work) {
   outer_product(A.gradient, A.value.row_stride, A.value.column_stride, d_out, in, rows, inner,
-                columns);
+                columns, work);
   if (b_gradient) {
     row_sums(b_gradient, d_out, rows, columns);
   }

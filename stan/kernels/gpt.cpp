@@ -129,6 +129,7 @@ class Tile {
     d_v_ = rows(s_.C);
     d_hidden_ = rows(hidden_size_);
     d_weights_ = arena.take(triangle_size(s_.T));
+    work_ = rows(BLOCK_COLUMNS * PACK_SIZE);
     size_ = arena.used();
   }
 
@@ -180,7 +181,7 @@ class Tile {
     Pack* d = has(BLOCKS) ? d_read_ : d_stream_;
     if (has(HEAD)) {
       linear_reverse(d, false, a_.lm_head_multiplier.matrix(s_.V), a_.lm_head_offset.gradient,
-                     logits_, has(BLOCKS) ? final_.out : stream, s_.V, s_.C, columns_);
+                     logits_, has(BLOCKS) ? final_.out : stream, s_.V, s_.C, columns_, work_);
     } else {
       std::copy(logits_, logits_ + s_.V * columns_, d);
     }
@@ -291,7 +292,7 @@ class Tile {
     if (has(PROJECTION)) {
       linear_reverse(d_heads_, false, a_.sa_proj_multiplier.item(l, s_.C * s_.C).matrix(s_.C),
                      a_.sa_proj_offset.item(l, s_.C).gradient, d_out, b.heads, s_.C, s_.C,
-                     columns_);
+                     columns_, work_);
       d_out = d_heads_;
     }
     for (int head = 0; head < s_.H; ++head) {
@@ -306,7 +307,8 @@ class Tile {
           = {{a_.query, d_q_}, {a_.key, d_k_}, {a_.value, d_v_}};
       for (const auto& part : parts) {
         linear_reverse(d_read, added, projection(part.map, l, head), nullptr,
-                       part.d + head * head_size() * columns_, read, head_size(), s_.C, columns_);
+                       part.d + head * head_size() * columns_, read, head_size(), s_.C, columns_,
+                       work_);
         added = true;
       }
     }
@@ -366,7 +368,7 @@ class Tile {
     if (has(FEED_FORWARD_PROJECTION)) {
       linear_reverse(d_hidden_, false, out_of_hidden(l),
                      a_.feed_forward_proj_offset.item(l, s_.C).gradient, d_out, b.hidden, s_.C,
-                     hidden_size_, columns_);
+                     hidden_size_, columns_, work_);
     } else {
       std::copy(d_out, d_out + count(), d_hidden_);
     }
@@ -374,7 +376,8 @@ class Tile {
     Pack* d_read = has(LAYER_NORM) ? d_read_ : d_stream_;
     linear_reverse(d_read, has(SKIP) && !has(LAYER_NORM), into_hidden(l),
                    a_.feed_forward_offset.item(l, hidden_size_).gradient, d_hidden_,
-                   has(LAYER_NORM) ? b.norm2.out : b.middle, hidden_size_, s_.C, columns_);
+                   has(LAYER_NORM) ? b.norm2.out : b.middle, hidden_size_, s_.C, columns_,
+                   work_);
     if (has(LAYER_NORM)) {
       norm_reverse(d_stream_, b.norm2, a_.ln2_weight.item(l, s_.C), a_.ln2_bias.item(l, s_.C));
     }
@@ -443,6 +446,7 @@ class Tile {
   Norm final_;
   Pack *weight_, *log_lik_, *largest_, *total_, *embedded_, *logits_;
   Pack *d_stream_, *d_read_, *d_out_, *d_heads_, *d_q_, *d_k_, *d_v_, *d_hidden_, *d_weights_;
+  Pack* work_;  // see `outer_product`
   std::size_t size_;
 };
 

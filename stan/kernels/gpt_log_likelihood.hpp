@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "gpt.h"
+#include "items.hpp"
 
 namespace gptbayes {
 
@@ -28,23 +29,6 @@ constexpr const char* NAME = "gpt_log_likelihood";
 using Tokens = std::vector<std::vector<int>>;
 using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Vars = Eigen::Matrix<stan::math::var, Eigen::Dynamic, Eigen::Dynamic>;
-
-template <typename T>
-constexpr bool is_parameter = stan::is_var<stan::scalar_type_t<T>>::value;
-
-// ---- arguments: a matrix or a vector, an array of them, an array of arrays of them ----
-
-template <typename Item, typename Visit>
-void for_each_item(const Eigen::MatrixBase<Item>& item, Visit&& visit) {
-  visit(item.eval());  // a part of a matrix, or a product, becomes a matrix here
-}
-
-template <typename T, typename Visit>
-void for_each_item(const std::vector<T>& array, Visit&& visit) {
-  for (const T& item : array) {
-    for_each_item(item, visit);
-  }
-}
 
 /// The number of items of an argument and the shape of each.
 struct ExpectedShape {
@@ -191,11 +175,6 @@ struct Call {
   double* weights;
 };
 
-template <typename T>
-T* arena(std::size_t count) {
-  return stan::math::ChainableStack::instance_->memalloc_.alloc_array<T>(count);
-}
-
 inline int* in_arena(const std::vector<int>& tokens) {
   return std::copy(tokens.begin(), tokens.end(), arena<int>(tokens.size())) - tokens.size();
 }
@@ -205,16 +184,14 @@ void append(Call& call, int& which, const T& argument) {
   call.arguments[which] = call.values + call.n_numbers;
   call.gradients[which] = is_parameter<T> ? call.gradient + call.n_numbers : nullptr;
   ++which;
-  for_each_item(argument, [&call](const auto& item) {
-    for (Eigen::Index i = 0; i < item.size(); ++i, ++call.n_numbers) {
-      if constexpr (is_parameter<T>) {
-        call.values[call.n_numbers] = item.data()[i].val();
-        call.parameters[call.n_numbers] = item.data()[i].vi_;
-      } else {
-        call.values[call.n_numbers] = item.data()[i];
-        call.parameters[call.n_numbers] = nullptr;
-      }
+  for_each_number(argument, [&call](const auto& number) {
+    call.values[call.n_numbers] = stan::math::value_of(number);
+    if constexpr (is_parameter<T>) {
+      call.parameters[call.n_numbers] = number.vi_;
+    } else {
+      call.parameters[call.n_numbers] = nullptr;
     }
+    ++call.n_numbers;
   });
 }
 

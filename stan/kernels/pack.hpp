@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 // Sums stay in registers only if the compiler unrolls the loops over them first.
 #define UNROLL _Pragma("GCC unroll 8")
@@ -171,6 +172,79 @@ inline void outer_block(double* gradient, int row_stride, int column_stride, con
   }
 }
 
+/// Exchange lane i + STRIDE of `a` with lane i of `b`, for every i that has no bit of STRIDE.
+template <int STRIDE, int... LANE>
+inline void exchange(Pack& a, Pack& b, std::integer_sequence<int, LANE...>) {
+  const Pack first = {(LANE & STRIDE ? b[LANE & ~STRIDE] : a[LANE])...};
+  const Pack second = {(LANE & STRIDE ? b[LANE] : a[LANE | STRIDE])...};
+  a = first;
+  b = second;
+}
+
+/// Transpose PACK_SIZE packs in place.
+template <int STRIDE = 1>
+inline void transpose_packs(Pack* a) {
+  if constexpr (STRIDE < PACK_SIZE) {
+    UNROLL
+    for (int i = 0; i < PACK_SIZE; ++i) {
+      if (!(i & STRIDE)) {
+        exchange<STRIDE>(a[i], a[i + STRIDE], std::make_integer_sequence<int, PACK_SIZE>());
+      }
+    }
+    transpose_packs<2 * STRIDE>(a);
+  }
+}
+
+/// to[n, lane][r] has the numbers of rows r PACK_SIZE to (r + 1) PACK_SIZE - 1, for R such packs.
+template <int R>
+inline void transpose(Pack* to, const Pack* from, int columns) {
+  for (int n = 0; n < columns; ++n) {
+    for (int r = 0; r < R; ++r) {
+      Pack rows[PACK_SIZE];
+      UNROLL
+      for (int i = 0; i < PACK_SIZE; ++i) {
+        rows[i] = from[(r * PACK_SIZE + i) * columns + n];
+      }
+      transpose_packs(rows);
+      UNROLL
+      for (int lane = 0; lane < PACK_SIZE; ++lane) {
+        to[(n * PACK_SIZE + lane) * R + r] = rows[lane];
+      }
+    }
+  }
+}
+
+/// gradient(r, k) += sum over n and lanes of d(r, n) in(k, n), for R packs of rows and S columns of
+/// the gradient, from a d that is transposed.
+template <int R, int S>
+inline void transposed_outer_block(double* gradient, int column_stride, const Pack* d,
+                                   const Pack* in, int columns) {
+  Pack sums[S][R] = {};
+  for (int n = 0; n < columns; ++n) {
+    for (int lane = 0; lane < PACK_SIZE; ++lane, d += R) {
+      UNROLL
+      for (int s = 0; s < S; ++s) {
+        const Pack factor = all(in[s * columns + n][lane]);
+        UNROLL
+        for (int r = 0; r < R; ++r) {
+          sums[s][r] += factor * d[r];
+        }
+      }
+    }
+  }
+  UNROLL
+  for (int s = 0; s < S; ++s) {
+    UNROLL
+    for (int r = 0; r < R; ++r) {
+      double* place = gradient + s * column_stride + r * PACK_SIZE;
+      Pack total;
+      std::memcpy(&total, place, sizeof total);
+      total += sums[s][r];
+      std::memcpy(place, &total, sizeof total);
+    }
+  }
+}
+
 /// Call `visit(first, size)` with size an integral_constant, for blocks of at most LARGEST that
 /// cover `count` and differ by one at most.
 template <int SIZE>
@@ -210,15 +284,47 @@ inline void product(Pack* out, Matrix a, const double* offset, const Pack* in, i
   });
 }
 
-/// gradient += d in', summed over lanes. The strides are those of the map's Matrix.
-inline void outer_product(double* gradient, int row_stride, int column_stride, const Pack* d,
-                          const Pack* in, int rows, int inner, int columns) {
+/// The outer product with a register for each column of d and `in`, whose lanes are summed at last.
+inline void outer_product_by_lanes(double* gradient, int row_stride, int column_stride,
+                                   const Pack* d, const Pack* in, int rows, int inner,
+                                   int columns) {
   in_blocks<BLOCK_COLUMNS>(inner, [&](int k, auto S) {
     in_blocks<BLOCK_ROWS>(rows, [&](int r, auto R) {
       outer_block<R.value, S.value>(gradient + r * row_stride + k * column_stride, row_stride,
                                     column_stride, d + r * columns, in + k * columns, columns);
     });
   });
+}
+
+/// The outer product with a register for PACK_SIZE rows of the gradient, of which there is a
+/// multiple of PACK_SIZE, one beside the other. No lanes are summed, but d is transposed.
+inline void outer_product_by_rows(double* gradient, int column_stride, const Pack* d,
+                                  const Pack* in, int rows, int inner, int columns, Pack* work) {
+  in_blocks<BLOCK_COLUMNS>(rows / PACK_SIZE, [&](int pack, auto R) {
+    transpose<R.value>(work, d + pack * PACK_SIZE * columns, columns);
+    in_blocks<BLOCK_ROWS>(inner, [&](int k, auto S) {
+      transposed_outer_block<R.value, S.value>(gradient + pack * PACK_SIZE + k * column_stride,
+                                               column_stride, work, in + k * columns, columns);
+    });
+  });
+}
+
+/// gradient += d in', summed over lanes. The strides are those of the map's Matrix, one of them 1.
+///
+/// @param work space for BLOCK_COLUMNS * PACK_SIZE rows
+inline void outer_product(double* gradient, int row_stride, int column_stride, const Pack* d,
+                          const Pack* in, int rows, int inner, int columns, Pack* work) {
+  if (row_stride != 1) {  // the transposed gradient is in d'
+    std::swap(row_stride, column_stride);
+    std::swap(d, in);
+    std::swap(rows, inner);
+  }
+  // Sums over lanes cost the more the fewer columns there are, and transposing costs the more the
+  // fewer products each transposed number is a factor of.
+  const int by_rows = inner > columns ? rows - rows % PACK_SIZE : 0;
+  outer_product_by_rows(gradient, column_stride, d, in, by_rows, inner, columns, work);
+  outer_product_by_lanes(gradient + by_rows, 1, column_stride, d + by_rows * columns, in,
+                         rows - by_rows, inner, columns);
 }
 
 /// gradient(r) += sum of row r and over lanes.
