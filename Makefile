@@ -33,7 +33,8 @@ OTHERS  := $(RUNS)/02_next_character.txt $(RUNS)/03_attention_weights.txt \
 SBC     := 08_simulation_based_calibration
 REPORT  := $(RUNS)/05-nuts/report.html
 
-.PHONY: demo test check lint essays docs validate faults bench platforms setup clean help
+.PHONY: demo test check lint essays docs validate faults bench platforms setup packages cmdstan \
+        clean help
 .DELETE_ON_ERROR:
 
 # The first essay fits the model on both cores. The others and the report use one core most of the
@@ -128,11 +129,22 @@ $(VENV)/ready: pyproject.toml
 	  { echo "gptbayes needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(ALSO),'$(ALSO)') --editable '.[engine$(EXTRA:%=,%)]'
+	@$(PIP) cmdstanpy filelock httpstan platformdirs 2> /dev/null || true
+	@$(MAKE) --no-print-directory --jobs 2 packages cmdstan
 	@touch $@
 
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Where a CmdStan must be built, that takes longest and needs four packages only: pip installs the
+# others meanwhile. If it fails, `gptbayes setup` tries again and says why.
+packages:
+	$(PIP) $(if $(ALSO),'$(ALSO)') --editable '.[engine$(EXTRA:%=,%)]'
+
+cmdstan:
+	@! $(BIN)/python -c 'import cmdstanpy' 2> /dev/null || $(BIN)/python -m gptbayes.toolchain || true
+
 $(VENV)/ready-%: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(PIP) --editable '.[$*]'
 	@touch $@
 
 # Twenty minutes, for whoever changes the toolchain; needs root, debootstrap and Debian's packages.

@@ -1,7 +1,7 @@
 """Compiled programs of stages, whose likelihood is computed by plain Stan or by the C++ kernels.
 
-With the kernels, one expression of the program is replaced before it is compiled, see
-`gptbayes.model.kernel_sources`.
+With the kernels, the likelihood and the normal priors in the program are replaced by calls of
+them before it is compiled, see `gptbayes.model.kernel_sources`.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ KINDS = 31
 """Characters of the vocabulary; one sign stands for the others."""
 USUAL = {"number": "12", "characters": 256, "n_embed": 8, "block_size": 8}
 SERIES = {
-    "characters, stage 05": ("characters", (128, 256, 512, 1024, 2048, 4096), {"number": "05"}),
-    "characters, stage 12": ("characters", (128, 256, 512, 1024, 2048), {}),
+    "characters, stage 05": ("characters", (128, 256, 512, 1024, 2048, 4096, 8192), {"number": "05"}),
+    "characters, stage 12": ("characters", (128, 256, 512, 1024, 2048, 4096), {}),
     "width, stage 12": ("n_embed", (4, 8, 16, 32), {}),
     "context, stage 12": ("block_size", (4, 8, 16, 32), {"characters": 1024}),
     "stage": ("number", tuple(STAGES)[:12], {}),
