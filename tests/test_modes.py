@@ -222,7 +222,7 @@ def test_figures_show_every_segment_and_every_kind(rng, nuts):
     np.testing.assert_allclose(np.sort(drawn), np.sort(space.map.values[:, 0]))
     kinds = {"log posterior": quantities(nuts)["log posterior"]}
     r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
-    plots.plot_mixing(r_hats, mixing_table(kinds, r_hats=r_hats), limit=1.01, ax=third)
+    plots.plot_mixing(r_hats, mixing_table(kinds), limit=1.01, ax=third)
     assert any("R* " in text.get_text() and "of 4" in text.get_text() for text in third.texts)
     fig.canvas.draw()
     plt.close(fig)

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.stats import t as student_t
 
 from gptbayes.findings import R_HAT_LIMIT
-from gptbayes.stats.summary import ess, r_hat
+from gptbayes.stats.summary import diagnostics
 
 ALPHA = 0.01
 """Family-wise error rate of tests for disagreement between chains."""
@@ -39,8 +39,23 @@ class RStar(NamedTuple):
     largest: int
 
 
+def diagnose_scalars(kinds: Mapping[str, xr.DataArray]) -> dict[str, xr.Dataset]:
+    """Compute R-hat and ESS of every scalar of several kinds of quantities.
+
+    Parameters
+    ----------
+    kinds : mapping of str to DataArray (chain, draw, scalar)
+
+    Returns
+    -------
+    dict of str to Dataset (scalar)
+        ``r_hat``, ``ess_bulk`` and ``ess_tail``.
+    """
+    return {name: diagnostics(draws) for name, draws in kinds.items()}
+
+
 def convergence(
-    kinds: Mapping[str, xr.DataArray], r_hats: Mapping[str, xr.DataArray] | None = None
+    kinds: Mapping[str, xr.DataArray], diagnosed: Mapping[str, xr.Dataset] | None = None
 ) -> xr.Dataset:
     """Compute R-hat and ESS of several kinds of quantities.
 
@@ -48,8 +63,8 @@ def convergence(
     ----------
     kinds : mapping of str to DataArray (chain, draw, scalar)
         As of `gptbayes.diagnostics.quantities.quantities`.
-    r_hats : mapping of str to DataArray (scalar), optional
-        R-hats of the scalars, if they have been computed already.
+    diagnosed : mapping of str to Dataset (scalar), optional
+        As of `diagnose_scalars`, if they have been computed already.
 
     Returns
     -------
@@ -77,14 +92,14 @@ def convergence(
     n_chain = next(iter(kinds.values())).sizes["chain"]
     if n_chain < 2:
         raise ValueError(f"convergence needs at least two chains, got {n_chain}")
-    return _rows(kinds, r_hats)
+    return _rows(kinds, diagnosed)
 
 
 def mixing_table(
     kinds: Mapping[str, xr.DataArray],
     superchains: Sequence[int] | None = None,
     *,
-    r_hats: Mapping[str, xr.DataArray] | None = None,
+    diagnosed: Mapping[str, xr.Dataset] | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
     """Compute R-hat, nested R-hat, ESS and R* of several kinds of quantities.
@@ -96,8 +111,8 @@ def mixing_table(
         posterior".
     superchains : sequence of int, one per chain, optional
         Equal labels for chains that started at the same point.
-    r_hats : mapping of str to DataArray (scalar), optional
-        R-hats of the scalars, if they have been computed already.
+    diagnosed : mapping of str to Dataset (scalar), optional
+        As of `diagnose_scalars`, if they have been computed already.
     seed : int
         Seed of the classifier and its splits.
 
@@ -119,7 +134,7 @@ def mixing_table(
     gptbayes.diagnostics.verdict.mixing_verdict : An interpretation of this table.
     """
     check_kinds(kinds)
-    table = _rows(kinds, r_hats)
+    table = _rows(kinds, diagnosed)
     if superchains is None:
         nested = [np.nan] * len(kinds)
     else:
@@ -337,23 +352,22 @@ def check_superchains(superchains: Sequence[int], n_chain: int) -> np.ndarray:
     return ids
 
 
-def _rows(kinds, r_hats):
-    if r_hats is None:
-        r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
+def _rows(kinds, diagnosed):
+    diagnosed = diagnose_scalars(kinds) if diagnosed is None else diagnosed
     names = xr.DataArray(list(kinds), dims="quantity", name="quantity")
-    return xr.concat([_row(draws, r_hats[name]) for name, draws in kinds.items()], names)
+    return xr.concat([_row(diagnosed[name]) for name in kinds], names)
 
 
-def _row(draws, values):
-    sizes = ess(draws)
+def _row(found):
+    r_hat, bulk, tail = (found[name] for name in ("r_hat", "ess_bulk", "ess_tail"))
     return xr.Dataset(
         {
-            "n": draws.sizes["scalar"],
-            "r_hat_max": values.max(),
-            "r_hat_median": values.median(),
-            "share_above": (values > R_HAT_LIMIT).mean(),
-            "ess_bulk_min": sizes["ess_bulk"].min(),
-            "ess_bulk_median": sizes["ess_bulk"].median(),
-            "ess_tail_min": sizes["ess_tail"].min(),
+            "n": found.sizes["scalar"],
+            "r_hat_max": r_hat.max(),
+            "r_hat_median": r_hat.median(),
+            "share_above": (r_hat > R_HAT_LIMIT).mean(),
+            "ess_bulk_min": bulk.min(),
+            "ess_bulk_median": bulk.median(),
+            "ess_tail_min": tail.min(),
         }
     )

@@ -11,13 +11,13 @@ import numpy as np
 import xarray as xr
 
 from gptbayes.diagnostics import segments
-from gptbayes.diagnostics.convergence import mixing_table
+from gptbayes.diagnostics.convergence import diagnose_scalars, mixing_table
 from gptbayes.diagnostics.modes import Space, weight_space
 from gptbayes.diagnostics.modes.description import mass_sentence
 from gptbayes.diagnostics.verdict import Verdict, mixing_verdict
 from gptbayes.groups import group as group_of
 from gptbayes.groups import group_names
-from gptbayes.stats.summary import r_hat, summarise
+from gptbayes.stats.summary import summarise
 from gptbayes.stats.thinning import evenly_spaced
 from gptbayes.symmetry.alignment import inner_products
 from gptbayes.symmetry.compact_group import Group, Permutation
@@ -137,8 +137,9 @@ def diagnose_mixing(
     lp = _log_posterior(idata)
     if lp is not None:
         kinds["log posterior"] = lp
-    r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
-    table = mixing_table(kinds, superchains, r_hats=r_hats)
+    diagnosed = diagnose_scalars(kinds)
+    r_hats = {name: each["r_hat"] for name, each in diagnosed.items()}
+    table = mixing_table(kinds, superchains, diagnosed=diagnosed)
     verdict = mixing_verdict(kinds, superchains, r_hats=r_hats, table=table)
     compared = kinds["raw variables" if group is None else "aligned variables"]
     several = compared.sizes["chain"] > 1

@@ -14,11 +14,12 @@ from gptbayes.diagnostics.convergence import (
     ALPHA,
     check_kinds,
     check_superchains,
+    diagnose_scalars,
     mixing_table,
     rhat_nested,
 )
 from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT
-from gptbayes.stats.summary import ess, r_hat
+from gptbayes.stats.summary import ess
 from gptbayes.stats.thinning import evenly_spaced
 
 MIXED = "mixed"
@@ -133,9 +134,9 @@ def mixing_verdict(
     superchains : sequence of int, one per chain, optional
         Equal labels for chains that started at the same point. Nested R-hat then replaces R-hat.
     r_hats : mapping of str to DataArray (scalar), optional
-        R-hats of the scalars, if they have been computed already.
     table : Dataset (quantity), optional
-        The `mixing_table` of the same kinds, if it has been computed already.
+        R-hats of the scalars and the `mixing_table` of the same kinds, if both have been computed
+        already.
 
     Returns
     -------
@@ -175,10 +176,10 @@ def mixing_verdict(
     stuck = stuck_chains(kinds)
     if stuck:
         return _verdict_without_stuck(kinds, stuck)
-    if r_hats is None:
-        r_hats = {name: r_hat(draws) for name, draws in kinds.items()}
-    if table is None:
-        table = mixing_table(kinds, superchains, r_hats=r_hats)
+    if r_hats is None or table is None:
+        diagnosed = diagnose_scalars(kinds)
+        r_hats = {name: each["r_hat"] for name, each in diagnosed.items()}
+        table = mixing_table(kinds, superchains, diagnosed=diagnosed)
     n_chain = kinds[predictions].sizes["chain"]
     if n_chain < 2:
         words = "Too short to tell: there is one chain, and agreement of chains is unknown."
@@ -279,7 +280,7 @@ def _ess_alone(draws):
 
 
 def _ess_bulk(draws):
-    return ess(draws)["ess_bulk"]
+    return ess(draws, ["bulk"])["ess_bulk"]
 
 
 def _decide(kinds, assessed):

@@ -85,7 +85,7 @@ def r_hat(draws: xr.DataArray) -> xr.DataArray:
     -------
     DataArray (...)
     """
-    return _diagnostics(draws, ["r_hat"])["r_hat"]
+    return diagnostics(draws, ["r_hat"])["r_hat"]
 
 
 def ess(draws: xr.DataArray, methods: Sequence[str] = ("bulk", "tail")) -> xr.Dataset:
@@ -102,7 +102,27 @@ def ess(draws: xr.DataArray, methods: Sequence[str] = ("bulk", "tail")) -> xr.Da
     Dataset (...)
         ``ess_bulk`` and ``ess_tail``, nan for fewer than four draws per chain.
     """
-    return _diagnostics(draws, [f"ess_{method}" for method in methods])
+    return diagnostics(draws, [f"ess_{method}" for method in methods])
+
+
+def diagnostics(
+    draws: xr.DataArray, names: Sequence[str] = ("r_hat", "ess_bulk", "ess_tail")
+) -> xr.Dataset:
+    """Several diagnostics of every scalar, for which its draws are sorted once.
+
+    Parameters
+    ----------
+    draws : DataArray (chain, draw, ...)
+    names : sequence of str
+        As for `gptbayes.stats.mcmc.statistics`.
+
+    Returns
+    -------
+    Dataset (...)
+    """
+    draws = draws.transpose(*OVER, ...)
+    found = mcmc.statistics(draws.values, names)
+    return xr.Dataset({name: _without_draws(draws, values) for name, values in found.items()})
 
 
 def mcse_mean(draws: xr.DataArray) -> xr.DataArray:
@@ -118,7 +138,7 @@ def mcse_mean(draws: xr.DataArray) -> xr.DataArray:
         As in `summarise`: the standard deviation (divisor n) over the root of the ESS of the mean;
         nan for fewer than four draws per chain.
     """
-    found = _diagnostics(draws, ["sd", "ess_mean"])
+    found = diagnostics(draws, ["sd", "ess_mean"])
     return found["sd"] / np.sqrt(found["ess_mean"])
 
 
@@ -135,7 +155,7 @@ def convergence_of(name: str, draws: xr.DataArray) -> Finding:
     -------
     gptbayes.findings.Finding
     """
-    worst = _diagnostics(draws, ["r_hat", "ess_bulk", "ess_tail"])
+    worst = diagnostics(draws)
     return convergence_finding(
         name,
         r_hat=float(worst["r_hat"].max()),
@@ -177,12 +197,6 @@ def side_by_side(tables: dict[str, Table]) -> Table:
     names = xr.DataArray(list(tables), dims="source", name="source")
     joined = xr.concat(list(tables.values()), names, combine_attrs="override")
     return joined.transpose("source", ...)
-
-
-def _diagnostics(draws, names):
-    draws = draws.transpose(*OVER, ...)
-    found = mcmc.statistics(draws.values, names)
-    return xr.Dataset({name: _without_draws(draws, values) for name, values in found.items()})
 
 
 def _varies(values):

@@ -185,6 +185,8 @@ class Analysis:
     # Chains and modes
 
     quantities = cached_property(mixing.chain_quantities)
+    predictions_diagnosed = cached_property(mixing.predictions_diagnosed)
+    diagnosed = cached_property(mixing.diagnosed)
     r_hats = cached_property(mixing.r_hats)
     convergence = cached_property(mixing.convergence_table)
     chains_verdict = cached_property(mixing.chains_verdict)

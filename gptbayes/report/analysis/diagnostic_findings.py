@@ -46,7 +46,7 @@ def findings(analysis: Analysis) -> list[Finding]:
 def _mixing_findings(analysis: Analysis):
     if analysis.n_chain < 2:
         return [sampler.ONE_CHAIN]
-    table = convergence(predicted_quantities(analysis.idata))
+    table = convergence(predicted_quantities(analysis.idata), analysis.predictions_diagnosed)
     return [sampler.mixing_finding(table, name) for name in table["quantity"].values]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from gptbayes import predict
-from gptbayes.diagnostics.convergence import convergence, mixing_table
+from gptbayes.diagnostics.convergence import convergence, diagnose_scalars, mixing_table
 from gptbayes.diagnostics.mode_masses import (
     ModeMasses,
     masses_of_modes,
@@ -22,11 +22,11 @@ from gptbayes.diagnostics.modes import (
     function_space,
     weight_space,
 )
-from gptbayes.diagnostics.quantities import quantities
+from gptbayes.diagnostics.quantities import predicted_quantities, quantities
 from gptbayes.diagnostics.verdict import Verdict, mixing_verdict
 from gptbayes.inference import superchains_of
 from gptbayes.report.analysis.methods import CHAINS
-from gptbayes.stats.summary import r_hat, summarise
+from gptbayes.stats.summary import summarise
 
 if TYPE_CHECKING:
     from gptbayes.report.analysis.analysis import Analysis
@@ -38,14 +38,26 @@ def chain_quantities(analysis: Analysis) -> dict[str, xr.DataArray]:
     return quantities(analysis.idata)
 
 
+def predictions_diagnosed(analysis: Analysis) -> dict[str, xr.Dataset]:
+    """R-hat and ESS of every scalar of the predicted quantities, for which nothing is aligned."""
+    return diagnose_scalars(predicted_quantities(analysis.idata))
+
+
+def diagnosed(analysis: Analysis) -> dict[str, xr.Dataset]:
+    """R-hat and ESS of every scalar of each kind of quantity, each ``(scalar,)``."""
+    known, kinds = analysis.predictions_diagnosed, analysis.quantities
+    others = diagnose_scalars({name: each for name, each in kinds.items() if name not in known})
+    return {name: known[name] if name in known else others[name] for name in kinds}
+
+
 def r_hats(analysis: Analysis) -> dict[str, xr.DataArray]:
     """R-hat of every scalar of each kind of quantity, each ``(scalar,)``."""
-    return {name: r_hat(draws) for name, draws in analysis.quantities.items()}
+    return {name: each["r_hat"] for name, each in analysis.diagnosed.items()}
 
 
 def convergence_table(analysis: Analysis) -> xr.Dataset:
     """R-hat and ESS of each kind of quantity, one row each."""
-    return convergence(analysis.quantities, analysis.r_hats)
+    return convergence(analysis.quantities, analysis.diagnosed)
 
 
 def verdict(analysis: Analysis) -> Verdict:
@@ -64,10 +76,10 @@ def chains_verdict(analysis: Analysis) -> Verdict:
     if analysis.method not in CHAINS:
         raise ValueError(f"chains must be those of nuts or smc, got a fit by {analysis.method}")
     superchains, seed = superchains_of(analysis.idata), analysis.idata.attrs["seed"]
-    kinds, r_hats = analysis.quantities, analysis.r_hats
+    kinds = analysis.quantities
     analysis.on_step("diagnosing mixing")
-    table = mixing_table(kinds, superchains, r_hats=r_hats, seed=seed)
-    return mixing_verdict(kinds, superchains, r_hats=r_hats, table=table)
+    table = mixing_table(kinds, superchains, diagnosed=analysis.diagnosed, seed=seed)
+    return mixing_verdict(kinds, superchains, r_hats=analysis.r_hats, table=table)
 
 
 def masses(analysis: Analysis) -> ModeMasses | None:
