@@ -334,12 +334,11 @@ def _distances(draws, reference, chunks):
 
 
 def _distance(draws, reference):
-    return np.sqrt(
-        sum(
-            ((values - reference[name]) ** 2).reshape(len(values), -1).sum(axis=1)
-            for name, values in draws.items()
-        )
-    )
+    total = 0.0
+    for name, values in draws.items():
+        difference = (values - reference[name]).reshape(len(values), -1)
+        total = total + np.einsum("ni,ni->n", difference, difference)
+    return np.sqrt(total)
 
 
 def _most_central_draw(draws, invariants):

@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from gptbayes.symmetry.compact_group import Orthogonal, Permutation, SignFlip
 from gptbayes.symmetry.elements import Element, apply_element
 from gptbayes.symmetry.layout import Draws, Layout, Site, front
+from gptbayes.symmetry.polar import nearest_orthogonal, nuclear_norm
 
 ENUMERATED = 4
 """Assignments of up to this many items are found by enumeration."""
@@ -118,8 +119,7 @@ def _rotation_update(layout, k):
         for site in _compared(layout, k, [(site, site.axes) for site in placed.sites], first):
             ours, theirs = _both(layout, draws, reference, site, site.axes)
             cross = cross + ours @ np.swapaxes(theirs, -1, -2)  # (draw, each, k, k)
-        left, _, right = np.linalg.svd(cross)
-        return apply_element(layout, draws, [Element(k, left @ right)])
+        return apply_element(layout, draws, [Element(k, nearest_orthogonal(cross))])
 
     return update
 
@@ -177,7 +177,7 @@ def _best_order(layout, k, crosses, same, sign):
         if j is None:
             gain = gain + cross[..., 0, 0, 0]
         elif isinstance(layout.parts[j].part, Orthogonal):
-            gain = gain + _nuclear_norm(cross).sum(axis=-1)
+            gain = gain + nuclear_norm(cross).sum(axis=-1)
         elif isinstance(layout.parts[j].part, SignFlip):
             gain = gain + np.abs(cross[..., 0, 0]).sum(axis=-1)
         else:
@@ -334,7 +334,3 @@ def _permutation_with(layout, k) -> int | None:
         if isinstance(other.part, Permutation) and not other.inside and shared and j not in used:
             return j
     return None
-
-
-def _nuclear_norm(matrices):
-    return np.linalg.svd(matrices, compute_uv=False).sum(axis=-1)
