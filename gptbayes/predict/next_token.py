@@ -244,7 +244,8 @@ def split_entropy(p: xr.DataArray, log_p: xr.DataArray | None = None) -> xr.Data
     else:
         logs = log_p.transpose(*OVER, *dims, "token").values
     expected = -np.einsum("...k,...k->...", values, logs)  # 0 log 0 is 0
-    logs -= _log(values.mean(axis=(0, 1)))
+    mean = values.mean(axis=(0, 1))
+    logs -= _log(mean)
     information = np.einsum("...k,...k->...", values, logs)
     series = np.stack([expected + information, expected, information])
     found = mcmc.statistics(
@@ -253,7 +254,7 @@ def split_entropy(p: xr.DataArray, log_p: xr.DataArray | None = None) -> xr.Data
     mcse = found["sd"] / np.sqrt(found["ess_mean"])
     bias = np.empty(values.shape[2:-1])
     for place in np.ndindex(bias.shape):
-        bias[place] = _entropy_bias(values[(slice(None), slice(None), *place)])
+        bias[place] = _entropy_bias(values[(slice(None), slice(None), *place)], mean[place])
     correction = {"total": bias, "expected": 0.0, "mutual_information": bias}
     columns = {"bias": bias, "ess_bulk": found["ess_bulk"].min(axis=0)}
     for name, mean, error in zip(correction, found["mean"], mcse, strict=True):
@@ -296,8 +297,8 @@ def _log(p):
     return np.log(np.maximum(p, np.finfo(float).tiny))
 
 
-def _entropy_bias(p):
-    """Bias of the entropy of the mean of (chain, draw, token), Σ_k Var(q_k) / (2 q_k).
+def _entropy_bias(p, q):
+    """Bias of the entropy of q, the mean of p (chain, draw, token), Σ_k Var(q_k) / (2 q_k).
 
     The variance of a mean is the variance of the draws divided by the effective sample size, from
     Geyer's initial monotone sequence of autocovariances over split chains (Vehtari et al. 2021,
@@ -307,11 +308,14 @@ def _entropy_bias(p):
     half = p.shape[1] // 2
     if half < 2:
         return 0.0
-    q = p.mean(axis=(0, 1))
-    scaled = np.divide(p, np.sqrt(q), out=np.zeros(p.shape), where=q > 0)
-    chains = np.concatenate([scaled[:, :half], scaled[:, -half:]]).swapaxes(1, 2)
-    means = chains.mean(axis=-1)  # (chain, token)
-    within = _mean_autocovariances(chains - means[..., None])  # (lag,)
+    scale = np.divide(1, np.sqrt(q), out=np.zeros(q.shape), where=q > 0)
+    scaled = (p - q) * scale
+    chains = np.zeros((2 * len(p), len(q), next_fast_len(2 * half)))  # room for the transform
+    chains[: len(p), :, :half] = scaled[:, :half].swapaxes(1, 2)
+    chains[len(p) :, :, :half] = scaled[:, -half:].swapaxes(1, 2)
+    means = chains[..., :half].mean(axis=-1)  # (chain, token)
+    chains[..., :half] -= means[..., None]
+    within = _mean_autocovariances(chains, half)  # (lag,)
     spread = within[0] + means.var(axis=0, ddof=1).sum()
     if spread == 0:
         return 0.0
@@ -321,12 +325,16 @@ def _entropy_bias(p):
     last = int(np.argmax(pairs < 0)) if (pairs < 0).any() else len(pairs)
     n = len(chains) * half
     n_per_effective = max(2 * np.minimum.accumulate(pairs[:last]).sum() - 1, 1 / np.log10(n))
-    return scaled.var(axis=(0, 1)).sum() * n_per_effective / n / 2
+    variance = np.einsum("cdk,cdk->", scaled, scaled) / (p.shape[0] * p.shape[1])
+    return variance * n_per_effective / n / 2
 
 
-def _mean_autocovariances(centred):
-    """Autocovariances of (chain, token, draw), sums over tokens and means over chains: (lag,)."""
-    n = centred.shape[-1]
-    transform = np.fft.rfft(np.ascontiguousarray(centred), next_fast_len(2 * n))
-    squares = (np.einsum("ctf,ctf->f", each, each) for each in (transform.real, transform.imag))
-    return np.fft.irfft(sum(squares), next_fast_len(2 * n))[:n] / (n * len(centred))
+def _mean_autocovariances(centred, n):
+    """Autocovariances of (chain, token, n draws and zeros), summed over tokens, mean over chains.
+
+    At all lags, (lag,).
+    """
+    parts = np.fft.rfft(centred).view(float)  # real and imaginary parts in turn
+    squares = np.einsum("ctf,ctf->f", parts, parts)
+    power = squares[::2] + squares[1::2]
+    return np.fft.irfft(power, centred.shape[-1])[:n] / (n * len(centred))
