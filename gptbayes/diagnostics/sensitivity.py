@@ -90,12 +90,16 @@ def prior_sensitivity(
     return xr.concat(rows, names).merge(summary)
 
 
-def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
+def key_quantities(
+    idata: az.InferenceData, held_out: xr.DataArray | None = None
+) -> dict[str, xr.DataArray]:
     """Compute the quantities whose sensitivity is reported by default.
 
     Parameters
     ----------
     idata : InferenceData
+    held_out : DataArray (chain, draw, held_out_sequence, position), optional
+        As of `gptbayes.predict.held_out_log_prob`, if it has been computed already.
 
     Returns
     -------
@@ -106,7 +110,7 @@ def key_quantities(idata: az.InferenceData) -> dict[str, xr.DataArray]:
         heads, layers and held-out contexts.
     """
     problem = problem_of(idata)
-    held_out = held_out_log_prob(idata)
+    held_out = held_out_log_prob(idata) if held_out is None else held_out
     n = held_out.sizes["held_out_sequence"]
     found = {
         "training log probability per character": idata.log_likelihood["log_lik"].mean(

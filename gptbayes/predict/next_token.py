@@ -257,8 +257,8 @@ def split_entropy(p: xr.DataArray, log_p: xr.DataArray | None = None) -> xr.Data
         bias[place] = _entropy_bias(values[(slice(None), slice(None), *place)], mean[place])
     correction = {"total": bias, "expected": 0.0, "mutual_information": bias}
     columns = {"bias": bias, "ess_bulk": found["ess_bulk"].min(axis=0)}
-    for name, mean, error in zip(correction, found["mean"], mcse, strict=True):
-        columns |= {name: mean + correction[name], f"{name}_mcse": error}
+    for name, value, error in zip(correction, found["mean"], mcse, strict=True):
+        columns |= {name: value + correction[name], f"{name}_mcse": error}
     coords = {name: each for name, each in p.coords.items() if {*each.dims} <= {*dims}}
     return xr.Dataset({name: (dims, each) for name, each in columns.items()}, coords)
 

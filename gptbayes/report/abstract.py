@@ -206,20 +206,22 @@ def _modes(analysis):
     if analysis.tempering is not None:
         return _masses(analysis)
     try:
-        table, stacking = analysis.modes.table, analysis.stacking
+        groups = analysis.mode_groups
     except ValueError:
         return "The chains cannot be compared."
-    n = table.sizes["mode"]
-    if n == 1:
+    if groups is None:
         short = analysis.verdict.name == TOO_SHORT
         seen = "are too short to separate modes" if short else "show one mode"
         return (
             f"The chains {seen}. A mode that no chain has visited would not be noticed; "
             "sequential Monte Carlo is a check."
         )
+    table, n = analysis.modes.table, groups.n
     whole = ", ".join(str(int(each)) for each in table["whole_chains"].values)
     held_out = ", ".join(f"{float(each):.1f}" for each in table["elpd"].values)
-    weights = "" if stacking is None else " Stacking weights are in the section, for prediction."
+    weights = (
+        "" if analysis.stacking is None else " Stacking weights are in the section, for prediction."
+    )
     return (
         f"The chains are in {n} modes ({whole} whole chains), with a held-out density of "
         f"{held_out} nats. The number of chains in a mode does not estimate its posterior mass."

@@ -49,7 +49,7 @@ def _blocks(analysis):
         _mixing_picture(analysis.r_hats, verdict.evidence),
         _convergence_table(verdict.evidence),
         _map_picture(analysis),
-        *(mode_blocks(analysis) if analysis.modes.table.sizes["mode"] > 1 else ()),
+        *(mode_blocks(analysis) if analysis.mode_groups is not None else ()),
         _chain_table(analysis.per_chain),
         *_connectivity(analysis),
     ]

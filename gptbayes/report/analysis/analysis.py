@@ -195,6 +195,7 @@ class Analysis:
     weighted_by_mass = cached_property(mixing.weighted_by_mass)
     function_space = cached_property(mixing.function_segments)
     weight_space = cached_property(mixing.weight_segments)
+    mode_groups = cached_property(mixing.mode_groups)
     modes = cached_property(mixing.modes)
     stacking = cached_property(mixing.stacking)
     per_chain = cached_property(mixing.per_chain)

@@ -11,7 +11,7 @@ from gptbayes.compare.evidence_summary import TemperingSummary, summarise_temper
 from gptbayes.diagnostics import sampler
 from gptbayes.diagnostics.convergence import convergence
 from gptbayes.diagnostics.quantities import predicted_quantities
-from gptbayes.diagnostics.sensitivity import prior_sensitivity
+from gptbayes.diagnostics.sensitivity import key_quantities, prior_sensitivity
 from gptbayes.findings import Finding
 from gptbayes.report.analysis.methods import CHAINS
 from gptbayes.validate.exact_marginals import check_exact_marginals
@@ -91,4 +91,5 @@ def sensitivity(analysis: Analysis) -> xr.Dataset | None:
     """Power-scaling sensitivity to prior and likelihood; None unless the draws are chains."""
     if analysis.method not in CHAINS or analysis.n_draw < 4:
         return None
-    return prior_sensitivity(analysis.idata)
+    quantities = key_quantities(analysis.idata, analysis.held_out_log_prob)
+    return prior_sensitivity(analysis.idata, quantities)

@@ -23,6 +23,7 @@ from gptbayes.diagnostics.modes import (
     weight_space,
 )
 from gptbayes.diagnostics.quantities import predicted_quantities, quantities
+from gptbayes.diagnostics.segments import Groups
 from gptbayes.diagnostics.verdict import Verdict, mixing_verdict
 from gptbayes.inference import superchains_of
 from gptbayes.report.analysis.methods import CHAINS
@@ -113,11 +114,15 @@ def weight_segments(analysis: Analysis) -> Space:
     return weight_space(kinds.get("aligned weights", kinds["raw weights"]))
 
 
+def mode_groups(analysis: Analysis) -> Groups | None:
+    """The modes of the verdict, or else those in function space; None if there is one."""
+    return analysis.chains_verdict.groups or analysis.function_space.groups
+
+
 def modes(analysis: Analysis) -> Modes:
-    """The modes of the verdict, or the one that there is, described."""
-    groups = analysis.chains_verdict.groups
+    """The modes, or the one that there is, described."""
+    label = None if analysis.mode_groups is None else analysis.mode_groups.label
     analysis.on_step("describing modes")
-    label = None if groups is None else groups.label
     return find_modes(analysis.idata, label, seed=analysis.idata.attrs["seed"])
 
 
