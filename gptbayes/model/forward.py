@@ -32,6 +32,8 @@ MAX_BYTES = 256 * 2**20
 CHUNK_BYTES = 12 * 2**20
 """Memory of a chunk: larger chunks leave the processor's cache, smaller ones take more calls."""
 
+RUNS = 4
+"""Sums over chunks that are added up at the end: as many on every machine, for equal rounding."""
 
 NO_ATTENTION = "the stage has no attention, stages 04 to 12 have"
 
@@ -300,6 +302,45 @@ def over_draws(
         keep_freed_memory()
     joined = np.concatenate(in_threads(function, chunks, at_a_time=1 if in_order else THREADS))
     return joined.reshape(*batch, *joined.shape[1:])
+
+
+def weighted_sums(
+    stage: Stage,
+    parameters: Parameters,
+    tokens: np.ndarray,
+    function: Callable[[Parameters], np.ndarray],
+    weights: np.ndarray,
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> np.ndarray:
+    """Sum a function of draws over all draws, with weights; the values of draws are not kept.
+
+    Parameters
+    ----------
+    stage, tokens, function, max_bytes
+        As for `over_draws`.
+    parameters : mapping of str to ndarray
+        Each ``(draw, dims of that parameter)``.
+    weights : ndarray, (weighting, draw)
+
+    Returns
+    -------
+    ndarray, (weighting, ...)
+    """
+    size = _draws_per_chunk(parameters, tokens, min(max_bytes, CHUNK_BYTES), False)
+    chunks = list(_chunks(stage, parameters, weights.shape[1:], size))
+    if len(chunks) > 1:
+        keep_freed_memory()
+
+    def total(numbers):
+        found: Any = 0.0
+        for k in numbers:
+            here = slice(size * k, size * (k + 1))
+            found += np.tensordot(weights[:, here], function(chunks[k]), axes=1)
+        return found
+
+    runs = [range(first, len(chunks), RUNS) for first in range(min(RUNS, len(chunks)))]
+    return sum(in_threads(total, runs))
 
 
 def _run(stage, parameters, tokens, *, blocked=None, last=False, keep_weights=False):

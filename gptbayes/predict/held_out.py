@@ -11,7 +11,7 @@ import xarray as xr
 
 from gptbayes.findings import pareto_k_limit
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.model.forward import MAX_BYTES, over_draws, position_logits, token_log_prob
+from gptbayes.model.forward import MAX_BYTES, position_logits, token_log_prob, weighted_sums
 from gptbayes.model.layers import softmax
 from gptbayes.model.problem import Problem
 from gptbayes.predict.draw_weights import check_weights, effective_draws, weighted_log_mean_exp
@@ -136,20 +136,12 @@ def predictive_of_weights(
     problem, x = problem_of(idata), problem_of(idata).held_out.x
     weight = np.stack([_flat_weights(idata, each) for each in weights.values()])  # (name, draw)
     draws = {n: v.reshape(-1, *v.shape[2:]) for n, v in parameters_of(idata).items()}
-    shape = (*x.shape, len(problem.vocabulary))
-    size = max(1, int(max_bytes // (8 * np.prod(shape))))
 
     def probability(chunk):
         return softmax(position_logits(problem.stage, chunk, x))
 
-    mean = np.zeros((len(weight), *shape))
-    for start in range(0, weight.shape[1], size):
-        here = slice(start, start + size)
-        part = {name: value[here] for name, value in draws.items()}
-        p = over_draws(problem.stage, part, x, probability, max_bytes=max_bytes)
-        mean += np.tensordot(weight[:, here], p, axes=1)
     found = xr.DataArray(
-        mean,
+        weighted_sums(problem.stage, draws, x, probability, weight, max_bytes=max_bytes),
         dims=("fit", "held_out_sequence", "position", "token"),
         coords={"token": list(problem.vocabulary.characters)},
         name="probability",

@@ -315,8 +315,10 @@ def _normal_scores(known):
     values = known.draws.values
     if known.distribution is None:
         return (values - known.mean)[None]
-    below, above = known.distribution.cdf(values), known.distribution.sf(values)
-    location = np.where(below < 0.5, ndtri(below), -ndtri(above))
+    location = known.distribution.cdf(values)
+    upper = location >= 0.5  # where only the other tail is exact
+    location[~upper] = ndtri(location[~upper])
+    location[upper] = -ndtri(known.distribution.sf(values[upper]))
     location = np.clip(location, -MAX_SCORE, MAX_SCORE)
     far = np.abs(location)
     near_half = np.maximum(erf(far / np.sqrt(2)), np.finfo(float).tiny)  # |2 u - 1|
