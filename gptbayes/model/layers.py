@@ -17,6 +17,9 @@ QUERIES = 8
 """Query positions whose attention is computed together; later keys are left out of it."""
 
 
+FEW_ROWS = 8
+"""Products with fewer rows take less time than a copy of a transposed matrix would save."""
+
 LARGE = 600.0
 """Scores between its negative and it have exponentials whose sums neither overflow nor vanish."""
 
@@ -93,16 +96,20 @@ def self_attention(
     if n_queries == 1 and not keep_weights:
         return _attention_of_last(x, p, masks, blocked)
     query, key, value = projected_heads(x, p, ("query", "key", "value"))
+    value = np.ascontiguousarray(value)  # products with a view are slow
     first = n - n_queries
     heads = np.empty((*value.shape[:-2], n_queries, value.shape[-1]), value.dtype)
     kept = np.zeros((*value.shape[:-2], n_queries, n), value.dtype) if keep_weights else None
-    for rows, weights in _weights_by_rows(query[..., first:, :], key, blocked):
+    for rows, weights, total in _exponentials_by_rows(query[..., first:, :], key, blocked):
         n_keys = weights.shape[-1]
         if masks is not None:
             weights *= masks.attention[:, None, first + rows.start : n_keys, :n_keys]
-        np.matmul(weights, value[..., :n_keys, :], out=heads[..., rows, :])
         if kept is not None:
-            kept[..., rows, :n_keys] = weights
+            kept[..., rows, :n_keys] = np.divide(weights, total, out=weights)
+        found = weights @ value[..., :n_keys, :]
+        if kept is None:  # there are fewer values than weights to divide
+            found /= total
+        heads[..., rows, :] = found
     return Attended(heads.swapaxes(-4, -3).swapaxes(-3, -2), kept)
 
 
@@ -147,8 +154,8 @@ def attention_weights(
     """
     batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
     weights = np.zeros((*batch, q.shape[-2], k.shape[-2]), np.result_type(q, k))
-    for rows, some in _weights_by_rows(q, k, blocked):
-        weights[..., rows, : some.shape[-1]] = some
+    for rows, some, total in _exponentials_by_rows(q, k, blocked):
+        np.divide(some, total, out=weights[..., rows, : some.shape[-1]])
     return weights
 
 
@@ -291,8 +298,11 @@ def _sum(values):
 
 def _embed_own(token_embedding, tokens):
     """Embeddings (..., B, T, C) of tokens (..., B, T) that each draw has for itself."""
-    batch = np.indices(tokens.shape[:-2], sparse=True)
-    return token_embedding[*(each[..., None, None] for each in batch), tokens]
+    *batch, n_token, n_embed = token_embedding.shape
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < n_token:
+        raise IndexError(f"tokens must be in 0..{n_token - 1}")
+    first = n_token * np.arange(np.prod(batch, dtype=int)).reshape(*batch, 1, 1)
+    return token_embedding.reshape(-1, n_embed).take(tokens + first, axis=0)
 
 
 def _attention_of_last(x, p, masks, blocked):
@@ -314,19 +324,37 @@ def _attention_of_last(x, p, masks, blocked):
     return Attended(heads.swapaxes(-3, -2)[..., None, :, :], None)
 
 
-def _weights_by_rows(q, k, blocked):
-    """Attention weights of a few query positions at a time, on the keys up to the last of them."""
+def _exponentials_by_rows(q, k, blocked):
+    """Exponentials of the scores of a few query positions at a time, and their sums (..., T, 1).
+
+    On the keys up to the last of these positions. Attention weights are their quotients.
+    """
     n_queries, n_keys, head_dim = q.shape[-2], k.shape[-2], k.shape[-1]
     masked = np.triu(np.ones((n_keys, n_keys), dtype=bool), k=1)  # later positions
     if blocked is not None:
         masked = masked | (blocked[:, None, :] & ~np.eye(n_keys, dtype=bool))  # (B, T, T)
-    penalty = np.where(masked[..., n_keys - n_queries :, :], -np.inf, 0.0)
-    q = q / np.sqrt(head_dim)
+    masked = masked[..., n_keys - n_queries :, :]
+    q, keys = q / np.sqrt(head_dim), np.ascontiguousarray(k.swapaxes(-1, -2))  # (..., h, T)
     for start in range(0, n_queries, QUERIES):
         rows = slice(start, min(start + QUERIES, n_queries))
         n = n_keys - n_queries + rows.stop
-        scores = q[..., rows, :] @ k[..., :n, :].swapaxes(-1, -2)  # (..., T, h) @ (..., h, T)
-        yield rows, softmax(scores, penalty[..., rows, :n])
+        scores = q[..., rows, :] @ keys[..., :n]  # (..., T, h) @ (..., h, T)
+        weights = _exponentials(scores, masked[..., rows, :n])
+        yield rows, weights, _sum(weights)[..., None]
+
+
+def _exponentials(scores, masked):
+    """Exponentials in the place of the scores, up to a factor of each row; 0 where masked."""
+    if _may_overflow(scores):
+        scores += np.where(masked, -np.inf, 0.0)
+        scores -= scores.max(axis=-1, keepdims=True)
+        return np.exp(scores, out=scores)
+    np.exp(scores, out=scores)
+    columns = masked.any(axis=tuple(range(masked.ndim - 1)))
+    if columns.any():  # products with 0 are faster than exponentials of minus infinity
+        first = int(columns.argmax())
+        scores[..., first:] *= ~masked[..., first:]
+    return scores
 
 
 def _project(x, weight):
@@ -341,5 +369,7 @@ def _project(x, weight):
 def _of_each_draw(x, matrix):
     """One product for each draw, (..., B, T, C) by (..., C, D): faster than one per sequence."""
     *batch, n_sequence, n_position, n_embed = x.shape
+    if n_sequence * n_position >= FEW_ROWS:
+        matrix = np.ascontiguousarray(matrix)
     found = x.reshape(*batch, n_sequence * n_position, n_embed) @ matrix
     return found.reshape(*batch, n_sequence, n_position, -1)
