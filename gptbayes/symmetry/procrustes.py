@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -115,7 +116,7 @@ def _rotation_update(layout, k):
     placed = layout.parts[k]
 
     def update(draws, reference, first):
-        cross = 0.0
+        cross: Any = 0.0
         for site in _compared(layout, k, [(site, site.axes) for site in placed.sites], first):
             ours, theirs = _both(layout, draws, reference, site, site.axes)
             cross = cross + ours @ np.swapaxes(theirs, -1, -2)  # (draw, each, k, k)
