@@ -40,9 +40,10 @@ CHAINS, DRAWS, R_HAT, LONGEST = 4, 200, 1.05, 12_000
 KINDS = 31
 """Characters of the vocabulary; one sign stands for the others."""
 USUAL = {"number": "12", "characters": 256, "n_embed": 8, "block_size": 8}
+CHARACTERS = (128, 256, 512, 1024, 2048, 4096, 8192)
 SERIES = {
-    "characters, stage 05": ("characters", (128, 256, 512, 1024, 2048, 4096, 8192), {"number": "05"}),
-    "characters, stage 12": ("characters", (128, 256, 512, 1024, 2048, 4096), {}),
+    "characters, stage 05": ("characters", CHARACTERS, {"number": "05"}),
+    "characters, stage 12": ("characters", CHARACTERS[:-1], {}),
     "width, stage 12": ("n_embed", (4, 8, 16, 32), {}),
     "context, stage 12": ("block_size", (4, 8, 16, 32), {"characters": 1024}),
     "stage": ("number", tuple(STAGES)[:12], {}),
