@@ -1,6 +1,6 @@
 """NUTS and other samplers from beginning to end, until their draws are worth enough.
 
-    python tests/performance/nuts.py [--stage 05] [--quick]
+    python tests/performance/nuts.py [--stage 05] [--seed 10] [--quick]
 
 The same posterior, the same text, the same starts of chains. Weights are not identified; counted
 are the bulk effective sample sizes (Vehtari et al. 2021) of what is: log probabilities of held-out
@@ -94,7 +94,8 @@ def _samplers(problem, asked):
 
 def _kept(asked, name, make) -> Run:
     """A run of an earlier call, if runs are kept; a line is printed for a new one."""
-    path = Path(asked.keep) / f"{asked.stage} {name}.npz" if asked.keep else None
+    seed = f" {asked.seed}" if asked.seed else ""
+    path = Path(asked.keep) / f"{asked.stage}{seed} {name}.npz" if asked.keep else None
     if path and path.exists():
         with np.load(path) as stored:
             return Run(*stored["numbers"], Worth(*stored["worth"]))
@@ -109,13 +110,16 @@ def _kept(asked, name, make) -> Run:
 def _long(problem, asked):
     """The reference."""
     longer = argparse.Namespace(
-        chains=asked.chains, ess=TIMES * asked.ess, limit=asked.reference_limit
+        chains=asked.chains,
+        ess=TIMES * asked.ess,
+        limit=asked.reference_limit,
+        seed=REFERENCE_SEED + asked.seed,
     )
-    return _run(problem, ours(problem), longer, REFERENCE_SEED)
+    return _run(problem, ours(problem), longer)
 
 
-def _run(problem, sampler: Sampler, asked, seed=0):
-    chains = [sampler.start(seed + k) for k in range(1, asked.chains + 1)]
+def _run(problem, sampler: Sampler, asked):
+    chains = [sampler.start(asked.seed + k) for k in range(1, asked.chains + 1)]
     values = [[] for _ in chains]
     n, totals = sampler.first, np.zeros(4)
     while True:
@@ -139,18 +143,20 @@ def _run(problem, sampler: Sampler, asked, seed=0):
 def _costs(runs, ess):
     """With warm-up effective draws per second, without it effective draws per gradient."""
     lines = [
-        f"  {'':<34}{'compiling':>10}{'warm-up':>9}{'per draw':>10}{'all':>7}{'all':>7}"
+        f"  {'':<34}{'compiling':>10}{'warm-up':>9}{'per draw':>10}{f'to ESS {ess}':>15}"
         f"   {'ESS per 1,000 gradients':<30}ESS per second",
-        f"  {'':<34}{'s':>10}{'1000':>9}{'':>10}{'1000':>7}{'s':>7}"
+        f"  {'':<34}{'s':>10}{'1000':>9}{'':>10}{'1000':>8}{'s':>7}"
         f"   {'smallest median log posterior':<30}smallest median",
     ]
     for name, run in runs.items():
         smallest, middle, lp = _sizes(run)
         compiling = "-" if np.isnan(run.compile_seconds) else f"{run.compile_seconds:.1f}"
         rates = [f"{1e3 * size / run.gradients:.2f}" for size in (smallest, middle, lp)]
+        gradients = run.warmup + ess * run.gradients / smallest
+        seconds = run.seconds * gradients / (run.warmup + run.gradients)
         lines.append(
             f"  {name:<34}{compiling:>10}{run.warmup / 1e3:>9.0f}{run.gradients / run.draws:>10.0f}"
-            f"{(run.gradients + run.warmup) / 1e3:>7.0f}{run.seconds:>7.0f}"
+            f"{gradients / 1e3:>8.0f}{seconds:>7.0f}"
             f"   {rates[0]:>8}{rates[1]:>7}{rates[2]:>14} "
             f"{smallest / run.seconds:>9.2f}{middle / run.seconds:>7.1f}"
         )
@@ -190,6 +196,7 @@ def _arguments():
     parser.add_argument("--batch-size", type=int, help="sequences of 8 characters")
     parser.add_argument("--n-embed", type=int, default=8)
     parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0, help="other ones 10 apart: chains add to it")
     parser.add_argument("--ess", type=int, help="the smallest that is enough")
     parser.add_argument("--limit", type=int, help="gradients of all chains of a sampler")
     parser.add_argument("--only", nargs="+", help="parts of names, such as: gptbayes MCLMC")
