@@ -181,6 +181,18 @@ def test_generated_text_follows_the_prompt_and_repeats_with_its_seed(problem, dr
     np.testing.assert_array_equal(text(), text())
 
 
+def test_threads_write_the_same_texts(problem, draws, monkeypatch):
+    """Where the random numbers of a chunk take too much memory, chunks follow one another."""
+    monkeypatch.setattr(simulate, "TEXTS_PER_CHUNK", 3)
+    texts = []
+    for limit in (simulate.NOISE_BYTES, 0):
+        monkeypatch.setattr(simulate, "NOISE_BYTES", limit)
+        rng = np.random.default_rng(3)
+        texts.append(generate_text(problem.stage, draws, problem.prompt, 9, 5, rng))
+    assert len(np.unique(texts[0], axis=0)) > 1
+    np.testing.assert_array_equal(*texts)
+
+
 def test_each_draw_generates_its_own_text(rng, monkeypatch):
     """Two kinds of draws that are sure of what comes next, each after the other, in small chunks.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import xarray as xr
 from scipy.stats import t as student_t
 
 from gptbayes.findings import R_HAT_LIMIT
+from gptbayes.stats.blocks import in_threads
 from gptbayes.stats.summary import diagnostics
 
 ALPHA = 0.01
@@ -231,8 +233,8 @@ def r_star(
         x = x[..., rng.choice(x.shape[-1], max_scalars, replace=False)]
     per_chain = max(2 * _BLOCKS, max_draws // n_chain)
     splits = [_r_star_split(x, per_chain, rng) for _ in range(n_splits)]
-    # One after the other: in each of its threads scikit-learn changes the filters of warnings.
-    values = np.array([_r_star_of_split(split) for split in splits])
+    with warnings.catch_warnings():  # whose filters scikit-learn changes in every thread
+        values = np.array(in_threads(_r_star_of_split, splits))
     share = _HELD_OUT / (_BLOCKS / 2)
     se = values.std(ddof=1) * np.sqrt(1 / n_splits + share / (1 - share))
     lower = values.mean() - student_t.ppf(1 - ALPHA, n_splits - 1) * se

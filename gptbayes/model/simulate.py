@@ -8,9 +8,12 @@ from gptbayes.corpus import Windows
 from gptbayes.model.forward import Parameters, last_logits, over_draws, position_logits
 from gptbayes.model.problem import Problem
 from gptbayes.model.stages import Stage
+from gptbayes.stats.blocks import THREADS, in_threads
 
 TEXTS_PER_CHUNK = 128
 """Number of texts generated together. More of them no longer fit into the processor's cache."""
+NOISE_BYTES = 64 * 2**20
+"""Memory for the random numbers of a chunk, up to which several chunks are worked on at a time."""
 
 
 def prior_draws(
@@ -170,12 +173,27 @@ def generate_text(
     n_texts, start = len(draw_index), len(prompt)
     text = np.empty((n_texts, start + length), dtype=np.int64)
     text[:, :start] = prompt
-    for first in range(0, n_texts, TEXTS_PER_CHUNK):
-        chunk = slice(first, first + TEXTS_PER_CHUNK)
+    n_token = parameters["token_embedding"].shape[-2]
+
+    def noise_of(chunk):
+        n = len(draw_index[chunk])
+        return (rng.gumbel(size=(n, n_token)) for _ in range(length))
+
+    def extend(chunk, noise):
         drawn = {name: value[draw_index[chunk]] for name, value in parameters.items()}
-        for n in range(start, start + length):
+        for n, each in zip(range(start, start + length), noise, strict=True):
             context = text[chunk, None, max(0, n - block_size) : n]  # one sequence each
-            text[chunk, n] = sample_tokens(last_logits(stage, drawn, context)[:, 0], rng)
+            logits = last_logits(stage, drawn, context)[:, 0]
+            text[chunk, n] = (logits + each).argmax(axis=-1)  # as `sample_tokens`
+
+    chunks = [slice(n, n + TEXTS_PER_CHUNK) for n in range(0, n_texts, TEXTS_PER_CHUNK)]
+    fits = 8 * length * min(n_texts, TEXTS_PER_CHUNK) * n_token <= NOISE_BYTES
+    at_a_time = THREADS if fits else 1
+    for first in range(0, len(chunks), at_a_time):
+        # With one thread the same numbers are drawn, each when it is needed.
+        some = chunks[first : first + at_a_time]
+        noise = [list(noise_of(chunk)) if fits else noise_of(chunk) for chunk in some]
+        in_threads(lambda each: extend(*each), list(zip(some, noise, strict=True)))
     return text[:, start:]
 
 
