@@ -171,16 +171,17 @@ def draw(found, path):
                 ax.plot(value, each.until, "o", ms=5, mec=color, mfc=face)
             if len(names) > 1 and len(of) > 1:
                 upper = k == len(names) - 1
+                beside = -2 if upper or len(of) < 3 else -3
                 ax.annotate(
                     name.partition(", ")[2],
-                    (values[-2], of[-2].until),
+                    (values[beside], of[beside].until),
                     xytext=(-6, 6) if upper else (6, -12),
                     textcoords="offset points",
                     ha="right" if upper else "left",
                     color=color,
                 )
         ax.set_yscale("log")
-        ax.set_ylim(1, 20_000)
+        ax.set_ylim(0.5, 20_000)
         if label != "stage":
             ax.set_xscale("log", base=2)
             ticks = [v for v in SERIES[names[0]][1] if f"{names[0]}: {v}" in found]
