@@ -132,7 +132,7 @@ def test_workers_give_the_draws_of_this_machine(tmp_path, cluster, monkeypatch):
     cluster.add_worker()
     monkeypatch.chdir(tmp_path)  # relative paths mean nothing to a worker
     problem, told = small_problem("05"), []
-    settings = {**SETTINGS, "init": "pathfinder", "iter_sampling": 240}
+    settings = {**SETTINGS, "init": "pathfinder", "iter_sampling": 2000}  # seconds, to be seen
     with cluster.client() as client:
         options = {"executor": client.get_executor(), "on_progress": told.append}
         there = fit.nuts(problem, "a", **options, **settings)
