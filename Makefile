@@ -26,6 +26,7 @@ ESSAYS ?=
 REFERENCE ?=
 
 BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find gptbayes stan -name '*.py' -o -name '*.stan*' -o -name '*.html' -o -path '*kernels/*pp')
 FIRST   := $(RUNS)/01_first_fit.txt
 OTHERS  := $(RUNS)/02_next_character.txt $(RUNS)/03_attention_weights.txt \
@@ -133,15 +134,13 @@ $(VENV)/ready: pyproject.toml
 	@$(MAKE) --no-print-directory --jobs 2 packages cmdstan
 	@touch $@
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-
 # Where a CmdStan must be built, that takes longest and needs four packages only: pip installs the
-# others meanwhile. If it fails, `gptbayes setup` tries again and says why.
+# others meanwhile. If the build fails, `gptbayes setup` tries again and says why.
 packages:
 	$(PIP) $(if $(ALSO),'$(ALSO)') --editable '.[engine$(EXTRA:%=,%)]'
 
 cmdstan:
-	@! $(BIN)/python -c 'import cmdstanpy' 2> /dev/null || $(BIN)/python -m gptbayes.toolchain || true
+	@if $(BIN)/python -c 'import cmdstanpy' 2> /dev/null; then $(BIN)/python -m gptbayes.toolchain || true; fi
 
 $(VENV)/ready-%: $(VENV)/ready
 	$(PIP) --editable '.[$*]'

@@ -1,7 +1,7 @@
 """``python -m gptbayes.toolchain``: make sure that there is a CmdStan, as ``gptbayes setup`` does.
 
-It needs cmdstanpy, filelock and platformdirs only. The Makefile calls it while pip installs the
-other packages.
+It needs cmdstanpy, filelock and platformdirs only, and httpstan if a CmdStan must be built. The
+Makefile calls it while pip installs the other packages.
 """
 
 from __future__ import annotations

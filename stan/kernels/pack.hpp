@@ -147,10 +147,11 @@ inline void product_block(Pack* out, Matrix a, const double* offset, const Pack*
   }
 }
 
-/// gradient(r, k) += sum over n of d(r, n) in(k, n), for R rows and S columns of the gradient.
+/// gradient(r, k) += sum over n and lanes of d(r, n) in(k, n), for R rows, one beside the other, and
+/// S columns of the gradient.
 template <int R, int S>
-inline void outer_block(double* gradient, int row_stride, int column_stride, const Pack* d,
-                        const Pack* in, int columns) {
+inline void outer_block(double* gradient, int column_stride, const Pack* d, const Pack* in,
+                        int columns) {
   Pack sums[R][S] = {};
   for (int n = 0; n < columns; ++n) {
     UNROLL
@@ -167,7 +168,7 @@ inline void outer_block(double* gradient, int row_stride, int column_stride, con
     double total[S];
     sums_of<S>(total, sums[r]);
     for (int s = 0; s < S; ++s) {
-      gradient[r * row_stride + s * column_stride] += total[s];
+      gradient[r + s * column_stride] += total[s];
     }
   }
 }
@@ -285,13 +286,12 @@ inline void product(Pack* out, Matrix a, const double* offset, const Pack* in, i
 }
 
 /// The outer product with a register for each column of d and `in`, whose lanes are summed at last.
-inline void outer_product_by_lanes(double* gradient, int row_stride, int column_stride,
-                                   const Pack* d, const Pack* in, int rows, int inner,
-                                   int columns) {
+inline void outer_product_by_lanes(double* gradient, int column_stride, const Pack* d,
+                                   const Pack* in, int rows, int inner, int columns) {
   in_blocks<BLOCK_COLUMNS>(inner, [&](int k, auto S) {
     in_blocks<BLOCK_ROWS>(rows, [&](int r, auto R) {
-      outer_block<R.value, S.value>(gradient + r * row_stride + k * column_stride, row_stride,
-                                    column_stride, d + r * columns, in + k * columns, columns);
+      outer_block<R.value, S.value>(gradient + r + k * column_stride, column_stride,
+                                    d + r * columns, in + k * columns, columns);
     });
   });
 }
@@ -323,7 +323,7 @@ inline void outer_product(double* gradient, int row_stride, int column_stride, c
   // fewer products each transposed number is a factor of.
   const int by_rows = inner > columns ? rows - rows % PACK_SIZE : 0;
   outer_product_by_rows(gradient, column_stride, d, in, by_rows, inner, columns, work);
-  outer_product_by_lanes(gradient + by_rows, 1, column_stride, d + by_rows * columns, in,
+  outer_product_by_lanes(gradient + by_rows, column_stride, d + by_rows * columns, in,
                          rows - by_rows, inner, columns);
 }
 
