@@ -101,7 +101,7 @@ bench:
 	@mkdir -p $(BENCH)
 	@rm -f $(BENCH)/bench.partial
 	@set -e; for each in gradients.py 'gradients.py --growth' forward.py texts.py nuts.py \
-	    'nuts.py --stage 12 --only gptbayes kernels' 'growth.py --out $(BENCH)/growth' \
+	    'nuts.py --stage 12' 'growth.py --out $(BENCH)/growth' \
 	    evidence.py influence.py; do \
 	  echo "tests/performance/$$each $(QUICK)" | tee -a $(BENCH)/bench.partial >&2; \
 	  $(BENCH_VENV)/bin/python tests/performance/$$each $(QUICK) >> $(BENCH)/bench.partial; \

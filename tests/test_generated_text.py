@@ -203,6 +203,16 @@ def test_coherent_and_marginal_agree_for_a_point(mode):
 # What the posterior says of a text
 
 
+@pytest.mark.parametrize("copies", [next_token.COPIES, 1e12])
+def test_a_marginal_text_is_scored_as_a_text_from_elsewhere(nuts, monkeypatch, copies):
+    """By the probabilities that it is drawn from; in one block, and in a block each."""
+    monkeypatch.setattr(next_token, "COPIES", copies)
+    found = generate(nuts, "the", 13, np.random.default_rng(4), kind="marginal", prob=0.8)
+    (text,) = generate_marginal(nuts, "the", 13, np.random.default_rng(4)).texts
+    assert found.attrs == {"prompt": "the", "text": text, "prob": 0.8, "kind": "marginal"}
+    xr.testing.assert_allclose(found, score_text(nuts, "the", text, prob=0.8), rtol=1e-10)
+
+
 def test_a_score_is_what_each_place_says_alone(nuts, monkeypatch):
     """Contexts that grow to a full one and slide on; one block, and a block each."""
     prompt, text = "at", "the mat"

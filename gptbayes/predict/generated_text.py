@@ -18,8 +18,9 @@ from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.simulate import generate_text, sample_tokens
 from gptbayes.predict.next_token import (
     encode_prompt,
-    next_probabilities,
+    next_and_log,
     over_contexts,
+    over_steps,
     split_entropy,
 )
 from gptbayes.stats import mcmc
@@ -161,9 +162,8 @@ def generate_marginal(
     for n in range(len(start), len(start) + length):
         begin = max(0, n - problem.design.block_size)
         contexts, which = np.unique(text[:, begin:n], axis=0, return_inverse=True)
-        p = next_probabilities(problem, parameters, contexts).mean(("chain", "draw")).values
-        with np.errstate(divide="ignore"):  # a probability of 0 is never drawn
-            text[:, n] = sample_tokens(np.log(p)[which.ravel()], rng)
+        p, _ = next_and_log(problem, parameters, contexts)
+        text[:, n] = _sample_mean(p[:, :, which.ravel()], rng)
     texts = [problem.vocabulary.decode(each) for each in text[:, len(start) :]]
     return GeneratedTexts("marginal", prompt, texts, None, None)
 
@@ -221,26 +221,21 @@ def score_text(
     >>> "".join(scored["character"].values)
     'is better'
     """
-    if not 0 < prob < 1:
-        raise ValueError(f"prob must be between 0 and 1, got {prob}")
+    _check_prob(prob)
     if not text:
         raise ValueError("text must have at least one character, got an empty one")
     problem = problem_of(idata)
-    tokens = np.concatenate(
-        [encode_prompt(problem.vocabulary, prompt), problem.vocabulary.encode(text)]
+    before, tokens = encode_prompt(problem.vocabulary, prompt), problem.vocabulary.encode(text)
+    whole, block_size = np.concatenate([before, tokens]), problem.design.block_size
+    ends = range(len(before), len(whole))
+    contexts = [whole[max(0, n - block_size) : n] for n in ends]
+    summary = over_contexts(
+        problem,
+        parameters_of(idata, group),
+        contexts,
+        lambda p, log_p, block: _scores(p, log_p, tokens[block], prob),
     )
-    start = len(tokens) - len(text)
-    block_size = problem.design.block_size
-    contexts = [tokens[max(0, n - block_size) : n] for n in range(start, len(tokens))]
-
-    def scores(p, log_p, block):
-        observed = xr.DataArray(tokens[start:][block], dims="context")
-        return split_entropy(p, log_p).merge(_interval(p.isel(token=observed), prob))
-
-    summary = over_contexts(problem, parameters_of(idata, group), contexts, scores)
-    summary = summary.rename(context="new_position")
-    summary["character"] = ("new_position", np.array(list(text), dtype=object))
-    return summary.assign_attrs(prompt=prompt, text=text, prob=prob)
+    return _of_text(summary, prompt, text, prob)
 
 
 def generate(
@@ -291,9 +286,58 @@ def generate(
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    generator = generate_coherent if kind == "coherent" else generate_marginal
-    (text,) = generator(idata, prompt, length, rng, group=group).texts
+    if kind == "marginal":
+        return _marginal_with_scores(idata, prompt, length, rng, prob, group)
+    (text,) = generate_coherent(idata, prompt, length, rng, group=group).texts
     return score_text(idata, prompt, text, prob=prob, group=group).assign_attrs(kind=kind)
+
+
+def _marginal_with_scores(idata, prompt, length, rng, prob, group):
+    """As `generate_marginal` and then `score_text`, with one pass of the draws per character."""
+    _check_positive(length=length)
+    _check_prob(prob)
+    problem, parameters = problem_of(idata), parameters_of(idata, group)
+    before = encode_prompt(problem.vocabulary, prompt)
+    tokens: list[int] = []
+
+    def step():
+        context = np.array([*before, *tokens][-problem.design.block_size :])
+        p, log_p = next_and_log(problem, parameters, [context])
+        tokens.extend(_sample_mean(p, rng))
+        return p, log_p
+
+    summary = over_steps(
+        problem,
+        parameters,
+        step,
+        length,
+        lambda p, log_p, block: _scores(p, log_p, np.array(tokens[block]), prob),
+    )
+    text = problem.vocabulary.decode(np.array(tokens))
+    return _of_text(summary, prompt, text, prob).assign_attrs(kind="marginal")
+
+
+def _scores(p, log_p, tokens, prob):
+    """What `score_text` says of the tokens (context) after some contexts."""
+    observed = xr.DataArray(tokens, dims="context")
+    return split_entropy(p, log_p).merge(_interval(p.isel(token=observed), prob))
+
+
+def _of_text(summary, prompt, text, prob):
+    summary = summary.rename(context="new_position")
+    summary["character"] = ("new_position", np.array(list(text), dtype=object))
+    return summary.assign_attrs(prompt=prompt, text=text, prob=prob)
+
+
+def _check_prob(prob):
+    if not 0 < prob < 1:
+        raise ValueError(f"prob must be between 0 and 1, got {prob}")
+
+
+def _sample_mean(p, rng):
+    """A token for each context, from mean probabilities (chain, draw, context, token)."""
+    with np.errstate(divide="ignore"):  # a probability of 0 is never drawn
+        return sample_tokens(np.log(p.mean(axis=(0, 1))), rng)
 
 
 def _sample_draws(n_draws, n_texts, rng):

@@ -180,7 +180,7 @@ def next_probabilities(
     -------
     DataArray (chain, draw, context, token)
     """
-    p, _ = _next(problem, parameters, contexts)
+    p, _ = next_and_log(problem, parameters, contexts)
     coords = {"token": list(problem.vocabulary.characters)}
     return xr.DataArray(p, dims=DIMS, coords=coords)
 
@@ -210,17 +210,61 @@ def over_contexts(
     -------
     Dataset (context)
     """
-    n_draws = np.prod(parameters["token_embedding"].shape[:2])
-    per_context = 8 * n_draws * len(problem.vocabulary) * COPIES
-    size = max(1, int(max_bytes // per_context // THREADS))
+    size = _block_size(problem, parameters, max_bytes)
     blocks = [slice(start, start + size) for start in range(0, len(contexts), size)]
 
     def of_block(block):
-        found = _next(problem, parameters, contexts[block])
+        found = next_and_log(problem, parameters, contexts[block])
         p, log_p = (xr.DataArray(each, dims=DIMS) for each in found)
         return function(p, log_p, block)
 
     return xr.concat(in_threads(of_block, blocks), "context")
+
+
+def over_steps(
+    problem: Problem,
+    parameters: Parameters,
+    step: Callable[[], tuple[np.ndarray, np.ndarray]],
+    n_steps: int,
+    function: Callable[[xr.DataArray, xr.DataArray, slice], xr.Dataset],
+    *,
+    max_bytes: int = BLOCK_BYTES,
+) -> xr.Dataset:
+    """Summarise next-character probabilities at contexts each of which depends on those before it.
+
+    Parameters
+    ----------
+    problem, parameters
+        As in `next_probabilities`.
+    step : callable
+        Returns the probabilities of the next context and their logarithms, as of `next_and_log`.
+    n_steps : int
+    function, max_bytes
+        As in `over_contexts`.
+
+    Returns
+    -------
+    Dataset (context)
+    """
+    size = _block_size(problem, parameters, max_bytes)
+
+    def of_block(part):
+        steps, block = part
+        p, log_p = (
+            xr.DataArray(np.concatenate(each, axis=2), dims=DIMS)
+            for each in zip(*steps, strict=True)
+        )
+        return function(p, log_p, block)
+
+    summaries: list[xr.Dataset] = []
+    for start in range(0, n_steps, THREADS * size):
+        steps = [step() for _ in range(start, min(start + THREADS * size, n_steps))]
+        parts = [
+            (steps[k : k + size], slice(start + k, start + k + size))
+            for k in range(0, len(steps), size)
+        ]
+        summaries += in_threads(of_block, parts)
+    return xr.concat(summaries, "context")
 
 
 def split_entropy(p: xr.DataArray, log_p: xr.DataArray | None = None) -> xr.Dataset:
@@ -263,8 +307,20 @@ def split_entropy(p: xr.DataArray, log_p: xr.DataArray | None = None) -> xr.Data
     return xr.Dataset({name: (dims, each) for name, each in columns.items()}, coords)
 
 
-def _next(problem, parameters, contexts):
-    """Probabilities of the next character and their logarithms, (chain, draw, context, token)."""
+def next_and_log(
+    problem: Problem, parameters: Parameters, contexts: Sequence[np.ndarray] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute what `next_probabilities` does, and the logarithms.
+
+    Parameters
+    ----------
+    problem, parameters, contexts
+        As in `next_probabilities`.
+
+    Returns
+    -------
+    tuple of ndarray, (chain, draw, context, token)
+    """
     stage, block_size = problem.stage, problem.design.block_size
     ends = [context[-block_size:] for context in contexts]
     lengths = np.array([len(end) for end in ends])
@@ -278,6 +334,13 @@ def _next(problem, parameters, contexts):
         for all_of_them, these in zip(found, some, strict=True):
             all_of_them[:, :, rows] = these
     return found
+
+
+def _block_size(problem, parameters, max_bytes):
+    """Number of contexts of a block, so that the blocks of all threads fit into the memory."""
+    n_draws = np.prod(parameters["token_embedding"].shape[:2])
+    per_context = 8 * n_draws * len(problem.vocabulary) * COPIES
+    return max(1, int(max_bytes // per_context // THREADS))
 
 
 def _next_of_equal_length(stage, parameters, tokens):

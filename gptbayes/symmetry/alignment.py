@@ -33,6 +33,9 @@ MAX_ROWS = 60
 """Number of rows of each set of variables whose inner products choose the first reference."""
 MEDIAN_STEPS = 10
 """Steps of Weiszfeld's algorithm before the first iteration."""
+TOLERANCE = 1e-4
+"""Of the objective. At stage 12 with contexts of 32 a tenth of it takes five times as many passes,
+which change the order of nearly equal hidden units and no quantile of R-hat by more than 1e-4."""
 ROUNDING = 1e-12
 """A relative decrease in distance smaller than this is rounding error."""
 
@@ -61,7 +64,7 @@ def align(
     parameters: Parameters,
     *,
     max_iterations: int = 100,
-    tolerance: float = 1e-5,
+    tolerance: float = TOLERANCE,
     max_bytes: int = MAX_BYTES,
 ) -> Alignment:
     """Align draws of a stage to their geometric median.
@@ -115,7 +118,7 @@ def align_draws(
     *,
     invariants: Callable[[Draws], np.ndarray] | None = None,
     max_iterations: int = 100,
-    tolerance: float = 1e-5,
+    tolerance: float = TOLERANCE,
     max_bytes: int = MAX_BYTES,
 ) -> Alignment:
     """Align draws to their geometric median by a compact group.
