@@ -1,6 +1,6 @@
 """NUTS and other samplers from beginning to end, until their draws are worth enough.
 
-    python tests/performance/nuts.py [--stage 05] [--seed 10] [--quick]
+    python tests/performance/nuts.py [--stage 05] [--seed 10] [--settings 100,0.8,7] [--quick]
 
 The same posterior, the same text, the same starts of chains. Weights are not identified; counted
 are the bulk effective sample sizes (Vehtari et al. 2021) of what is: log probabilities of held-out
@@ -79,10 +79,10 @@ def main():
 
 def _samplers(problem, asked):
     """Names and functions that make them: ours, then the others, those that were asked for."""
-    found = {
-        "gptbayes": partial(ours, problem, compile_too=not asked.quick),
-        f"gptbayes, {', '.join(map(str, FORMER.values()))}": partial(ours, problem, **FORMER),
-    }
+    found = {"gptbayes": partial(ours, problem, compile_too=not asked.quick)}
+    for settings in (FORMER, *asked.settings):
+        name = f"gptbayes, {', '.join(map(str, settings.values()))}"
+        found[name] = partial(ours, problem, **settings)
     kinds = jax_samplers.kinds() | called_samplers.kinds()
     try:
         on_kernels, own = posteriors(problem)
@@ -192,6 +192,11 @@ def _sizes(run):
     return run.worth.counted.min(), np.median(run.worth.ess[:-2]), run.worth.ess[-1]
 
 
+def _settings(text):
+    warmup, target, depth = text.split(",")
+    return {"iter_warmup": int(warmup), "adapt_delta": float(target), "max_treedepth": int(depth)}
+
+
 def _arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", default="05", help="of the ladder (default %(default)s)")
@@ -203,6 +208,14 @@ def _arguments():
     parser.add_argument("--ess", type=int, help="the smallest that is enough")
     parser.add_argument("--limit", type=int, help="gradients of all chains of a sampler")
     parser.add_argument("--only", nargs="+", help="parts of names, such as: gptbayes MCLMC")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        default=[],
+        type=_settings,
+        metavar="100,0.8,7",
+        help="warm-up, target acceptance and depth of more rows of ours",
+    )
     parser.add_argument("--reference-limit", type=int, default=10_000_000, help="of the long run")
     parser.add_argument("--keep", metavar="FOLDER", help="keep runs here; those there are not done")
     parser.add_argument("--quick", action="store_true", help="less of everything: a few minutes")
