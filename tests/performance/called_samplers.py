@@ -30,7 +30,7 @@ def kinds() -> dict[str, Callable[[Posterior], Sampler]]:
     """What makes each of them from a density, by name."""
     return {
         "nutpie diagonal": partial(_again, "nutpie", partial(_nutpie, low_rank=False)),
-        "nutpie low rank": partial(_again, "nutpie", partial(_nutpie, low_rank=True)),
+        "nutpie low-rank": partial(_again, "nutpie", partial(_nutpie, low_rank=True)),
         "oWALNUTS": partial(_again, "owalnuts", _owalnuts),
     }
 

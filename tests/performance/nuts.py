@@ -91,7 +91,8 @@ def _samplers(problem, asked):
     except ImportError as error:
         print(f"skipped: {error}")
     for name, make in found.items():
-        if not asked.only or any(part in name for part in asked.only):
+        wanted = not asked.only or any(part in name for part in asked.only)
+        if wanted and not any(part in name for part in asked.without):
             yield name, make
 
 
@@ -208,6 +209,7 @@ def _arguments():
     parser.add_argument("--ess", type=int, help="the smallest that is enough")
     parser.add_argument("--limit", type=int, help="gradients of all chains of a sampler")
     parser.add_argument("--only", nargs="+", help="parts of names, such as: gptbayes MCLMC")
+    parser.add_argument("--without", nargs="+", default=[], help="parts of names to leave out")
     parser.add_argument(
         "--settings",
         nargs="+",
