@@ -199,11 +199,10 @@ def r_star(
 ) -> RStar:
     """Compute R*, the accuracy of a classifier of half chains (Lambert & Vehtari 2022, section 2).
 
-    A forest of extremely randomized trees (Geurts et al. 2006) is trained to predict the half chain
-    of a draw and tested on held-out draws. It detects differences of any kind, in many scalars
-    jointly, as a random forest does, in a third of the time. Neighboring draws are dependent.
-    Therefore blocks of draws are held out, three tenths of all, and the half blocks next to them
-    are excluded from training.
+    A forest of trees with random thresholds (Geurts et al. 2006) is trained to predict the half
+    chain of a draw and tested on held-out draws. It detects differences of any kind, in many
+    scalars jointly. Neighboring draws are dependent. Therefore blocks of draws are held out, three
+    tenths of all, and the half blocks next to them are excluded from training.
 
     Parameters
     ----------

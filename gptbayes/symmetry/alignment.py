@@ -34,8 +34,8 @@ MAX_ROWS = 60
 MEDIAN_STEPS = 10
 """Steps of Weiszfeld's algorithm before the first iteration."""
 TOLERANCE = 1e-4
-"""Of the objective. At stage 12 with contexts of 32 a tenth of it takes five times as many passes,
-which change the order of nearly equal hidden units and no quantile of R-hat by more than 1e-4."""
+"""A tenth of it takes five times as many passes at stage 12 with contexts of 32. They change the
+order of nearly equal hidden units, and hardly any R-hat (`tests/performance/alignment.py`)."""
 ROUNDING = 1e-12
 """A relative decrease in distance smaller than this is rounding error."""
 
