@@ -78,7 +78,7 @@ def of_a_run(folder: str) -> None:
         r_hat, ess = told["r_hat"], told["ess_bulk"]
         first = r_hat if first is None else first
         print(
-            f"tolerance {tolerance:.0e}: {seconds:5.1f} s, {len(found.objective) - 1:2} iterations, "
+            f"tolerance {tolerance:.0e}: {seconds:5.1f} s, {len(found.objective) - 1:2} passes, "
             f"distance {found.objective[-1]:.4f}; R-hat: largest {r_hat.max():.4f}, "
             f"95 % {np.quantile(r_hat, 0.95):.4f}, median {np.median(r_hat):.4f}, "
             f"largest change {abs(r_hat - first).max():.4f}; "
