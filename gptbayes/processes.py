@@ -1,4 +1,4 @@
-"""The processes that this one started: which there are, and how they are ended.
+"""The cores that this process may use, and the processes that it started and how they are ended.
 
 Imports the standard library only, so that the command can use it before anything else is there.
 """
@@ -15,6 +15,18 @@ from pathlib import Path
 
 PATIENCE = 1.0
 """Seconds that a process has to end by itself before it is killed."""
+
+
+def n_cores() -> int:
+    """Count the cores that this process may use, which are not always all that there are.
+
+    Returns
+    -------
+    int
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def descendants() -> dict[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import xarray as xr
 
 from gptbayes.corpus import whole_number
 from gptbayes.inference import settings_of
+from gptbayes.processes import n_cores
 
 
 class FittedRun(NamedTuple):
@@ -135,7 +135,7 @@ def estimated_seconds(run: FittedRun, settings: Mapping[str, object] | None = No
     own, wanted = refit_settings(run, None), refit_settings(run, settings)
     per_chain = float(np.mean(json.loads(run.idata.attrs["seconds"])))
     longer = _iterations(wanted) / _iterations(own)
-    at_once = min(wanted["chains"], os.cpu_count() or 1)
+    at_once = min(wanted["chains"], n_cores())
     return per_chain * longer * math.ceil(wanted["chains"] / at_once)
 
 

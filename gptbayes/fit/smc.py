@@ -33,7 +33,7 @@ from gptbayes.fit.remote import Workers
 from gptbayes.fit.replicate import Replicate, Settings, csv_of, levels_of
 from gptbayes.fit.transitions import log_density_of, log_lik_of
 from gptbayes.fit.units import Progress, given_up_together
-from gptbayes.toolchain.system import n_cores
+from gptbayes.processes import n_cores
 
 __all__ = ["Settings", "Smc", "levels_of", "sequential_monte_carlo", "temper"]
 

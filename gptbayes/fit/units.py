@@ -20,9 +20,8 @@ from gptbayes.fit import manifest
 from gptbayes.fit.directory import Run, note_setups
 from gptbayes.fit.draws import NOT_CONVERGED, check_csv
 from gptbayes.fit.remote import Workers
-from gptbayes.processes import end_descendants
+from gptbayes.processes import end_descendants, n_cores
 from gptbayes.toolchain import interface
-from gptbayes.toolchain.system import n_cores
 
 _FILES = ("inits", "inv_metric")
 """Arguments of a unit that are paths of files."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from gptbayes.processes import n_cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, n_cores())
 """Blocks that are worked on at a time, each of which takes memory."""
 
 BLOCK_BYTES = 2**20

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from gptbayes.processes import n_cores
 from gptbayes.toolchain.errors import ToolchainError
 
 _HOW = "on Debian or Ubuntu: apt-get install g++ make; on macOS: xcode-select --install"
@@ -53,13 +54,6 @@ def first_line(command: list[str | Path]) -> str:
     """The first line a command prints."""
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.partition("\n")[0].strip()
-
-
-def n_cores() -> int:
-    """How many cores this process may use, which is not always all that there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def usable_memory() -> int | None:
