@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -42,3 +45,13 @@ def test_floating_point_warnings_are_as_for_the_caller():
             assert np.isinf(in_threads(lambda k: ones[k] / np.zeros(1), range(2))).all()
         with pytest.raises(FloatingPointError), np.errstate(divide="raise"):
             in_threads(lambda k: ones[k] / np.zeros(1), range(2))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_there_are_no_more_threads_than_cores_that_may_be_used():
+    program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    program += "from gptbayes.stats.blocks import THREADS; print(THREADS)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1"
