@@ -67,16 +67,11 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
         raise ValueError(f"stage {problem.stage.number} has no normal prior")
     _register(jax)
     order = kernel_order(problem)
-    place = np.argsort(order.weight_index)
     masks = [mask for mask in order.masks if mask is not None]
     data = (order.x, order.y, np.concatenate(masks) if masks else np.zeros(1))
-    lengths = [
-        length if mask is None else -length
-        for length, mask in zip(order.lengths, order.masks, strict=True)
-    ]
     attributes = {
         "sizes": np.array([getattr(order.sizes, n) for n, *_ in order.sizes._fields_], np.int64),
-        "lengths": np.array(lengths, np.int64),
+        "places": np.array(_places(order), np.int64).ravel(),
         "weight": np.float64(problem.likelihood_weight),
     }
 
@@ -86,9 +81,7 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
             jax.ShapeDtypeStruct((n_slopes,), np.float64),
         )
         function = jax.ffi.ffi_call(TARGET, shapes, vmap_method="expand_dims")
-        return function(
-            point[order.weight_index], *(jnp.asarray(each) for each in data), **attributes
-        )
+        return function(point, *(jnp.asarray(each) for each in data), **attributes)
 
     def log_prior(point):
         return -0.5 * ((point - mean) ** 2 * precision).sum()
@@ -99,13 +92,45 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
 
     def forward(point):
         value, slopes = call(point, len(order.weight_index))
-        return value + log_prior(point), slopes[place] + (mean - point) * precision
+        return value + log_prior(point), slopes + (mean - point) * precision
 
     def backward(gradient, cotangent):
         return (cotangent * gradient,)
 
     log_posterior.defvjp(forward, backward)
     return log_posterior
+
+
+def _places(order):
+    """Where each argument is in a point: its start, and number, rows and columns of its matrices.
+
+    The kernels have their matrices by columns, a point has them by rows.
+    """
+    found, end = [], 0
+    for length, mask in zip(order.lengths, order.masks, strict=True):
+        if mask is not None:
+            found.append((length, 0, 0, 0))
+            continue
+        index = order.weight_index[end : end + length]
+        end += length
+        columns = int(index[1] - index[0]) if length > 1 else 1
+        rows = 1
+        if columns > 1:
+            apart = np.diff(index) != columns
+            rows = 1 + int(apart.argmax() if apart.any() else length - 1)
+        else:
+            columns = length
+        place = (int(index[0]), length // (rows * columns), rows, columns)
+        found.append(place)
+        _check_place(index, *place)
+    return found
+
+
+def _check_place(index, start, items, rows, columns):
+    inside = np.arange(rows * columns).reshape(rows, columns).T.ravel()
+    expected = start + np.add.outer(np.arange(items) * rows * columns, inside)
+    if not np.array_equal(expected.ravel(), index):
+        raise ValueError("an argument of the kernels is no stack of transposed matrices")
 
 
 def _register(jax) -> Path:
