@@ -21,7 +21,7 @@ from gptbayes.toolchain import build_extension
 if TYPE_CHECKING:
     import jax
 
-TARGET = "gptbayes_log_likelihood"
+TARGET = "gptbayes_log_posterior"
 
 
 def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
@@ -68,10 +68,13 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
     _register(jax)
     order = kernel_order(problem)
     masks = [mask for mask in order.masks if mask is not None]
+    places = np.array(_places(order), np.int64)
+    first = np.where(places[:, 1] > 0, places[:, 0], 0)  # weights of an argument share a prior
     data = (order.x, order.y, np.concatenate(masks) if masks else np.zeros(1))
     attributes = {
         "sizes": np.array([getattr(order.sizes, n) for n, *_ in order.sizes._fields_], np.int64),
-        "places": np.array(_places(order), np.int64).ravel(),
+        "places": places.ravel(),
+        "priors": np.array([[mean[k], precision[k]] for k in first]).ravel(),
         "weight": np.float64(problem.likelihood_weight),
     }
 
@@ -83,16 +86,12 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
         function = jax.ffi.ffi_call(TARGET, shapes, vmap_method="expand_dims")
         return function(point, *(jnp.asarray(each) for each in data), **attributes)
 
-    def log_prior(point):
-        return -0.5 * ((point - mean) ** 2 * precision).sum()
-
     @jax.custom_vjp
     def log_posterior(point):
-        return call(point, 0)[0] + log_prior(point)
+        return call(point, 0)[0]
 
     def forward(point):
-        value, slopes = call(point, len(order.weight_index))
-        return value + log_prior(point), slopes + (mean - point) * precision
+        return call(point, len(order.weight_index))
 
     def backward(gradient, cotangent):
         return (cotangent * gradient,)
@@ -137,10 +136,10 @@ def _register(jax) -> Path:
     """Compile the handler, once, and make it known to JAX, once for a process."""
     import ctypes
 
-    source = stan_folder() / "jax" / "log_likelihood.cpp"
+    source = stan_folder() / "jax" / "log_posterior.cpp"
     path = build_extension(source, kernel_sources.build(), jax.ffi.include_dir())
     if path not in _REGISTERED:
-        symbol = ctypes.CDLL(str(path)).gptbayes_log_likelihood_ffi
+        symbol = ctypes.CDLL(str(path)).gptbayes_log_posterior_ffi
         jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(symbol), platform="cpu")
         _REGISTERED.append(path)
     return path

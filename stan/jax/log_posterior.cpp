@@ -1,7 +1,8 @@
-// The kernels' log likelihood as a function of XLA's foreign function interface, for JAX.
+// The log posterior by the kernels as a function of XLA's foreign function interface, for JAX.
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "gpt.h"
@@ -20,31 +21,54 @@ struct Place {
   std::int64_t size() const { return items * rows * columns; }
 };
 
-/// From one matrix by rows to the same by columns.
-void transpose(double* to, const double* from, std::int64_t rows, std::int64_t columns) {
+/// Calls `f(i, j)` for all elements of a matrix, some rows and columns at a time.
+template <typename F>
+void in_blocks(std::int64_t rows, std::int64_t columns, const F& f) {
   for (std::int64_t r = 0; r < rows; r += BLOCK) {
     for (std::int64_t c = 0; c < columns; c += BLOCK) {
-      for (std::int64_t j = c; j < std::min(c + BLOCK, columns); ++j) {
-        for (std::int64_t i = r; i < std::min(r + BLOCK, rows); ++i) {
-          to[j * rows + i] = from[i * columns + j];
+      for (std::int64_t i = r; i < std::min(r + BLOCK, rows); ++i) {
+        for (std::int64_t j = c; j < std::min(c + BLOCK, columns); ++j) {
+          f(i, j);
         }
       }
     }
   }
 }
 
+/// From a matrix by rows to the same by columns. Returns the sum of squared differences from `mean`.
+double transpose(double* to, const double* from, const Place& p, double mean) {
+  double squares[BLOCK] = {};  // which do not wait for each other
+  in_blocks(p.rows, p.columns, [&](std::int64_t i, std::int64_t j) {
+    const double value = from[i * p.columns + j];
+    to[j * p.rows + i] = value;
+    squares[j % BLOCK] += (value - mean) * (value - mean);
+  });
+  return std::accumulate(squares, squares + BLOCK, 0.0);
+}
+
+/// From slopes by columns, and the prior, to the gradient by rows.
+void transpose_back(double* to, const double* slope, const double* point, const Place& p,
+                    double mean, double precision) {
+  in_blocks(p.rows, p.columns, [&](std::int64_t i, std::int64_t j) {
+    const std::int64_t at = i * p.columns + j;
+    to[at] = slope[j * p.rows + i] + (mean - point[at]) * precision;
+  });
+}
+
 }  // namespace
 
-// Weighted log likelihood of every point and its gradient.
+// Log posterior of every point, up to a constant, and its gradient.
 //
 // points: (n, number of weights); leading dims are free. x, y: B T tokens, from 0.
 // masks: all masks, one after the other. sizes: as gptbayes_sizes.
 // places: of each argument, four numbers; for a mask its size and three zeros.
-ffi::Error log_likelihood(ffi::Buffer<ffi::F64> points, ffi::Buffer<ffi::S32> x,
-                          ffi::Buffer<ffi::S32> y, ffi::Buffer<ffi::F64> masks,
-                          ffi::Span<const int64_t> sizes, ffi::Span<const int64_t> places,
-                          double weight, ffi::ResultBuffer<ffi::F64> values,
-                          ffi::ResultBuffer<ffi::F64> gradients) {
+// priors: of each argument, mean and precision. weight: of the log likelihood.
+ffi::Error log_posterior(ffi::Buffer<ffi::F64> points, ffi::Buffer<ffi::S32> x,
+                         ffi::Buffer<ffi::S32> y, ffi::Buffer<ffi::F64> masks,
+                         ffi::Span<const int64_t> sizes, ffi::Span<const int64_t> places,
+                         ffi::Span<const double> priors, double weight,
+                         ffi::ResultBuffer<ffi::F64> values,
+                         ffi::ResultBuffer<ffi::F64> gradients) {
   const gptbayes_sizes s{int(sizes[0]), int(sizes[1]), int(sizes[2]), int(sizes[3]),
                          int(sizes[4]), int(sizes[5]), int(sizes[6]), int(sizes[7])};
   const std::size_t n_arguments = places.size() / 4;
@@ -71,6 +95,7 @@ ffi::Error log_likelihood(ffi::Buffer<ffi::F64> points, ffi::Buffer<ffi::S32> x,
       std::fill(slope.begin(), slope.end(), 0.0);  // the kernels add to it
     }
     std::int64_t next = 0;
+    double log_prior = 0.0;
     for (std::size_t k = 0; k < n_arguments; ++k) {
       const Place& p = of_argument[k];
       slopes[k] = nullptr;
@@ -81,7 +106,8 @@ ffi::Error log_likelihood(ffi::Buffer<ffi::F64> points, ffi::Buffer<ffi::S32> x,
       }
       for (std::int64_t item = 0; item < p.items; ++item) {
         const std::int64_t at = item * p.rows * p.columns;
-        transpose(row.data() + next + at, point + p.start + at, p.rows, p.columns);
+        log_prior -= 0.5 * priors[2 * k + 1]
+                     * transpose(row.data() + next + at, point + p.start + at, p, priors[2 * k]);
       }
       arguments[k] = row.data() + next;
       slopes[k] = slope.data() + next;
@@ -92,26 +118,28 @@ ffi::Error log_likelihood(ffi::Buffer<ffi::F64> points, ffi::Buffer<ffi::S32> x,
                                 with_gradient ? slopes.data() : nullptr) != 0) {
       return ffi::Error::Internal("the kernels found no memory for one evaluation");
     }
-    double total = 0.0;
+    double log_likelihood = 0.0;
     for (const double each : log_lik) {
-      total += weight * each;
+      log_likelihood += each;
     }
-    values->typed_data()[i] = total;
-    if (with_gradient) {
-      double* gradient = gradients->typed_data() + i * n_weights;
-      for (std::size_t k = 0; k < n_arguments; ++k) {
-        const Place& p = of_argument[k];
-        for (std::int64_t item = 0; item < p.items; ++item) {
-          const std::int64_t at = item * p.rows * p.columns;
-          transpose(gradient + p.start + at, slopes[k] + at, p.columns, p.rows);
-        }
+    values->typed_data()[i] = weight * log_likelihood + log_prior;
+    if (!with_gradient) {
+      continue;
+    }
+    double* gradient = gradients->typed_data() + i * n_weights;
+    for (std::size_t k = 0; k < n_arguments; ++k) {
+      const Place& p = of_argument[k];
+      for (std::int64_t item = 0; item < p.items; ++item) {
+        const std::int64_t at = item * p.rows * p.columns;
+        transpose_back(gradient + p.start + at, slopes[k] + at, point + p.start + at, p,
+                       priors[2 * k], priors[2 * k + 1]);
       }
     }
   }
   return ffi::Error::Success();
 }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gptbayes_log_likelihood_ffi, log_likelihood,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gptbayes_log_posterior_ffi, log_posterior,
                               ffi::Ffi::Bind()
                                   .Arg<ffi::Buffer<ffi::F64>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
@@ -119,6 +147,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gptbayes_log_likelihood_ffi, log_likelihood,
                                   .Arg<ffi::Buffer<ffi::F64>>()
                                   .Attr<ffi::Span<const int64_t>>("sizes")
                                   .Attr<ffi::Span<const int64_t>>("places")
+                                  .Attr<ffi::Span<const double>>("priors")
                                   .Attr<double>("weight")
                                   .Ret<ffi::Buffer<ffi::F64>>()
                                   .Ret<ffi::Buffer<ffi::F64>>());
