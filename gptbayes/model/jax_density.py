@@ -63,7 +63,7 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
     if not jax.config.read("jax_enable_x64"):
         raise ValueError('JAX must compute with 64 bits: jax.config.update("jax_enable_x64", True)')
     mean, precision = prior_moments(problem)
-    if mean is None:
+    if mean is None or precision is None:
         raise ValueError(f"stage {problem.stage.number} has no normal prior")
     _register(jax)
     order = kernel_order(problem)
