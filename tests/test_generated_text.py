@@ -14,6 +14,7 @@ from gptbayes.inference import open_run, parameters_of, problem_of
 from gptbayes.model.forward import last_logits
 from gptbayes.model.simulate import generate_text
 from gptbayes.predict import (
+    context_probabilities,
     entropy_split,
     generate,
     generate_coherent,
@@ -203,10 +204,10 @@ def test_coherent_and_marginal_agree_for_a_point(mode):
 # What the posterior says of a text
 
 
-@pytest.mark.parametrize("copies", [next_token.COPIES, 1e12])
+@pytest.mark.parametrize("copies", [context_probabilities.COPIES, 1e12])
 def test_a_marginal_text_is_scored_as_a_text_from_elsewhere(nuts, monkeypatch, copies):
     """By the probabilities that it is drawn from; in one block, and in a block each."""
-    monkeypatch.setattr(next_token, "COPIES", copies)
+    monkeypatch.setattr(context_probabilities, "COPIES", copies)
     found = generate(nuts, "the", 13, np.random.default_rng(4), kind="marginal", prob=0.8)
     (text,) = generate_marginal(nuts, "the", 13, np.random.default_rng(4)).texts
     assert found.attrs == {"prompt": "the", "text": text, "prob": 0.8, "kind": "marginal"}
@@ -227,7 +228,7 @@ def test_a_score_is_what_each_place_says_alone(nuts, monkeypatch):
         assert set(split) < set(scored)
         for name in split:
             assert here[name].item() == pytest.approx(split[name].item(), rel=1e-10), name
-    monkeypatch.setattr(next_token, "COPIES", 1e12)
+    monkeypatch.setattr(context_probabilities, "COPIES", 1e12)
     xr.testing.assert_allclose(score_text(nuts, prompt, text, prob=0.8), scored)
 
 
@@ -256,7 +257,7 @@ def test_bias_of_a_small_sample_is_corrected(nuts):
     only the error of the mean is left of the noise.
     """
     context = problem_of(nuts).vocabulary.encode("the c")
-    p = next_token.next_probabilities(problem_of(nuts), parameters_of(nuts), [context])
+    p = context_probabilities.next_probabilities(problem_of(nuts), parameters_of(nuts), [context])
     p = p.values.reshape(200, -1)
     rng, corrected, raw = np.random.default_rng(5), [], []
     for _ in range(200):

@@ -26,7 +26,7 @@ from gptbayes.predict import (
     influence,
     influence_finding,
 )
-from gptbayes.predict.next_token import next_probabilities
+from gptbayes.predict.context_probabilities import next_probabilities
 from gptbayes.validate import conjugate_bigram as conjugate
 
 Y = np.array([-2.0, 0.1, 0.4, 1.5, 3.0, -0.7])

@@ -16,13 +16,12 @@ import xarray as xr
 from gptbayes.corpus import whole_number
 from gptbayes.inference import parameters_of, problem_of
 from gptbayes.model.simulate import generate_text, sample_tokens
-from gptbayes.predict.next_token import (
-    encode_prompt,
-    next_and_log,
+from gptbayes.predict.context_probabilities import (
     over_contexts,
     over_steps,
-    split_entropy,
+    probabilities_and_logs,
 )
+from gptbayes.predict.next_token import encode_prompt, split_entropy
 from gptbayes.stats import mcmc
 from gptbayes.stats.summary import OVER
 
@@ -162,7 +161,7 @@ def generate_marginal(
     for n in range(len(start), len(start) + length):
         begin = max(0, n - problem.design.block_size)
         contexts, which = np.unique(text[:, begin:n], axis=0, return_inverse=True)
-        p, _ = next_and_log(problem, parameters, contexts)
+        p, _ = probabilities_and_logs(problem, parameters, contexts)
         text[:, n] = _sample_mean(p[:, :, which.ravel()], rng)
     texts = [problem.vocabulary.decode(each) for each in text[:, len(start) :]]
     return GeneratedTexts("marginal", prompt, texts, None, None)
@@ -302,7 +301,7 @@ def _marginal_with_scores(idata, prompt, length, rng, prob, group):
 
     def step():
         context = np.array([*before, *tokens][-problem.design.block_size :])
-        p, log_p = next_and_log(problem, parameters, [context])
+        p, log_p = probabilities_and_logs(problem, parameters, [context])
         tokens.extend(_sample_mean(p, rng))
         return p, log_p
 

@@ -21,7 +21,8 @@ from gptbayes.findings import PARETO_K_LIMIT, Finding
 from gptbayes.groups import group as group_of
 from gptbayes.groups import group_names, pareto_smoothed
 from gptbayes.inference import parameters_of, problem_of
-from gptbayes.predict.next_token import encode_prompt, next_probabilities
+from gptbayes.predict.context_probabilities import next_probabilities
+from gptbayes.predict.next_token import encode_prompt
 from gptbayes.stats.summary import OVER, summarise
 
 N_BOOTSTRAP = 1000

@@ -15,7 +15,7 @@ from gptbayes.attention.matching import reordered
 from gptbayes.inference import parameters_of
 from gptbayes.model.forward import attention_of
 from gptbayes.model.simulate import generate_text
-from gptbayes.predict.next_token import next_probabilities
+from gptbayes.predict.context_probabilities import next_probabilities
 from gptbayes.stats import mcmc
 from gptbayes.stats.thinning import evenly_spaced
 
