@@ -103,7 +103,8 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
 def _places(order):
     """Where each argument is in a point: its start, and number, rows and columns of its matrices.
 
-    The kernels have their matrices by columns, a point has them by rows.
+    The kernels have matrices by columns, a point has them by rows. A mask, which is in no point,
+    has its length and three zeros.
     """
     found, end = [], 0
     for length, mask in zip(order.lengths, order.masks, strict=True):
@@ -112,24 +113,17 @@ def _places(order):
             continue
         index = order.weight_index[end : end + length]
         end += length
-        columns = int(index[1] - index[0]) if length > 1 else 1
-        rows = 1
-        if columns > 1:
-            apart = np.diff(index) != columns
-            rows = 1 + int(apart.argmax() if apart.any() else length - 1)
-        else:
-            columns = length
-        place = (int(index[0]), length // (rows * columns), rows, columns)
-        found.append(place)
-        _check_place(index, *place)
+        steps = np.diff(index)
+        if (steps == 1).all():
+            found.append((index[0], 1, 1, length))
+            continue
+        columns = steps[0]
+        rows = 1 + int((steps != columns).argmax())  # a column ends where the step is another one
+        matrices = index[0] + np.arange(length).reshape(-1, rows, columns)
+        if not np.array_equal(matrices.swapaxes(1, 2).ravel(), index):
+            raise RuntimeError("an argument of the kernels is not a stack of matrices by columns")
+        found.append((index[0], len(matrices), rows, columns))
     return found
-
-
-def _check_place(index, start, items, rows, columns):
-    inside = np.arange(rows * columns).reshape(rows, columns).T.ravel()
-    expected = start + np.add.outer(np.arange(items) * rows * columns, inside)
-    if not np.array_equal(expected.ravel(), index):
-        raise ValueError("an argument of the kernels is no stack of transposed matrices")
 
 
 def _register(jax) -> Path:

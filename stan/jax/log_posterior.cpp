@@ -55,85 +55,90 @@ void transpose_back(double* to, const double* slope, const double* point, const 
   });
 }
 
+/// The places of all arguments, and where each begins in the order of the kernels.
+struct Order {
+  std::vector<Place> places;
+  std::vector<std::int64_t> starts;
+  std::int64_t n_weights = 0;
+
+  explicit Order(ffi::Span<const std::int64_t> numbers) {
+    for (std::size_t k = 0; k + 3 < numbers.size(); k += 4) {
+      places.push_back({numbers[k], numbers[k + 1], numbers[k + 2], numbers[k + 3]});
+      starts.push_back(n_weights);
+      n_weights += places.back().size();
+    }
+  }
+
+  /// Calls `f(k, place, from, to)` for all matrices of all arguments: k is the argument, `from` and
+  /// `to` say where the matrix begins in a point and in the order of the kernels.
+  template <typename F>
+  void for_each_matrix(const F& f) const {
+    for (std::size_t k = 0; k < places.size(); ++k) {
+      for (std::int64_t item = 0; item < places[k].items; ++item) {
+        const std::int64_t at = item * places[k].rows * places[k].columns;
+        f(k, places[k], places[k].start + at, starts[k] + at);
+      }
+    }
+  }
+};
+
 }  // namespace
 
 // Log posterior of every point, up to a constant, and its gradient.
 //
 // points: (n, number of weights); leading dims are free. x, y: B T tokens, from 0.
 // masks: all masks, one after the other. sizes: as gptbayes_sizes.
-// places: of each argument, four numbers; for a mask its size and three zeros.
+// numbers: of each argument, those of its `Place`; for a mask its length and three zeros.
 // priors: of each argument, mean and precision. weight: of the log likelihood.
 ffi::Error log_posterior(ffi::Buffer<ffi::F64> points, ffi::Buffer<ffi::S32> x,
                          ffi::Buffer<ffi::S32> y, ffi::Buffer<ffi::F64> masks,
-                         ffi::Span<const int64_t> sizes, ffi::Span<const int64_t> places,
-                         ffi::Span<const double> priors, double weight,
-                         ffi::ResultBuffer<ffi::F64> values,
+                         ffi::Span<const std::int64_t> sizes,
+                         ffi::Span<const std::int64_t> numbers, ffi::Span<const double> priors,
+                         double weight, ffi::ResultBuffer<ffi::F64> values,
                          ffi::ResultBuffer<ffi::F64> gradients) {
   const gptbayes_sizes s{int(sizes[0]), int(sizes[1]), int(sizes[2]), int(sizes[3]),
                          int(sizes[4]), int(sizes[5]), int(sizes[6]), int(sizes[7])};
-  const std::size_t n_arguments = places.size() / 4;
-  std::vector<Place> of_argument(n_arguments);
-  std::int64_t n_weights = 0;
-  for (std::size_t k = 0; k < n_arguments; ++k) {
-    of_argument[k] = {places[4 * k], places[4 * k + 1], places[4 * k + 2], places[4 * k + 3]};
-    n_weights += of_argument[k].size();
-  }
-  const std::int64_t n = points.element_count() / n_weights;
+  const Order order(numbers);
   const std::int64_t n_tokens = std::int64_t(s.B) * s.T;
   const bool with_gradient = gradients->element_count() == points.element_count();
   const std::vector<double> weights(n_tokens, weight);
   std::vector<double> log_lik(n_tokens);
-  std::vector<const double*> arguments(n_arguments);
-  std::vector<double*> slopes(n_arguments);
   thread_local std::vector<double> row, slope;  // kept: pages of new memory take longer to get
-  row.resize(n_weights);
-  slope.resize(n_weights);
+  row.resize(order.n_weights);
+  slope.resize(order.n_weights);
+  std::vector<const double*> arguments;
+  std::vector<double*> slopes;
+  const double* mask = masks.typed_data();
+  for (std::size_t k = 0; k < order.places.size(); ++k) {
+    const bool is_mask = order.places[k].items == 0;
+    arguments.push_back(is_mask ? mask : row.data() + order.starts[k]);
+    slopes.push_back(is_mask ? nullptr : slope.data() + order.starts[k]);
+    mask += is_mask ? order.places[k].start : 0;
+  }
+  const std::int64_t n = points.element_count() / order.n_weights;
   for (std::int64_t i = 0; i < n; ++i) {
-    const double* point = points.typed_data() + i * n_weights;
-    const double* mask = masks.typed_data();
+    const double* point = points.typed_data() + i * order.n_weights;
+    double log_prior = 0.0;
+    order.for_each_matrix([&](std::size_t k, const Place& p, std::int64_t from, std::int64_t to) {
+      log_prior -= 0.5 * priors[2 * k + 1]
+                   * transpose(row.data() + to, point + from, p, priors[2 * k]);
+    });
     if (with_gradient) {
       std::fill(slope.begin(), slope.end(), 0.0);  // the kernels add to it
-    }
-    std::int64_t next = 0;
-    double log_prior = 0.0;
-    for (std::size_t k = 0; k < n_arguments; ++k) {
-      const Place& p = of_argument[k];
-      slopes[k] = nullptr;
-      if (p.items == 0) {
-        arguments[k] = mask;
-        mask += p.start;
-        continue;
-      }
-      for (std::int64_t item = 0; item < p.items; ++item) {
-        const std::int64_t at = item * p.rows * p.columns;
-        log_prior -= 0.5 * priors[2 * k + 1]
-                     * transpose(row.data() + next + at, point + p.start + at, p, priors[2 * k]);
-      }
-      arguments[k] = row.data() + next;
-      slopes[k] = slope.data() + next;
-      next += p.size();
     }
     if (gptbayes_log_likelihood(&s, x.typed_data(), y.typed_data(), arguments.data(),
                                 weights.data(), log_lik.data(),
                                 with_gradient ? slopes.data() : nullptr) != 0) {
       return ffi::Error::Internal("the kernels found no memory for one evaluation");
     }
-    double log_likelihood = 0.0;
-    for (const double each : log_lik) {
-      log_likelihood += each;
-    }
-    values->typed_data()[i] = weight * log_likelihood + log_prior;
-    if (!with_gradient) {
-      continue;
-    }
-    double* gradient = gradients->typed_data() + i * n_weights;
-    for (std::size_t k = 0; k < n_arguments; ++k) {
-      const Place& p = of_argument[k];
-      for (std::int64_t item = 0; item < p.items; ++item) {
-        const std::int64_t at = item * p.rows * p.columns;
-        transpose_back(gradient + p.start + at, slopes[k] + at, point + p.start + at, p,
-                       priors[2 * k], priors[2 * k + 1]);
-      }
+    values->typed_data()[i]
+        = weight * std::accumulate(log_lik.begin(), log_lik.end(), 0.0) + log_prior;
+    if (with_gradient) {
+      double* gradient = gradients->typed_data() + i * order.n_weights;
+      order.for_each_matrix([&](std::size_t k, const Place& p, std::int64_t at, std::int64_t from) {
+        transpose_back(gradient + at, slope.data() + from, point + at, p, priors[2 * k],
+                       priors[2 * k + 1]);
+      });
     }
   }
   return ffi::Error::Success();
