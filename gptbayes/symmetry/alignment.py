@@ -34,8 +34,9 @@ MAX_ROWS = 60
 MEDIAN_STEPS = 10
 """Steps of Weiszfeld's algorithm before the first iteration."""
 TOLERANCE = 1e-4
-"""A tenth of it takes five times as many passes at stage 12 with contexts of 32. They change the
-order of nearly equal hidden units, and hardly any R-hat (`tests/performance/alignment.py`)."""
+"""A tenth of this tolerance takes five times as many passes at stage 12 with contexts of 32. The
+additional passes reorder nearly equal hidden units, and change hardly any R-hat
+(`tests/performance/alignment.py --run`)."""
 ROUNDING = 1e-12
 """A relative decrease in distance smaller than this is rounding error."""
 

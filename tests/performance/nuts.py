@@ -39,7 +39,7 @@ TIMES = 10
 """How many times as many effective draws the reference has."""
 REFERENCE_SEED = 1000
 ON_OWN_DENSITY = ("NumPyro NUTS", "BlackJAX NUTS", "BlackJAX MCLMC 5e-04")
-"""What also samples from JAX's own density; it draws as on our kernels, at JAX's cost of one."""
+"""Samplers that also run on JAX's own density, where only the cost of a gradient is another one."""
 
 
 class Run(NamedTuple):
