@@ -45,10 +45,19 @@ def stan_density(model: cmdstanpy.CmdStanModel, problem, parameters) -> Density:
     """What a compiled program says at one draw, whose arrays have Stan's shapes."""
     with TemporaryDirectory() as folder, chdir(folder):  # CmdStan leaves a profile where it is run
         table = model.log_prob(parameters, data=stan_data(problem), sig_figs=17)
-    arguments = {argument.name: argument for argument in problem.stage.arguments}
+    items = {argument.name: argument.item for argument in problem.stage.arguments}
     gradient = {}
     for name, value in parameters.items():
         columns = [c for c in table.columns if c.split(".")[0] == f"g_{name}"]
         # by position: for arrays, the names that `log_prob` writes have another order
-        gradient[name] = arguments[name].unflat(table[columns].to_numpy()[0], value.shape)
+        numbers = table[columns].to_numpy()[0]
+        gradient[name] = _from_stan(numbers, value.shape, items[name])
     return Density(float(table["lp__"][0]), gradient)
+
+
+def _from_stan(numbers, shape, item):
+    """From the order of Stan, which has arrays item by item and each matrix by columns."""
+    if item == "vector":
+        return numbers.reshape(shape)
+    *items, rows, columns = shape
+    return numbers.reshape(*items, columns, rows).swapaxes(-1, -2)

@@ -95,18 +95,6 @@ def test_arguments_are_masks_then_parameters():
     assert types["lm_head_multiplier"] == "matrix"
 
 
-def test_stan_stores_matrices_by_columns(problem, rng):
-    for argument, p in zip(
-        problem.stage.arguments[::-1], problem.stage.parameters[::-1], strict=False
-    ):
-        value = rng.normal(size=problem.stage.stan_shape(p, problem.design))
-        flat = argument.flat(value)
-        by_columns = [item.ravel("F") for item in value.reshape(-1, *value.shape[-2:])]
-        expected = value.ravel() if argument.item == "vector" else np.concatenate(by_columns)
-        np.testing.assert_array_equal(flat, expected)
-        np.testing.assert_array_equal(argument.unflat(flat, value.shape), value)
-
-
 def test_stages_share_the_order_of_their_arguments(problem):
     names = [argument.name for argument in problem.stage.arguments]
     assert names == [argument.name for argument in STAGES["12"].arguments if argument.name in names]

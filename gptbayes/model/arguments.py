@@ -1,4 +1,4 @@
-"""Arguments of the forward pass in Stan and in C++: their types, and how Stan stores them.
+"""Arguments of the forward pass in Stan and in C++, and their types.
 
 The list of a stage is `gptbayes.model.stages.Stage.arguments`.
 """
@@ -6,8 +6,6 @@ The list of a stage is `gptbayes.model.stages.Stage.arguments`.
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
-
-import numpy as np
 
 Item = Literal["matrix", "vector"]
 
@@ -42,42 +40,6 @@ class Argument(NamedTuple):
         """Type in the signature of a Stan function, for example ``array[,] matrix``."""
         array = f"array[{',' * (len(self.array_dims) - 1)}] " if self.array_dims else ""
         return f"{'data ' if self.kind == 'mask' else ''}{array}{self.item}"
-
-    def flat(self, value: np.ndarray) -> np.ndarray:
-        """The numbers in the order in which Stan stores them.
-
-        Arrays are stored item by item, each matrix by columns.
-
-        Parameters
-        ----------
-        value : ndarray, (stan_dims)
-
-        Returns
-        -------
-        ndarray, one-dimensional
-        """
-        value = np.asarray(value, dtype=float)
-        if self.item == "matrix":
-            value = np.swapaxes(value, -1, -2)
-        return np.ascontiguousarray(value).ravel()
-
-    def unflat(self, flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Undo `flat`.
-
-        Parameters
-        ----------
-        flat : ndarray, (n,)
-        shape : tuple of int
-
-        Returns
-        -------
-        ndarray
-            Of this shape.
-        """
-        if self.item == "vector":
-            return flat.reshape(shape)
-        *items, rows, columns = shape
-        return np.swapaxes(flat.reshape(*items, columns, rows), -1, -2)
 
 
 MASKS = (

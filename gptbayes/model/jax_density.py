@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gptbayes.model import kernel_sources
-from gptbayes.model.log_density import kernel_order, prior_moments
+from gptbayes.model.log_density import kernel_data, prior_moments
 from gptbayes.model.problem import Problem
 from gptbayes.model.stages import stan_folder
 from gptbayes.toolchain import build_extension
@@ -66,15 +66,15 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
     if mean is None or precision is None:
         raise ValueError(f"stage {problem.stage.number} has no normal prior")
     _register(jax)
-    order = kernel_order(problem)
-    masks = [mask for mask in order.masks if mask is not None]
-    places = np.array(_places(order), np.int64)
-    first = np.where(places[:, 1] > 0, places[:, 0], 0)  # weights of an argument share a prior
-    data = (order.x, order.y, np.concatenate(masks) if masks else np.zeros(1))
+    given = kernel_data(problem)
+    masks = [mask for mask in given.masks if mask is not None]
+    first = _first_weights(given)  # weights of an argument share a prior
+    data = (given.x, given.y, np.concatenate(masks) if masks else np.zeros(1))
     attributes = {
-        "sizes": np.array([getattr(order.sizes, n) for n, *_ in order.sizes._fields_], np.int64),
-        "places": places.ravel(),
-        "priors": np.array([[mean[k], precision[k]] for k in first]).ravel(),
+        "sizes": np.array([getattr(given.sizes, n) for n, *_ in given.sizes._fields_], np.int64),
+        "lengths": np.array(given.lengths, np.int64),
+        "means": np.where(first < 0, 0.0, mean[first]),
+        "precisions": np.where(first < 0, -1.0, precision[first]),
         "weight": np.float64(problem.likelihood_weight),
     }
 
@@ -91,7 +91,7 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
         return call(point, 0)[0]
 
     def forward(point):
-        return call(point, len(order.weight_index))
+        return call(point, len(mean))
 
     def backward(gradient, cotangent):
         return (cotangent * gradient,)
@@ -100,30 +100,13 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
     return log_posterior
 
 
-def _places(order):
-    """Where each argument is in a point: its start, and number, rows and columns of its matrices.
-
-    The kernels have matrices by columns, a point has them by rows. A mask, which is in no point,
-    has its length and three zeros.
-    """
+def _first_weights(given):
+    """The index of the first weight of each argument; -1 for a mask, which has none."""
     found, end = [], 0
-    for length, mask in zip(order.lengths, order.masks, strict=True):
-        if mask is not None:
-            found.append((length, 0, 0, 0))
-            continue
-        index = order.weight_index[end : end + length]
-        end += length
-        steps = np.diff(index)
-        if (steps == 1).all():
-            found.append((index[0], 1, 1, length))
-            continue
-        columns = steps[0]
-        rows = 1 + int((steps != columns).argmax())  # a column ends where the step is another one
-        matrices = index[0] + np.arange(length).reshape(-1, rows, columns)
-        if not np.array_equal(matrices.swapaxes(1, 2).ravel(), index):
-            raise RuntimeError("an argument of the kernels is not a stack of matrices by columns")
-        found.append((index[0], len(matrices), rows, columns))
-    return found
+    for length, mask in zip(given.lengths, given.masks, strict=True):
+        found.append(end if mask is None else -1)
+        end += length if mask is None else 0
+    return np.array(found)
 
 
 def _register(jax) -> Path:

@@ -83,48 +83,46 @@ def log_posterior_gradient(
         If there is no compiler for the kernels.
     """
     library = kernel_sources.build().library if library is None else library
-    order = kernel_order(problem)
-    prior = _log_prior_in_place(problem, order.weight_index)
-    weights = np.full(order.x.shape, problem.likelihood_weight)
-    log_lik = np.empty(order.x.shape)
-    point, slope = np.empty((2, len(order.weight_index)))
-    place = np.argsort(order.weight_index)
+    given = kernel_data(problem)
+    prior = _log_prior_in_place(problem)
+    weights = np.full(given.x.shape, problem.likelihood_weight)
+    log_lik = np.empty(given.x.shape)
+    point, slope = np.empty((2, problem.stage.n_parameters(problem.design)))
     function = ctypes.CDLL(str(library)).gptbayes_log_likelihood
     # Made once: for small problems they take as long as the kernels.
     arguments = (
-        ctypes.byref(order.sizes),
-        *(each.ctypes.data_as(_INTS) for each in (order.x, order.y)),
-        _addresses(order, point, True),
+        ctypes.byref(given.sizes),
+        *(each.ctypes.data_as(_INTS) for each in (given.x, given.y)),
+        _addresses(given, point, True),
         *(each.ctypes.data_as(_NUMBERS) for each in (weights, log_lik)),
-        _addresses(order, slope, False),
+        _addresses(given, slope, False),
     )
 
-    def evaluate(points):
+    def evaluate(points, _masks=given.masks):  # the kernels read them: they must not be freed
         points = np.asarray(points, dtype=float)
         if points.shape[-1] != point.size:
             raise ValueError(f"points must have {point.size} weights, got {points.shape[-1]}")
         values, gradients = np.empty(len(points)), np.empty(points.shape)
         for i, each in enumerate(points):
-            each.take(order.weight_index, out=point, mode="clip")
+            point[:] = each
             values[i] = prior(point, slope)
             if function(*arguments) != 0:  # adds to the slope
                 raise MemoryError(NO_MEMORY)
             values[i] += problem.likelihood_weight * log_lik.sum()
-            slope.take(place, out=gradients[i], mode="clip")
+            gradients[i] = slope
         return values, gradients
 
     return evaluate
 
 
-class KernelOrder(NamedTuple):
-    """The data of a problem, and the order of its weights, as the kernels read them.
+class KernelData(NamedTuple):
+    """The data of a problem as the kernels read them, with matrices by rows.
 
     Attributes
     ----------
-    weight_index : ndarray of int, (weight,)
-        The kernels' weight ``k`` is weight ``weight_index[k]`` of `ravel`.
     lengths : tuple of int
-        Number of elements of every argument of the stage.
+        Number of elements of every argument of the stage. Those of parameters, one after the
+        other, are the weights as `ravel` orders them.
     masks : tuple of ndarray or None
         The values of arguments that are masks.
     x, y : ndarray of int32, (sequence, position)
@@ -133,7 +131,6 @@ class KernelOrder(NamedTuple):
         ``gptbayes_sizes`` of ``gpt.h``.
     """
 
-    weight_index: np.ndarray
     lengths: tuple[int, ...]
     masks: tuple[np.ndarray | None, ...]
     x: np.ndarray
@@ -141,31 +138,31 @@ class KernelOrder(NamedTuple):
     sizes: ctypes.Structure
 
 
-def kernel_order(problem: Problem) -> KernelOrder:
-    """The data of a problem in the order of the kernels.
+def kernel_data(problem: Problem, length: int | None = None) -> KernelData:
+    """The data of a problem for the kernels.
 
     Parameters
     ----------
     problem : Problem
+    length : int, optional
+        Of the sequences: their first positions only.
 
     Returns
     -------
-    KernelOrder
+    KernelData
     """
     data, stage, design = stan_data(problem), problem.stage, problem.design
-    numbers = np.arange(stage.n_parameters(design))
-    stan = stage.to_stan(unravel(stage, design, numbers), design)
-    flat = [a.flat((data if a.kind == "mask" else stan)[a.name]) for a in stage.arguments]
-    index = [v for a, v in zip(stage.arguments, flat, strict=True) if a.kind != "mask"]
-    x, y = (np.array(data[name], dtype=np.int32) - 1 for name in ("x", "y"))
-    return KernelOrder(
-        np.concatenate(index).astype(np.int64),
-        tuple(len(v) for v in flat),
-        tuple(v if a.kind == "mask" else None for a, v in zip(stage.arguments, flat, strict=True)),
-        x,
-        y,
-        _sizes(problem, x.shape),
-    )
+    shapes = {p.name: stage.shape(p, design) for p in stage.parameters}
+    masks = [
+        np.ravel(np.asarray(data[a.name], dtype=float)) if a.kind == "mask" else None
+        for a in stage.arguments
+    ]
+    lengths = [
+        int(np.prod(shapes[a.name])) if mask is None else mask.size
+        for a, mask in zip(stage.arguments, masks, strict=True)
+    ]
+    x, y = (np.array(data[name], dtype=np.int32)[:, :length] - 1 for name in ("x", "y"))
+    return KernelData(tuple(lengths), tuple(masks), x, y, _sizes(problem, x.shape))
 
 
 def prior_moments(problem: Problem) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
@@ -259,10 +256,9 @@ def kernel_likelihood(
         have the shapes they have in the Stan program, and weights of the tokens ``(sequence,
         position)``, 1 by default.
     """
-    data, stage = stan_data(problem), problem.stage
-    x, y = (np.array(data[name], dtype=np.int32)[:, :length] - 1 for name in ("x", "y"))
-    masks = {a.name: a.flat(data[a.name]) for a in stage.arguments if a.kind == "mask"}
-    sizes = _sizes(problem, x.shape)
+    arguments = problem.stage.arguments
+    given = kernel_data(problem, length)
+    x, y = given.x, given.y
     function = ctypes.CDLL(str(library)).gptbayes_log_likelihood
 
     def evaluate(
@@ -270,36 +266,29 @@ def kernel_likelihood(
         weights: np.ndarray | None = None,
         with_gradient: bool = True,
     ) -> LogLikelihood:
-        values = {
-            a.name: masks[a.name] if a.kind == "mask" else a.flat(parameters[a.name])
-            for a in stage.arguments
-        }
+        values = [
+            np.ascontiguousarray(parameters[a.name], dtype=float) if mask is None else mask
+            for a, mask in zip(arguments, given.masks, strict=True)
+        ]
         gradients = {
-            name: np.zeros_like(value) for name, value in values.items() if name not in masks
+            a.name: np.zeros_like(value)
+            for a, value in zip(arguments, values, strict=True)
+            if a.kind == "parameter"
         }
         weights = np.ones(x.shape) if weights is None else np.ascontiguousarray(weights)
         log_lik = np.empty(x.shape)
         status = function(
-            ctypes.byref(sizes),
+            ctypes.byref(given.sizes),
             x.ctypes.data_as(_INTS),
             y.ctypes.data_as(_INTS),
-            _pointers(values.values()),
+            _pointers(values),
             weights.ctypes.data_as(_NUMBERS),
             log_lik.ctypes.data_as(_NUMBERS),
-            _pointers([gradients.get(name) for name in values]) if with_gradient else None,
+            _pointers([gradients.get(a.name) for a in arguments]) if with_gradient else None,
         )
         if status != 0:
             raise MemoryError(NO_MEMORY)
-        if not with_gradient:
-            return LogLikelihood(log_lik, None)
-        return LogLikelihood(
-            log_lik,
-            {
-                a.name: a.unflat(gradients[a.name], np.shape(parameters[a.name]))
-                for a in stage.arguments
-                if a.kind == "parameter"
-            },
-        )
+        return LogLikelihood(log_lik, gradients if with_gradient else None)
 
     return evaluate
 
@@ -307,19 +296,19 @@ def kernel_likelihood(
 class _Sizes(ctypes.Structure):
     """`gptbayes_sizes` of gpt.h."""
 
-    _fields_ = [(name, ctypes.c_int) for name in "stage V block_size C H L B T".split()]
+    _fields_ = [(name, ctypes.c_int) for name in "stage V block_size C H L B T by_rows".split()]
 
 
 def _sizes(problem, shape):
     sizes = problem.stage.sizes(problem.design)
     names = ("token", "position", "embed", "head", "layer")
-    return _Sizes(int(problem.stage.number[:2]), *(sizes[name] for name in names), *shape)
+    return _Sizes(int(problem.stage.number[:2]), *(sizes[name] for name in names), *shape, 1)
 
 
-def _addresses(order, row, with_masks):
+def _addresses(given, row, with_masks):
     """A pointer for each argument of the kernels, those of parameters into a row of numbers."""
     start, found = row.ctypes.data, []
-    for length, mask in zip(order.lengths, order.masks, strict=True):
+    for length, mask in zip(given.lengths, given.masks, strict=True):
         if mask is None:
             found.append(start)
             start += row.itemsize * length
@@ -328,8 +317,8 @@ def _addresses(order, row, with_masks):
     return (ctypes.c_void_p * len(found))(*found)
 
 
-def _log_prior_in_place(problem, weight_index):
-    """The log prior of a point in the kernels' order, with its gradient written to a buffer."""
+def _log_prior_in_place(problem):
+    """The log prior of a point, with its gradient written to a buffer."""
     mean, precision = prior_moments(problem)
     if mean is None or precision is None:  # log-gamma variables, all with the same parameter
         concentration = problem.priors.concentration
@@ -341,7 +330,6 @@ def _log_prior_in_place(problem, weight_index):
             return value
 
         return log_gamma
-    mean, precision = mean[weight_index], precision[weight_index]
     apart = np.empty(mean.size)
 
     def normal(point, slope):

@@ -14,6 +14,8 @@
 
 namespace gptbayes {
 
+constexpr int SIDE_BY_SIDE = 8;  // sums in registers at a time
+
 // ---- a linear map of every token ----
 
 /// A matrix of weights and where its gradient goes.
@@ -21,10 +23,6 @@ struct Weights {
   Matrix value;
   double* gradient;
 
-  /// Element (row, column) of a matrix that Stan keeps column by column.
-  static Weights by_columns(const double* value, double* gradient, int rows) {
-    return {{value, 1, rows}, gradient};
-  }
   Weights transposed() const { return {value.transposed(), gradient}; }
 };
 
@@ -54,26 +52,35 @@ inline void linear_reverse(Pack* d_in, bool add, Weights A, double* b_gradient,
 /// @param inverse_sd of each column, stored for the reverse pass
 inline void layer_norm(Pack* out, Pack* unit, Pack* inverse_sd, const Pack* stream,
                        const double* weight, const double* bias, int C, int columns) {
-  for (int n = 0; n < columns; ++n) {
-    Pack total = {};
+  in_blocks<SIDE_BY_SIDE>(columns, [&](int n, auto S) {
+    Pack mean[S.value] = {}, squares[S.value] = {};
     for (int c = 0; c < C; ++c) {
-      total += stream[c * columns + n];
+      for (int i = 0; i < S.value; ++i) {
+        mean[i] += stream[c * columns + n + i];
+      }
     }
-    const Pack mean = total / C;
-    Pack squares = {};
-    for (int c = 0; c < C; ++c) {
-      const Pack centred = stream[c * columns + n] - mean;
-      unit[c * columns + n] = centred;
-      squares += centred * centred;
-    }
-    for (int lane = 0; lane < PACK_SIZE; ++lane) {
-      inverse_sd[n][lane] = 1 / std::sqrt(squares[lane] / (C - 1));
+    for (int i = 0; i < S.value; ++i) {
+      mean[i] /= C;
     }
     for (int c = 0; c < C; ++c) {
-      unit[c * columns + n] *= inverse_sd[n];
-      out[c * columns + n] = unit[c * columns + n] * weight[c] + bias[c];
+      for (int i = 0; i < S.value; ++i) {
+        const Pack centred = stream[c * columns + n + i] - mean[i];
+        squares[i] += centred * centred;
+      }
     }
-  }
+    for (int i = 0; i < S.value; ++i) {
+      for (int lane = 0; lane < PACK_SIZE; ++lane) {
+        inverse_sd[n + i][lane] = 1 / std::sqrt(squares[i][lane] / (C - 1));
+      }
+    }
+    for (int c = 0; c < C; ++c) {
+      for (int i = 0; i < S.value; ++i) {
+        const int at = c * columns + n + i;
+        unit[at] = (stream[at] - mean[i]) * inverse_sd[n + i];
+        out[at] = unit[at] * weight[c] + bias[c];
+      }
+    }
+  });
 }
 
 /// d_stream += derivative with respect to the input
@@ -89,27 +96,33 @@ inline void layer_norm_reverse(Pack* d_stream, double* weight_gradient, double* 
     weight_gradient[c] += sum(to_weight);
     bias_gradient[c] += sum(to_bias);
   }
-  for (int n = 0; n < columns; ++n) {
-    Pack total = {}, along = {};
+  in_blocks<SIDE_BY_SIDE>(columns, [&](int n, auto S) {
+    Pack mean[S.value] = {}, share[S.value] = {};
     for (int c = 0; c < C; ++c) {
-      const Pack d_unit = d_out[c * columns + n] * weight[c];
-      total += d_unit;
-      along += d_unit * unit[c * columns + n];
+      for (int i = 0; i < S.value; ++i) {
+        const Pack d_unit = d_out[c * columns + n + i] * weight[c];
+        mean[i] += d_unit;
+        share[i] += d_unit * unit[c * columns + n + i];
+      }
     }
-    const Pack mean = total / C, share = along / (C - 1);
+    for (int i = 0; i < S.value; ++i) {
+      mean[i] /= C;
+      share[i] /= C - 1;
+    }
     for (int c = 0; c < C; ++c) {
-      const Pack d_unit = d_out[c * columns + n] * weight[c];
-      d_stream[c * columns + n] += inverse_sd[n] * (d_unit - mean - unit[c * columns + n] * share);
+      for (int i = 0; i < S.value; ++i) {
+        const int at = c * columns + n + i;
+        const Pack d_unit = d_out[at] * weight[c];
+        d_stream[at] += inverse_sd[n + i] * (d_unit - mean[i] - unit[at] * share[i]);
+      }
     }
-  }
+  });
 }
 
 // ---- causal attention, one head in PACK_SIZE sequences ----
 //
 // The weights of query position t and key positions s <= t are one row of a triangle. Forward and
 // reverse pass consist of the same three products with such triangles.
-
-constexpr int SIDE_BY_SIDE = 8;  // sums in registers at a time
 
 inline int triangle_size(int T) { return T * (T + 1) / 2; }
 

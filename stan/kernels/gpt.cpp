@@ -31,7 +31,6 @@ struct Argument {
   Argument item(int index, int size) const {
     return {value + index * size, gradient ? gradient + index * size : nullptr};
   }
-  Weights matrix(int rows) const { return Weights::by_columns(value, gradient, rows); }
 };
 
 /// The arguments of gpt_logits by name. gptbayes/model/kernel_sources.py writes `arguments.inc`.
@@ -167,7 +166,7 @@ class Tile {
       stream = final_.out;
     }
     if (has(HEAD)) {
-      linear(logits_, a_.lm_head_multiplier.matrix(s_.V), a_.lm_head_offset.value, stream, s_.V,
+      linear(logits_, weights(a_.lm_head_multiplier, s_.V, s_.C), a_.lm_head_offset.value, stream, s_.V,
              s_.C, columns_);
     } else {
       std::copy(stream, stream + s_.V * columns_, logits_);
@@ -180,7 +179,7 @@ class Tile {
     const Pack* stream = blocks_.empty() ? embedded_ : blocks_.back().after;
     Pack* d = has(BLOCKS) ? d_read_ : d_stream_;
     if (has(HEAD)) {
-      linear_reverse(d, false, a_.lm_head_multiplier.matrix(s_.V), a_.lm_head_offset.gradient,
+      linear_reverse(d, false, weights(a_.lm_head_multiplier, s_.V, s_.C), a_.lm_head_offset.gradient,
                      logits_, has(BLOCKS) ? final_.out : stream, s_.V, s_.C, columns_, work_);
     } else {
       std::copy(logits_, logits_ + s_.V * columns_, d);
@@ -265,7 +264,7 @@ class Tile {
     }
     Pack* out = b.middle;
     if (has(PROJECTION)) {
-      linear(out, a_.sa_proj_multiplier.item(l, s_.C * s_.C).matrix(s_.C),
+      linear(out, out_of_heads(l),
              a_.sa_proj_offset.item(l, s_.C).value, b.heads, s_.C, s_.C, columns_);
     } else if (out != b.heads) {
       std::copy(b.heads, b.heads + count(), out);
@@ -290,7 +289,7 @@ class Tile {
       d_out = d_out_;
     }
     if (has(PROJECTION)) {
-      linear_reverse(d_heads_, false, a_.sa_proj_multiplier.item(l, s_.C * s_.C).matrix(s_.C),
+      linear_reverse(d_heads_, false, out_of_heads(l),
                      a_.sa_proj_offset.item(l, s_.C).gradient, d_out, b.heads, s_.C, s_.C,
                      columns_, work_);
       d_out = d_heads_;
@@ -397,17 +396,23 @@ class Tile {
 
   /// (h, C): the Stan programs have (C, h) and multiply from the right
   Weights projection(const Argument& map, int l, int head) const {
-    return map.item(l * s_.H + head, s_.C * head_size()).matrix(s_.C).transposed();
+    return weights(map, s_.C, head_size(), l * s_.H + head).transposed();
   }
+  Weights out_of_heads(int l) const { return weights(a_.sa_proj_multiplier, s_.C, s_.C, l); }
   Weights into_hidden(int l) const {
-    return a_.feed_forward_multiplier.item(l, hidden_size_ * s_.C).matrix(hidden_size_);
+    return weights(a_.feed_forward_multiplier, hidden_size_, s_.C, l);
   }
   Weights out_of_hidden(int l) const {
-    return a_.feed_forward_proj_multiplier.item(l, hidden_size_ * s_.C).matrix(s_.C);
+    return weights(a_.feed_forward_proj_multiplier, s_.C, hidden_size_, l);
   }
   Matrix attention_mask(int l, int head) const {
-    const int size = s_.block_size * s_.block_size;
-    return {a_.attention_mask.item(l * s_.H + head, size).value, 1, s_.block_size};
+    return weights(a_.attention_mask, s_.block_size, s_.block_size, l * s_.H + head).value;
+  }
+  /// A matrix of an argument, which has one or an array of them.
+  Weights weights(const Argument& argument, int rows, int columns, int index = 0) const {
+    const Argument item = argument.item(index, rows * columns);
+    const Matrix value = s_.by_rows ? Matrix{item.value, columns, 1} : Matrix{item.value, 1, rows};
+    return {value, item.gradient};
   }
   Pack* of_head(Pack* a, int head) const { return a + head * head_size() * columns_; }
 

@@ -17,6 +17,7 @@ struct gptbayes_sizes {
   int L;          /* number of blocks */
   int B;          /* sequences */
   int T;          /* length of each */
+  int by_rows;    /* 1 if matrices are stored row by row, as in numpy; 0 by columns, as in Stan */
 };
 
 /**
@@ -27,7 +28,7 @@ struct gptbayes_sizes {
  *
  * @param x, y tokens and next tokens, 0 to V - 1: sequence 1 first, then sequence 2
  * @param arguments one pointer per argument of the stage's gpt_logits after x, in the order of
- *   `arguments.inc`; arrays item by item, matrices column by column
+ *   `arguments.inc`; arrays item by item, matrices by rows or by columns
  * @param weights of the tokens, in the order of x
  * @param log_lik B T numbers in nats, in the order of x
  * @param gradients one pointer per argument, null for masks; the gradient is *added* to what is

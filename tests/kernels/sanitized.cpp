@@ -80,10 +80,12 @@ int main() {
       const int V = stage == 1 ? shape[2] : 7;
       const bool heads = stage >= 5, blocks = stage >= 10;
       const int T = stage < 3 ? shape[0] : shape[1];  // without positions any length will do
-      if (!runs({stage, V, shape[0], shape[2], heads ? shape[3] : 1, blocks ? shape[4] : 1,
-                 shape[5], T})) {
-        std::fprintf(stderr, "stage %d: not finite, or no memory\n", stage);
-        return 1;
+      for (const int by_rows : {0, 1}) {
+        if (!runs({stage, V, shape[0], shape[2], heads ? shape[3] : 1, blocks ? shape[4] : 1,
+                   shape[5], T, by_rows})) {
+          std::fprintf(stderr, "stage %d: not finite, or no memory\n", stage);
+          return 1;
+        }
       }
     }
   }

@@ -44,7 +44,7 @@ class Emulated:
     def gptbayes_log_likelihood(self, sizes, x, y, values, weights, log_lik, gradients) -> int:
         """As gpt.h says."""
         sizes = bytes(sizes._obj)
-        *_, n_sequences, n_positions = np.frombuffer(sizes, np.int32)
+        *_, n_sequences, n_positions, _ = np.frombuffer(sizes, np.int32)
         n, lengths = int(n_sequences * n_positions), self.lengths(sizes)
         parts = [sizes, np.int32(gradients is not None).tobytes()]
         parts += [ctypes.string_at(each, 4 * n) for each in (x, y)]
