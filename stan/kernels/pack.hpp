@@ -128,6 +128,7 @@ inline void product_block(Pack* out, Matrix a, const double* offset, const Pack*
       sums[r][s] = add ? out[r * columns + s] : offset ? all(offset[r]) : Pack{};
     }
   }
+  _Pragma("GCC unroll 4")
   for (int k = 0; k < inner; ++k) {
     UNROLL
     for (int r = 0; r < R; ++r) {
@@ -276,8 +277,8 @@ inline void in_blocks(int count, Visit&& visit) {
 /// @param in one row per input, (inner, columns)
 inline void product(Pack* out, Matrix a, const double* offset, const Pack* in, int rows,
                     int inner, int columns, bool add = false) {
-  in_blocks<BLOCK_COLUMNS>(columns, [&](int s, auto S) {
-    in_blocks<BLOCK_ROWS>(rows, [&](int r, auto R) {
+  in_blocks<BLOCK_ROWS>(rows, [&](int r, auto R) {
+    in_blocks<BLOCK_COLUMNS>(columns, [&](int s, auto S) {
       product_block<R.value, S.value>(out + r * columns + s,
                                       {&a(r, 0), a.row_stride, a.column_stride},
                                       offset ? offset + r : nullptr, in + s, inner, columns, add);
