@@ -233,8 +233,8 @@ def test_a_bigram_has_the_bigrams_and_not_the_words(bigram):
 def test_so_it_is_with_other_text(bigram):
     """All stretches of the manual that are left; without Holm's correction, to be strict with both.
 
-    Stretches differ: the manual of each version of Python is another text, and in some of them a
-    third of the stretches have bigrams with a p below 0.01. All have such words.
+    Each version of Python has another manual, and stretches differ: in some manuals the p-value of
+    bigrams is below 0.01 in a third of the stretches. That of words is below 0.01 in all of them.
     """
     problem, length = problem_of(bigram), 700
     reference = text_statistics.join_windows(problem.training, problem.vocabulary.decode)

@@ -166,8 +166,7 @@ class Tile {
       stream = final_.out;
     }
     if (has(HEAD)) {
-      linear(logits_, weights(a_.lm_head_multiplier, s_.V, s_.C), a_.lm_head_offset.value, stream, s_.V,
-             s_.C, columns_);
+      linear(logits_, lm_head(), a_.lm_head_offset.value, stream, s_.V, s_.C, columns_);
     } else {
       std::copy(stream, stream + s_.V * columns_, logits_);
     }
@@ -179,8 +178,8 @@ class Tile {
     const Pack* stream = blocks_.empty() ? embedded_ : blocks_.back().after;
     Pack* d = has(BLOCKS) ? d_read_ : d_stream_;
     if (has(HEAD)) {
-      linear_reverse(d, false, weights(a_.lm_head_multiplier, s_.V, s_.C), a_.lm_head_offset.gradient,
-                     logits_, has(BLOCKS) ? final_.out : stream, s_.V, s_.C, columns_, work_);
+      linear_reverse(d, false, lm_head(), a_.lm_head_offset.gradient, logits_,
+                     has(BLOCKS) ? final_.out : stream, s_.V, s_.C, columns_, work_);
     } else {
       std::copy(logits_, logits_ + s_.V * columns_, d);
     }
@@ -264,8 +263,8 @@ class Tile {
     }
     Pack* out = b.middle;
     if (has(PROJECTION)) {
-      linear(out, out_of_heads(l),
-             a_.sa_proj_offset.item(l, s_.C).value, b.heads, s_.C, s_.C, columns_);
+      linear(out, out_of_heads(l), a_.sa_proj_offset.item(l, s_.C).value, b.heads, s_.C, s_.C,
+             columns_);
     } else if (out != b.heads) {
       std::copy(b.heads, b.heads + count(), out);
     }
@@ -289,9 +288,8 @@ class Tile {
       d_out = d_out_;
     }
     if (has(PROJECTION)) {
-      linear_reverse(d_heads_, false, out_of_heads(l),
-                     a_.sa_proj_offset.item(l, s_.C).gradient, d_out, b.heads, s_.C, s_.C,
-                     columns_, work_);
+      linear_reverse(d_heads_, false, out_of_heads(l), a_.sa_proj_offset.item(l, s_.C).gradient,
+                     d_out, b.heads, s_.C, s_.C, columns_, work_);
       d_out = d_heads_;
     }
     for (int head = 0; head < s_.H; ++head) {
@@ -398,6 +396,7 @@ class Tile {
   Weights projection(const Argument& map, int l, int head) const {
     return weights(map, s_.C, head_size(), l * s_.H + head).transposed();
   }
+  Weights lm_head() const { return weights(a_.lm_head_multiplier, s_.V, s_.C); }
   Weights out_of_heads(int l) const { return weights(a_.sa_proj_multiplier, s_.C, s_.C, l); }
   Weights into_hidden(int l) const {
     return weights(a_.feed_forward_multiplier, hidden_size_, s_.C, l);
@@ -408,7 +407,7 @@ class Tile {
   Matrix attention_mask(int l, int head) const {
     return weights(a_.attention_mask, s_.block_size, s_.block_size, l * s_.H + head).value;
   }
-  /// A matrix of an argument, which has one or an array of them.
+  /// A matrix of an argument that is one, or an array of them
   Weights weights(const Argument& argument, int rows, int columns, int index = 0) const {
     const Argument item = argument.item(index, rows * columns);
     const Matrix value = s_.by_rows ? Matrix{item.value, columns, 1} : Matrix{item.value, 1, rows};

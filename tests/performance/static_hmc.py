@@ -2,8 +2,9 @@
 
 With the prior's variances as inverse metric, a parameter about which nothing was learned has a
 period of 2 pi. A trajectory of a quarter or of three quarters of it gives an independent value, one
-of a half gives the mirrored one. Warm-up, the step size and the metric are those of our NUTS. Steps
-are shorter or longer by up to a fifth at random, and trajectories with them.
+of a half gives the mirrored one. Warm-up, the step size and the metric are those of our NUTS. The
+step size changes by up to a fifth at random from one trajectory to the next, and so does the
+length.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LENGTHS = {"pi/2": 0.5 * np.pi, "pi": np.pi, "3pi/2": 1.5 * np.pi}
 """Of trajectories, in units of prior standard deviations."""
 JITTER = 0.2
 LAST = 10
-"""Draws of NUTS after its warm-up, of which the chain goes on from the last; they count as it."""
+"""Draws of NUTS after its warm-up. HMC starts at the last one; their gradients count as warm-up."""
 
 
 def kinds(problem) -> dict[str, Callable[[], Sampler]]:
