@@ -70,11 +70,12 @@ def _convergence(analysis):
         return ""
     one = table.sel(quantity=predictions)
     r_hat, ess = float(one["r_hat_max"]), float(np.fmin(one["ess_bulk_min"], one["ess_tail_min"]))
+    told = f"{predictions} of training characters"
     if not np.isfinite(r_hat):
-        return f"The effective sample size of {predictions} is at least {ess:.0f}."
+        return f"The effective sample size of {told} is at least {ess:.0f}."
     limits = "" if r_hat <= R_HAT_LIMIT and ess >= ESS_LIMIT else _limits(r_hat, ess)
     return (
-        f"R-hat of {predictions} is at most {r_hat:.3f}, and their effective sample size at least "
+        f"R-hat of {told} is at most {r_hat:.3f}, and their effective sample size at least "
         f"{ess:.0f}{limits}.{_of_weights(table)}"
     )
 
