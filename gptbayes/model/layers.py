@@ -96,7 +96,6 @@ def self_attention(
     if n_queries == 1 and not keep_weights:
         return _attention_of_last(x, p, masks, blocked)
     query, key, value = projected_heads(x, p, ("query", "key", "value"))
-    value = np.ascontiguousarray(value)  # products with a view are slow
     first = n - n_queries
     heads = np.empty((*value.shape[:-2], n_queries, value.shape[-1]), value.dtype)
     kept = np.zeros((*value.shape[:-2], n_queries, n), value.dtype) if keep_weights else None
@@ -197,14 +196,14 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarra
     ndarray, (..., B, T, C)
     """
     n_embed = x.shape[-1]
-    # Products of matrices, which are faster than means over so short an axis. Not np.std: that is
-    # not analytic for complex numbers, and `gptbayes.symmetry.dimension` differentiates this
-    # function by complex steps.
-    centered = x - x @ np.full((n_embed, 1), 1 / n_embed)
-    variance = np.einsum("...c,...c->...", centered, centered) / (n_embed - 1)  # (..., B, T)
-    centered /= np.sqrt(variance)[..., None]
-    centered *= weight[..., None, None, :]
-    centered += bias[..., None, None, :]
+    # Not np.std: that is not analytic for complex numbers, and `gptbayes.symmetry.dimension`
+    # differentiates this function by complex steps.
+    mean = _sum_of_each_draw(x) / n_embed
+    centered = np.subtract(x, mean[..., None], order="C")
+    centered /= np.sqrt(_sum_of_each_draw(np.square(centered)) / (n_embed - 1))[..., None]
+    flat = _positions_in_a_row(centered)
+    flat *= _repeated(weight, x)
+    flat += _repeated(bias, x)
     return centered
 
 
@@ -222,7 +221,8 @@ def linear(x: np.ndarray, multiplier: np.ndarray, offset: np.ndarray) -> np.ndar
     ndarray, (..., B, T, D)
     """
     found = _of_each_draw(x, multiplier.swapaxes(-1, -2))
-    found += offset[..., None, None, :]
+    flat = _positions_in_a_row(found)
+    flat += _repeated(offset, found)
     return found
 
 
@@ -296,6 +296,26 @@ def _sum(values):
     return np.einsum("...k->...", values)
 
 
+def _sum_of_each_draw(x):
+    """Sums (..., B, T) over the last axis, by one product for each draw, as that is faster."""
+    *batch, n_sequence, n_position, n_embed = x.shape
+    found = x.reshape(*batch, n_sequence * n_position, n_embed) @ np.ones(n_embed)
+    return found.reshape(x.shape[:-1])
+
+
+def _positions_in_a_row(x):
+    """A view (..., B, T C) of a contiguous array: numpy is slow where the last axis is short."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def _repeated(vector, x):
+    """A vector (..., C) for each position of ``x`` (..., B, T, C), (..., 1, T C)."""
+    *batch, n_embed = vector.shape
+    repeated = np.empty((*batch, x.shape[-2], n_embed), vector.dtype)
+    repeated[:] = vector[..., None, :]
+    return repeated.reshape(*batch, 1, -1)
+
+
 def _embed_own(token_embedding, tokens):
     """Embeddings (..., B, T, C) of tokens (..., B, T) that each draw has for itself."""
     *batch, n_token, n_embed = token_embedding.shape
@@ -334,7 +354,9 @@ def _exponentials_by_rows(q, k, blocked):
     if blocked is not None:
         masked = masked | (blocked[:, None, :] & ~np.eye(n_keys, dtype=bool))  # (B, T, T)
     masked = masked[..., n_keys - n_queries :, :]
-    q, keys = q / np.sqrt(head_dim), np.ascontiguousarray(k.swapaxes(-1, -2))  # (..., h, T)
+    # A copy, because products with the transposed view take twice as long.
+    keys = np.empty((*k.shape[:-2], head_dim, n_keys), k.dtype)
+    np.divide(k.swapaxes(-1, -2), np.sqrt(head_dim), out=keys)
     for start in range(0, n_queries, QUERIES):
         rows = slice(start, min(start + QUERIES, n_queries))
         n = n_keys - n_queries + rows.stop
@@ -350,10 +372,7 @@ def _exponentials(scores, masked):
         scores -= scores.max(axis=-1, keepdims=True)
         return np.exp(scores, out=scores)
     np.exp(scores, out=scores)
-    columns = masked.any(axis=tuple(range(masked.ndim - 1)))
-    if columns.any():  # products with 0 are faster than exponentials of minus infinity
-        first = int(columns.argmax())
-        scores[..., first:] *= ~masked[..., first:]
+    scores *= np.where(masked, 0.0, 1.0)  # faster than exponentials of minus infinity
     return scores
 
 
