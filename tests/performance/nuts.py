@@ -21,9 +21,9 @@ import one_core  # noqa: F401 - first: it sets threads
 
 # isort: split
 import called_samplers
+import hmc
 import jax_samplers
 import numpy as np
-import static_hmc
 from measure import machine
 from peers import checked, load
 from posteriors import posteriors
@@ -84,7 +84,7 @@ def _samplers(problem, asked):
     for settings in (FORMER, *asked.settings):
         name = f"gptbayes, {', '.join(map(str, settings.values()))}"
         found[name] = partial(ours, problem, **settings)
-    found |= static_hmc.kinds(problem)
+    found |= hmc.kinds(problem)
     kinds = jax_samplers.kinds() | called_samplers.kinds()
     try:
         on_kernels, own = posteriors(problem)
