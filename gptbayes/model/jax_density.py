@@ -49,11 +49,33 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
 
     Examples
     --------
-    ::
+    Value and gradient at a point::
 
         jax.config.update("jax_enable_x64", True)
         log_posterior = jax_log_posterior(problem)
         value, gradient = jax.jit(jax.value_and_grad(log_posterior))(point)
+
+    HMC of BlackJAX with trajectories of random lengths, from the last draw of a run of NUTS, with
+    its step size and the prior variances as inverse metric::
+
+        last = open_run(folder).isel(chain=0, draw=-1)
+        position = {p.name: last.posterior[p.name].values for p in problem.stage.parameters}
+        step_size = float(last.sample_stats["step_size"])
+        longest = round(np.pi / step_size)
+        hmc = blackjax.dynamic_hmc(
+            log_posterior,
+            step_size,
+            1 / prior_moments(problem)[1],
+            integration_steps_fn=lambda key: jax.random.randint(key, (), 1, longest + 1),
+        )
+
+        def draw(state, key):
+            state, _ = hmc.step(key, state)
+            return state, state.position
+
+        state = hmc.init(ravel(problem.stage, position), jax.random.key(1))
+        _, points = jax.lax.scan(draw, state, jax.random.split(jax.random.key(2), 1000))
+        draws = unravel(problem.stage, problem.design, np.asarray(points))
     """
     try:
         import jax
