@@ -92,11 +92,11 @@ faults: setup $(VENV)/ready-test
 	FAULTS_SEED=$(SEED) FAULTS_MANY=$(FAULTS) $(PYTEST) tests/faults
 	@echo "seed $(SEED): passed"
 
-# Two hours: gradients, forward pass, samplers, growth, evidence and influence beside JAX, PyTorch,
-# stanli, NumPyro, BlackJAX, nutpie, PyMC and devinterp, in a venv of its own. `make bench
-# QUICK=--quick` takes a quarter of an hour and says less; `make bench TORCH=torch==2.13.0` chooses a
-# PyTorch, whose newest may bring gigabytes for a GPU. At stage 12 nutpie's metric of low rank is left
-# out: its adaptation takes longer than its gradients.
+# Two and a half hours: gradients, forward pass, samplers, growth, evidence and influence beside
+# JAX, PyTorch, stanli, NumPyro, BlackJAX, nutpie, PyMC and devinterp, in a venv of its own. `make
+# bench QUICK=--quick` takes a quarter of an hour and says less; `make bench TORCH=torch==2.13.0`
+# chooses a PyTorch, whose newest may bring gigabytes for a GPU. At stage 12 nutpie's metric of low
+# rank is left out: its adaptation takes longer than its gradients.
 bench:
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) EXTRA=bench ALSO='$(TORCH)' setup
 	@mkdir -p $(BENCH)
