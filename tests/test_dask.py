@@ -100,7 +100,15 @@ def children(process):
 
 def samples(process):
     """Whether a worker has a compiled program running."""
-    return any("/models/" in each.exe() for each in children(process))
+    return any("/models/" in program_of(each) for each in children(process))
+
+
+def program_of(process):
+    """The path of its executable; nothing if it has ended since it was listed."""
+    try:
+        return process.exe()
+    except psutil.NoSuchProcess:  # zombies too
+        return ""
 
 
 def wait_for(something, seconds=300):
