@@ -27,6 +27,21 @@ def draws(problem, rng):
     return prior_draws(problem, 13, rng)
 
 
+def test_a_layer_does_not_depend_on_the_layout_of_memory(rng):
+    """Some of its steps are in place, on views of other shapes; of some layouts there is none."""
+    x, weight, bias = rng.normal(size=(3, 4, 5, 6)), *rng.normal(size=(2, 3, 6))
+    multiplier = rng.normal(size=(3, 7, 6))
+    offset = rng.normal(size=(3, 7))
+    mean, sd = x.mean(axis=-1, keepdims=True), x.std(axis=-1, ddof=1, keepdims=True)
+    normed = weight[:, None, None] * (x - mean) / sd + bias[:, None, None]
+    mapped = np.einsum("dbtc,dkc->dbtk", x, multiplier) + offset[:, None, None]
+    spread = np.zeros((3, 4, 5, 12))
+    spread[..., ::2] = x
+    for same in (x, np.asfortranarray(x), spread[..., ::2]):
+        np.testing.assert_allclose(layers.layer_norm(same, weight, bias), normed, atol=1e-13)
+        np.testing.assert_allclose(layers.linear(same, multiplier, offset), mapped, atol=1e-13)
+
+
 def test_shapes(problem, draws):
     logits, attention = forward(problem.stage, draws, problem.training.x)
     V = problem.design.vocab_size

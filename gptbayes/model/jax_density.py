@@ -56,7 +56,8 @@ def jax_log_posterior(problem: Problem) -> Callable[[jax.Array], jax.Array]:
         value, gradient = jax.jit(jax.value_and_grad(log_posterior))(point)
 
     HMC of BlackJAX with trajectories of random lengths, from the last draw of a run of NUTS, with
-    its step size and the prior variances as inverse metric::
+    its step size and the prior variances as inverse metric (`gptbayes.open_run`; the others are
+    functions of `gptbayes.model.log_density`)::
 
         last = open_run(folder).isel(chain=0, draw=-1)
         position = {p.name: last.posterior[p.name].values for p in problem.stage.parameters}

@@ -297,10 +297,8 @@ def _sum(values):
 
 
 def _sum_of_each_draw(x):
-    """Sums (..., B, T) over the last axis, by one product for each draw, as that is faster."""
-    *batch, n_sequence, n_position, n_embed = x.shape
-    found = x.reshape(*batch, n_sequence * n_position, n_embed) @ np.ones(n_embed)
-    return found.reshape(x.shape[:-1])
+    """Sums (..., B, T) over the last axis, as a product: faster still than `_sum`."""
+    return _of_each_draw(x, np.ones((x.shape[-1], 1)))[..., 0]
 
 
 def _positions_in_a_row(x):
@@ -309,7 +307,7 @@ def _positions_in_a_row(x):
 
 
 def _repeated(vector, x):
-    """A vector (..., C) for each position of ``x`` (..., B, T, C), (..., 1, T C)."""
+    """A vector (..., C), once for each position of ``x`` (..., B, T, C): (..., 1, T C)."""
     *batch, n_embed = vector.shape
     repeated = np.empty((*batch, x.shape[-2], n_embed), vector.dtype)
     repeated[:] = vector[..., None, :]
