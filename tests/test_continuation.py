@@ -12,7 +12,7 @@ import gptbayes as gb
 from gptbayes import fit
 from gptbayes.fit.continuation import adapted_metric, continued_arguments
 from gptbayes.fit.directory import Run
-from gptbayes.fit.parts import parts_of
+from gptbayes.fit.parts import File, csv_of, parts_of
 from gptbayes.fit.units import make_unit
 from gptbayes.inference import open_run
 from gptbayes.report.model import continuation
@@ -90,7 +90,8 @@ def test_thinned_chains_are_the_others_with_gaps(tmp_path, metric):
     executable = fit.executable_of(problem.stage, "auto").path
     run = Run(out, executable, settings["seed"])
     before, part = parts_of(fit.read_config(out)["settings"])
-    arguments = continued_arguments(run, problem, 1, before, part, metric, 3)
+    file = File(csv_of(out, 1, before), before.n_draws)
+    arguments = continued_arguments(run, problem, 1, file, part, metric, 3)
     every = {**arguments, "iter_warmup": 0, "iter_sampling": 30, "thin": 1}
     unit = make_unit(run, "every", "sample", {**every, "chains": 1, "chain_ids": [1]}, n_draws=30)
     fit.run_unit(unit)

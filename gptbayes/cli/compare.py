@@ -25,8 +25,8 @@ def add_arguments(parser) -> None:
     add = describe(
         parser,
         _compare,
-        description="Compare NUTS fits of the same text by leave-one-sequence-out, with exact "
-        "refits where importance sampling fails, and by held-out text; Pathfinder fits and "
+        description="Compare fits of the same text by NUTS or HMC by leave-one-sequence-out, with "
+        "exact refits where importance sampling fails, and by held-out text; Pathfinder fits and "
         "modes by held-out text alone. Refits are saved in RUN/refits, the tempered fit of WBIC "
         "in RUN/wbic; interrupted refits resume.",
         examples="""
@@ -36,14 +36,14 @@ def add_arguments(parser) -> None:
             gptbayes compare runs/*-nuts runs/05-smc --refits none --html ladder.html
         """,
     )
-    add("runs", type=Path, nargs="*", metavar="RUN", help="run directories, at least one of NUTS")
+    add("runs", type=Path, nargs="*", metavar="RUN", help="run directories, one of NUTS or HMC")
     add(
         "--refits",
         default="all",
         metavar="all|none|N",
         help="refits of each run, largest Pareto k first (all)",
     )
-    add("--wbic", action="store_true", help="also fit the tempered posterior of each NUTS run")
+    add("--wbic", action="store_true", help="also fit the tempered posterior of each of them")
     add("--out", type=Path, metavar="FILE.csv", help="write the numbers, one row per run")
     help_text = "write one page with a row per run: density, evidence, calibration, cost, verdict"
     add("--html", type=Path, metavar="FILE.html", help=help_text)

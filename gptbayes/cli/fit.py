@@ -15,21 +15,21 @@ from gptbayes.progress import progress_bars
 from gptbayes.report.analysis import Analysis
 from gptbayes.report.model import continuation
 
-METHODS = ("nuts", "pathfinder", "optimize", "prior", "smc")
+METHODS = ("nuts", "hmc", "pathfinder", "optimize", "prior", "smc")
+_OF_CHAINS = {
+    "chains": "chains",
+    "superchains": "superchains",
+    "warmup": "iter_warmup",
+    "draws": "iter_sampling",
+    "thin": "thin",
+    "init": "init",
+    "adapt_delta": "adapt_delta",
+    "kernels": "kernels",
+    "only": "only",
+}
 OPTIONS = {
-    "nuts": {
-        "chains": "chains",
-        "superchains": "superchains",
-        "warmup": "iter_warmup",
-        "draws": "iter_sampling",
-        "thin": "thin",
-        "init": "init",
-        "metric": "metric",
-        "adapt_delta": "adapt_delta",
-        "max_treedepth": "max_treedepth",
-        "kernels": "kernels",
-        "only": "only",
-    },
+    "nuts": {**_OF_CHAINS, "metric": "metric", "max_treedepth": "max_treedepth"},
+    "hmc": {**_OF_CHAINS, "trajectory_length": "trajectory_length"},
     "pathfinder": {"paths": "paths", "draws": "draws", "kernels": "kernels", "only": "only"},
     "optimize": {"starts": "starts", "kernels": "kernels", "only": "only"},
     "prior": {"draws": "draws"},
@@ -50,12 +50,13 @@ def add_arguments(parser) -> None:
         parser,
         _fit,
         description="Fit a stage to a text. An interrupted fit resumes when the same command is "
-        "given again; with more --draws, a finished one of NUTS is continued.",
+        "given again; with more --draws, a finished one of NUTS or HMC is continued.",
         examples="""
             gptbayes fit --stage 05 --method nuts --out runs/05
             gptbayes fit --stage 03 --text hamlet.txt --lower --batch-size 64 --method pathfinder
             gptbayes fit --stage 04 --n-embed 4 --prior attention=0.3 --init random
             gptbayes fit --stage 04 --chains 32 --superchains 8 --init optimize --draws 100
+            gptbayes fit --stage 05 --method hmc --draws 4000 --thin 8 --out runs/05-hmc
             gptbayes fit --stage 05 --method smc --replicates 4 --out runs/05-smc
             gptbayes fit --stage 12 --method prior --prior lm_head=2 --out runs/12-prior
         """,
@@ -194,17 +195,21 @@ def _add_model_options(group):
 
 def _add_method_options(group):
     add = group.add_argument
-    add("--chains", type=int, help="NUTS chains (4), or of each level of smc (32)")
+    add("--chains", type=int, help="chains of nuts and hmc (4), or of each level of smc (32)")
     add(
         "--superchains",
         type=int,
         metavar="S",
-        help="NUTS chains from only S starting points, for nested R-hat (one for each chain)",
+        help="chains from only S starting points, for nested R-hat (one for each chain)",
     )
-    add("--warmup", type=int, help="NUTS warm-up iterations (100; 300 with Stan's metrics)")
-    add("--draws", type=int, help="per chain (500), per path (250) or from the prior (1000)")
-    add("--thin", type=int, metavar="K", help="keep one in K of the draws of each NUTS chain (1)")
-    add("--init", choices=fit.INITS, help="where NUTS starts (random)")
+    add("--warmup", type=int, help="warm-up iterations (100; 300 with Stan's metrics)")
+    add(
+        "--draws",
+        type=int,
+        help="per chain (500; hmc 2000), per path (250) or from the prior (1000)",
+    )
+    add("--thin", type=int, metavar="K", help="keep one in K of the draws of each chain (1; hmc 4)")
+    add("--init", choices=fit.INITS, help="where chains start (random)")
     add(
         "--metric",
         choices=(*fit.METRICS, "particles"),
@@ -212,7 +217,15 @@ def _add_method_options(group):
         "these or those of the particles (prior)",
     )
     add(
-        "--adapt-delta", type=float, help="NUTS target acceptance (0.6, or 0.8 with Stan's metrics)"
+        "--adapt-delta",
+        type=float,
+        help="target acceptance (0.6, or 0.8 with Stan's metrics)",
+    )
+    add(
+        "--trajectory-length",
+        type=float,
+        metavar="LENGTH",
+        help="hmc: of trajectories, in prior sd (1.5, a quarter of a period)",
     )
     add("--max-treedepth", type=int, help="NUTS (7; 10 with Stan's metrics), smc (10)")
     add(

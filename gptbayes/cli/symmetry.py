@@ -26,7 +26,7 @@ from gptbayes.diagnostics.mode_masses import same_posterior
 from gptbayes.diagnostics.verdict import Verdict
 from gptbayes.findings import plus_minus
 from gptbayes.fit import read_config
-from gptbayes.inference import open_run
+from gptbayes.inference import MARKOV_CHAINS, open_run
 from gptbayes.report import Analysis
 
 _COLUMNS = {
@@ -45,7 +45,7 @@ def add_arguments(parser) -> None:
         parser,
         _symmetry,
         description="Distinguish symmetries of the weights, which change no prediction, from "
-        "disagreement of the chains of a NUTS fit: modes, whether their predictions differ, and "
+        "disagreement of the chains of a fit: modes, whether their predictions differ, and "
         "whether paths without a barrier connect them; and how much was learned about each kind of "
         "weight. The last two are saved in the run directory for its report.",
         examples="""
@@ -53,7 +53,7 @@ def add_arguments(parser) -> None:
             gptbayes symmetry runs/05-nuts --no-paths --no-contraction --out mixing.csv
         """,
     )
-    add("run", type=Path, metavar="RUN", help="a NUTS fit of several chains, or an SMC fit")
+    add("run", type=Path, metavar="RUN", help="a fit of several chains, or an SMC fit")
     add(
         "--smc",
         type=Path,
@@ -96,7 +96,7 @@ def _smc(arguments):
     if arguments.smc:
         return open_run(arguments.smc)
     idata = open_run(arguments.run)
-    if idata.attrs["method"] != "nuts":
+    if idata.attrs["method"] not in MARKOV_CHAINS:
         return None
     for folder in sorted(arguments.run.resolve().parent.iterdir()):
         if not (folder / "posterior.nc").exists():

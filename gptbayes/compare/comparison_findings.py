@@ -19,7 +19,7 @@ from gptbayes.findings import (
     pareto_k_limit,
     pareto_k_limit_words,
 )
-from gptbayes.inference import problem_of
+from gptbayes.inference import MARKOV_CHAINS, problem_of
 from gptbayes.predict import Comparison
 from gptbayes.stats.summary import convergence_of
 
@@ -171,7 +171,7 @@ def _plug_in(runs, table, held_out):
     found = []
     for mode in (run for run in runs if run.idata.attrs["method"] == "optimize"):
         for run in runs:
-            if run.idata.attrs["method"] == "nuts" and _same_stage(run, mode):
+            if run.idata.attrs["method"] in MARKOV_CHAINS and _same_stage(run, mode):
                 found.append(Finding(True, _plug_in_text(run.name, mode.name, table, held_out)))
     return found
 

@@ -73,7 +73,7 @@ def plan_refits(
     Parameters
     ----------
     run : FittedRun
-        Of NUTS.
+        Of NUTS or HMC.
     psis : Dataset
         `gptbayes.predict.loo` of the run.
     refits : {"all", "none"} or int
@@ -140,7 +140,7 @@ def estimated_seconds(run: FittedRun, settings: Mapping[str, object] | None = No
 
 
 def refit_settings(run: FittedRun, settings: Mapping[str, object] | None = None) -> dict:
-    """The settings of `gptbayes.fit.nuts` for a refit of a run.
+    """The settings of `gptbayes.fit.nuts` or `gptbayes.fit.hmc` for a refit of a run.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 If a bigram occurs in one sequence only, the importance ratios of that sequence have a heavy tail:
 Pareto k is above its limit and PSIS is unreliable. The posterior without the sequence is then
-fitted by NUTS, and its log predictive density of the sequence replaces the PSIS term (Vehtari,
+fitted again, and its log predictive density of the sequence replaces the PSIS term (Vehtari,
 Gelman & Gabry 2017, section 2.1). Each refit is a run directory under ``RUN/refits``, so that
 interrupted refits resume.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -80,7 +81,7 @@ def exact_loo(
     Parameters
     ----------
     run : FittedRun
-        Of NUTS, with likelihood weight 1.
+        Of NUTS or HMC, with likelihood weight 1.
     refits, settings
         As for `plan_refits`.
     psis : Dataset, optional
@@ -237,8 +238,10 @@ def refit(run: FittedRun, problem, folder, settings, executor, on_progress) -> N
     """
     own = {name: run.idata.attrs[name] for name in ("kernels", "seed")}
     config = {**refit_settings(run, settings), **own, "seed": int(own["seed"])}
+    samplers: dict[str, Callable[..., Path]] = {"nuts": fit.nuts, "hmc": fit.hmc}
+    sampler = samplers[run.idata.attrs["method"]]
     try:
-        fit.nuts(problem, folder, executor=executor, on_progress=on_progress, **config)
+        sampler(problem, folder, executor=executor, on_progress=on_progress, **config)
     except ValueError as error:
         if "another configuration" not in str(error):
             raise

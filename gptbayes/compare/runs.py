@@ -17,7 +17,7 @@ from gptbayes.compare.same_text import open_same_text
 from gptbayes.compare.table import comparison_table
 from gptbayes.compare.tempered import Wbic, wbic
 from gptbayes.findings import Finding
-from gptbayes.inference import problem_of
+from gptbayes.inference import MARKOV_CHAINS, problem_of
 from gptbayes.predict import Comparison, compare_held_out, loo
 
 
@@ -27,8 +27,9 @@ class RunComparison(NamedTuple):
     Attributes
     ----------
     table : Dataset (fit)
-        One row for each fit: NUTS runs by decreasing elpd of LOO, then the others in the order
-        given. Densities are in nats, and nan where they are not defined for a fit. Columns:
+        One row for each fit: runs of NUTS and HMC by decreasing elpd of LOO, then the others in
+        the order given. Densities are in nats, and nan where they are not defined for a fit.
+        Columns:
 
         - ``stage``, ``method``, ``n_parameters``, ``training_per_character``;
         - LOO by sequence: ``elpd_loo``, ``se``, ``p_loo``, ``n_bad_k``, ``n_refitted``, the
@@ -42,11 +43,11 @@ class RunComparison(NamedTuple):
           ``learning_coefficient``, ``learning_coefficient_mcse``,
           ``learning_coefficient_bound``, ``null_dimension``.
     loo : dict of str to ExactLoo
-        One item for each NUTS run.
+        One item for each run of NUTS or HMC.
     held_out : gptbayes.predict.Comparison
         All runs, in the order of ``table``.
     wbic : dict of str to Wbic
-        One item for each NUTS run; empty without WBIC.
+        One item for each run of NUTS or HMC; empty without WBIC.
     findings : list of Finding
         The results in words, with warnings about unreliable numbers.
     """
@@ -73,8 +74,8 @@ def compare_runs(
     Parameters
     ----------
     folders : sequence of path
-        Run directories, at least one of them of NUTS. Runs of Pathfinder and modes are compared
-        on held-out text only.
+        Run directories, at least one of them of NUTS or HMC. Runs of Pathfinder and modes are
+        compared on held-out text only.
     refits : {"all", "none"} or int
         Number of sequences of each run that are left out by an exact refit, among those with a
         Pareto k above its limit: all, none, or at most this many, in order of decreasing k.
@@ -82,11 +83,11 @@ def compare_runs(
         Settings of `gptbayes.fit.nuts` for refits and tempered fits, where they differ from those
         of the run.
     with_wbic : bool
-        Whether to fit the tempered posterior of each NUTS run and compute WBIC.
+        Whether to fit the tempered posterior of each of these runs and compute WBIC.
     executor : concurrent.futures.Executor, optional
         Runs the chains. By default a pool with one worker for each core of this machine.
     on_plan : callable, optional
-        Called once, before the refits, with the plans for all NUTS runs.
+        Called once, before the refits, with the plans for all of these runs.
     on_progress : callable, optional
         As for `gptbayes.fit.nuts`.
 
@@ -97,7 +98,8 @@ def compare_runs(
     Raises
     ------
     ValueError
-        If there is no NUTS run, a run is not finished, or the runs are fits of different text.
+        If there is no run of NUTS or HMC, a run is not finished, or the runs are fits of different
+        text.
     RuntimeError
         If a chain fails. The same call resumes the comparison.
 
@@ -107,20 +109,20 @@ def compare_runs(
     gptbayes.predict.compare_held_out : Held-out text only, without fits.
     """
     runs = open_runs(folders)
-    nuts_runs = [run for run in runs if run.idata.attrs["method"] == "nuts"]
-    psis = {run.name: loo(run.idata) for run in nuts_runs}
+    sampled = [run for run in runs if run.idata.attrs["method"] in MARKOV_CHAINS]
+    psis = {run.name: loo(run.idata) for run in sampled}
     if on_plan:
         plan: dict[str, Any] = {"refits": refits, "settings": settings}
-        on_plan([plan_refits(run, psis[run.name], **plan) for run in nuts_runs])
+        on_plan([plan_refits(run, psis[run.name], **plan) for run in sampled])
     options: dict[str, Any] = {
         "settings": settings,
         "executor": executor,
         "on_progress": on_progress,
     }
     loos = {
-        run.name: exact_loo(run, refits=refits, psis=psis[run.name], **options) for run in nuts_runs
+        run.name: exact_loo(run, refits=refits, psis=psis[run.name], **options) for run in sampled
     }
-    wbics = {run.name: wbic(run, runs, **options) for run in nuts_runs} if with_wbic else {}
+    wbics = {run.name: wbic(run, runs, **options) for run in sampled} if with_wbic else {}
     best_first = sorted(
         loos, key=lambda name: -np.nan_to_num(loos[name].elpd["elpd_loo"], nan=-np.inf)
     )
@@ -156,13 +158,13 @@ def open_runs(folders: Sequence[str | Path]) -> list[FittedRun]:
 
 def _check_comparable(runs):
     methods = [run.idata.attrs["method"] for run in runs]
-    if "nuts" not in methods:
-        raise ValueError(f"compare needs at least one NUTS run, got {', '.join(methods)}")
+    if not set(methods) & set(MARKOV_CHAINS):
+        raise ValueError(f"compare needs at least one run of NUTS or HMC, got {', '.join(methods)}")
     for run in runs:
         problem = problem_of(run.idata)
-        if run.idata.attrs["method"] == "nuts" and problem.likelihood_weight != 1:
+        if run.idata.attrs["method"] in MARKOV_CHAINS and problem.likelihood_weight != 1:
             raise ValueError(
-                f"likelihood_weight must be 1 for NUTS runs to be compared, {run.name} is of the "
+                f"likelihood_weight must be 1 for chains to be compared, {run.name} is of the "
                 f"{run.idata.attrs['target']}"
             )
         if problem.design.batch_size < 2:

@@ -111,7 +111,7 @@ def wbic(
     Parameters
     ----------
     run : FittedRun
-        Of NUTS, with likelihood weight 1.
+        Of NUTS or HMC, with likelihood weight 1.
     others : sequence of FittedRun
         Further fits. Those of the same stage, sizes and masks are searched for the largest
         likelihood, which a mode usually has.

@@ -1,4 +1,4 @@
-"""Diagnostics of NUTS and Pathfinder as findings.
+"""Diagnostics of NUTS, HMC and Pathfinder as findings.
 
 Divergences, tree depth, E-BFMI, Pareto k and tests against exact marginals. Each diagnostic is one
 `gptbayes.findings.Finding`, which is a warning if the number is outside its limit.
@@ -30,6 +30,8 @@ _DEPTH = "trajectories were truncated, which slows mixing; increase max_treedept
 QUARTER = 0.5 * np.pi
 """Quarter of the period of a normal variable, in units of its sd: trajectories of this length give
 independent draws of it."""
+CORRELATION_LIMIT = 0.7
+"""Largest correlation of successive iterations that trajectories of one length may cause."""
 _ENERGY = "the sampler explores energy levels slowly, and the tails may be unexplored"
 
 
@@ -64,26 +66,32 @@ def mode_findings(idata: az.InferenceData) -> list[Finding]:
 
 
 def sampler_health(idata: az.InferenceData) -> xr.Dataset:
-    """Summarise the statistics of NUTS for each chain.
+    """Summarise the statistics of NUTS or HMC for each chain.
 
     Parameters
     ----------
     idata : InferenceData
-        A fit by NUTS.
+        A fit by NUTS, HMC or sequential Monte Carlo.
 
     Returns
     -------
     Dataset (chain)
-        ``divergences`` and ``max_treedepth_hits``, numbers of draws; ``e_bfmi``; and means over
-        draws of ``step_size``, ``n_steps`` (gradient evaluations), ``acceptance_rate`` and ``lp``
-        (log density in nats).
+        ``divergences``, a number of draws; ``e_bfmi``; and means over draws of ``step_size``,
+        ``n_steps`` (gradient evaluations), ``acceptance_rate`` and ``lp`` (log density in nats).
+        Of NUTS also ``max_treedepth_hits``, a number of draws. Of HMC also the mean of
+        ``trajectory_length``, in prior standard deviations, and ``turn_correlation``, the
+        correlation of successive iterations of a parameter about which nothing was learned.
     """
     stats = idata.sample_stats
-    limit = settings_of(idata)["max_treedepth"]
+    if "tree_depth" in stats:
+        limit = settings_of(idata)["max_treedepth"]
+        lengths = {"max_treedepth_hits": (stats["tree_depth"] >= limit).sum("draw")}
+    else:
+        lengths = _of_lengths(stats)
     return xr.Dataset(
         {
             "divergences": stats["diverging"].sum("draw"),
-            "max_treedepth_hits": (stats["tree_depth"] >= limit).sum("draw"),
+            **lengths,
             "e_bfmi": _bfmi(stats),
             "step_size": stats["step_size"].mean("draw"),
             "n_steps": stats["n_steps"].mean("draw"),
@@ -94,7 +102,7 @@ def sampler_health(idata: az.InferenceData) -> xr.Dataset:
 
 
 def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Finding]:
-    """State the numbers of divergences and of draws at maximum tree depth, and E-BFMI.
+    """State the number of divergences, whether trajectories are long enough, and E-BFMI.
 
     A truncated trajectory is a valid one (Hoffman & Gelman 2014). With the prior variances as
     inverse metric its length is known in units of prior standard deviations, and it is too short
@@ -103,7 +111,7 @@ def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Findin
     Parameters
     ----------
     idata : InferenceData
-        A fit by NUTS.
+        A fit by NUTS, HMC or sequential Monte Carlo.
     health : Dataset (chain)
         As of `sampler_health`.
 
@@ -112,12 +120,17 @@ def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Findin
     list of Finding
     """
     n_draws = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
-    thin = settings_of(idata).get("thin", 1)
-    divergences, hits = int(health["divergences"].sum()), int(health["max_treedepth_hits"].sum())
+    settings = settings_of(idata)
+    divergences, thin = int(health["divergences"].sum()), settings.get("thin", 1)
+    if "max_treedepth_hits" in health:
+        hits = int(health["max_treedepth_hits"].sum())
+        length = _depth_finding(hits, n_draws, settings, health)
+    else:
+        length = _length_finding(health)
     divergent = _counted(divergences, n_draws, thin, "divergent transitions")
     return [
         Finding(divergences == 0, f"{divergent}: {_DIVERGENT}" if divergences else divergent),
-        _depth_finding(hits, n_draws, settings_of(idata), health),
+        length,
         _energy_finding(float(health["e_bfmi"].min()), thin),
     ]
 
@@ -265,6 +278,36 @@ def _depth_finding(hits, n_draws, settings, health):
     if length >= QUARTER:
         return Finding(True, f"{counted}, which is enough")
     return Finding(False, f"{counted}, less than a quarter of a period ({QUARTER:.1f}): {_DEPTH}")
+
+
+def _of_lengths(stats):
+    """How long trajectories of HMC are, and how strongly they correlate what was not learned.
+
+    A leapfrog step of size e turns a standard normal variable by the angle 2 asin(e / 2), and a
+    trajectory that turns it by t gives it a value whose correlation with the last one is cos t.
+    """
+    step, n_steps = stats["step_size"], stats["n_steps"]
+    turned = n_steps * 2 * np.arcsin(np.minimum(step / 2, 1.0))
+    return {
+        "trajectory_length": (n_steps * step).mean("draw"),
+        "turn_correlation": np.cos(turned).mean("draw"),
+    }
+
+
+def _length_finding(health):
+    """Whether trajectories of HMC renew what nothing was learned about."""
+    worst = health.isel(chain=int(np.argmax(abs(health["turn_correlation"].values))))
+    length, correlation = float(worst["trajectory_length"]), float(worst["turn_correlation"])
+    text = (
+        f"trajectories of {length:.2f} prior standard deviations on average, which correlate "
+        "successive iterations of a parameter about which nothing was learned by "
+        f"{correlation:.2f}"
+    )
+    if abs(correlation) <= CORRELATION_LIMIT:
+        return Finding(True, text)
+    how = "hardly moves" if correlation > 0 else "is mirrored more than renewed"
+    better = f"choose a trajectory_length near {QUARTER:.1f}, a quarter of a period"
+    return Finding(False, f"{text}: it {how}; {better}")
 
 
 def _bfmi(stats):

@@ -1,4 +1,4 @@
-"""Fit a problem: NUTS, Pathfinder, optimization, sequential Monte Carlo, or prior draws.
+"""Fit a problem: NUTS, HMC, Pathfinder, optimization, sequential Monte Carlo, or prior draws.
 
 A fit is a run directory. Its unit of work is one chain, one path, one start of the optimizer or one
 level of a replicate, and gives one file, which is moved into place when it is complete. An
@@ -10,13 +10,14 @@ of cmdstanpy.
 """
 
 from gptbayes.fit.approximations import optimize, pathfinder
+from gptbayes.fit.chains import start_of_chain
 from gptbayes.fit.directory import read_config, read_problem
-from gptbayes.fit.draws import Draws, iter_draws, n_units, read_csv, read_draws
+from gptbayes.fit.draws import MARKOV_CHAINS, Draws, iter_draws, n_units, read_csv, read_draws
 from gptbayes.fit.levels import Level
 from gptbayes.fit.prior_run import prior
 from gptbayes.fit.programs import KERNELS, executable_of
 from gptbayes.fit.sample_program import sample_program
-from gptbayes.fit.sampling import METRICS, nuts, start_of_chain
+from gptbayes.fit.sampling import METRICS, hmc, nuts
 from gptbayes.fit.smc import Smc, levels_of, sequential_monte_carlo
 from gptbayes.fit.smc_run import smc
 from gptbayes.fit.starts import INITS
@@ -25,6 +26,7 @@ from gptbayes.fit.units import Progress, Unit, run_unit
 __all__ = [
     "INITS",
     "KERNELS",
+    "MARKOV_CHAINS",
     "METRICS",
     "Draws",
     "Level",
@@ -32,6 +34,7 @@ __all__ = [
     "Smc",
     "Unit",
     "executable_of",
+    "hmc",
     "iter_draws",
     "levels_of",
     "n_units",

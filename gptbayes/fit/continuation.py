@@ -1,4 +1,4 @@
-"""More draws of a finished run of NUTS: each chain goes on from its last state.
+"""More draws of a finished run of NUTS or HMC: each chain goes on from its last state.
 
 A chain of fixed step size and metric is a Markov chain, so that a chain which is continued with
 these from its last draw, and with new random numbers, has the same law as one that was never
@@ -17,12 +17,13 @@ import numpy as np
 
 from gptbayes.fit.directory import Run, write_json
 from gptbayes.fit.draws import read_csv
-from gptbayes.fit.parts import Part, label_of
+from gptbayes.fit.hmc_statistics import nominal_step_size
+from gptbayes.fit.parts import File, Part
 from gptbayes.model.problem import Problem
 
 
 def continued_arguments(
-    run: Run, problem: Problem, chain: int, before: Part, part: Part, metric: str, thin: int
+    run: Run, problem: Problem, chain: int, before: File, part: Part, metric: str, thin: int
 ) -> dict:
     """Arguments of `cmdstanpy.CmdStanModel.sample` that continue a chain.
 
@@ -32,8 +33,10 @@ def continued_arguments(
     problem : Problem
     chain : int
         Counted from 1.
-    before, part : Part
-        The last one that is there, and the one that follows.
+    before : File
+        The last draws that are there.
+    part : Part
+        The one that follows.
     metric : str
     thin : int
         As for `gptbayes.fit.nuts`.
@@ -42,20 +45,22 @@ def continued_arguments(
     -------
     dict
     """
-    path = run.folder / "csv" / f"{label_of(chain, before).replace(' ', '-')}.csv"
-    draws = read_csv(path, before.n_draws)
+    draws = read_csv(*before)
     last = {p.name: draws.variables[p.name][-1].tolist() for p in problem.stage.parameters}
     init = run.folder / "init" / f"chain-{chain}-after-{part.after}.json"
     write_json(init, last)
+    step_size = float(draws.method_variables["stepsize"][-1])
+    if "int_time" in draws.method_variables:  # HMC: that of the last trajectory only
+        step_size = nominal_step_size(before.path)
     seeds = np.random.SeedSequence([run.seed, part.after])
     arguments = {
         "inits": str(init),
         "seed": int(seeds.generate_state(1)[0] >> 1),
-        "iter_warmup": thin - 1,  # without adaptation: iterations that are not kept
+        "iter_warmup": thin - 1 if part.after else 0,  # without adaptation: those not kept
         "iter_sampling": part.n_iterations,
         "thin": thin,
         "adapt_engaged": False,
-        "step_size": float(draws.method_variables["stepsize"][-1]),
+        "step_size": step_size,
         "metric": "diag_e" if metric == "prior" else metric,
     }
     if metric == "prior":

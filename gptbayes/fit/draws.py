@@ -16,7 +16,8 @@ import stanio
 from gptbayes.files import replacing
 from gptbayes.fit import manifest
 from gptbayes.fit.directory import read_config
-from gptbayes.fit.parts import files_of
+from gptbayes.fit.hmc_statistics import hmc_statistics
+from gptbayes.fit.parts import File, files_of
 
 NOT_CONVERGED = "not converged"
 """Begins the comment in the CSV file of an optimizer that stopped before it converged."""
@@ -33,11 +34,15 @@ _EXACT = (
 # For each method: the name of its CSV files, and the settings with their number and their draws.
 _UNITS = {
     "nuts": ("chain", "chains", "iter_sampling"),
+    "hmc": ("chain", "chains", "iter_sampling"),
     "pathfinder": ("path", "paths", "draws"),
     "optimize": ("start", "starts", None),
     "prior": ("prior", None, "draws"),
     "smc": ("replicate", "replicates", "draws"),
 }
+
+MARKOV_CHAINS = ("nuts", "hmc")
+"""Methods of which each unit is a Markov chain, which can be continued."""
 
 
 class Draws(NamedTuple):
@@ -108,22 +113,26 @@ def iter_draws(folder: str | Path) -> Iterator[Draws]:
     word, _, n_draws = _UNITS[config["method"]]
     n_rows = config["settings"][n_draws] if n_draws else 1
     units = range(1, n_units(config) + 1)
-    if config["method"] == "nuts":
+    if config["method"] in MARKOV_CHAINS:
         files = [files_of(folder, k, config["settings"]) for k in units]
     else:
-        files = [[(folder / "csv" / f"{word}-{k}.csv", n_rows)] for k in units]
+        files = [[File(folder / "csv" / f"{word}-{k}.csv", n_rows)] for k in units]
     missing = [path.name for parts in files for path, _ in parts if not path.is_file()]
     if missing:
         names = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if missing[4:] else "")
         raise ValueError(
             f"{folder} is not finished, {names} missing: run the same fit again to resume it"
         )
-    return (_joined([_read_verified(folder, *part) for part in parts]) for parts in files)
+    return (_joined([_read_verified(folder, config, *part) for part in parts]) for parts in files)
 
 
-def _read_verified(folder, path, n_draws):
+def _read_verified(folder, config, path, n_draws):
     manifest.verify(folder, path, "delete it and run the same fit again")
-    return read_csv(path, n_draws)
+    draws = read_csv(path, n_draws)
+    if config["method"] == "hmc":
+        there, length = draws.method_variables, config["settings"]["trajectory_length"]
+        return draws._replace(method_variables=there | hmc_statistics(path, there, length))
+    return draws
 
 
 def _joined(parts):

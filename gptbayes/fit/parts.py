@@ -1,4 +1,4 @@
-"""The files of a chain of NUTS: one, and another for each time that the run was continued."""
+"""The files of a Markov chain: one, and another for each time that the run was continued."""
 
 from __future__ import annotations
 
@@ -24,8 +24,15 @@ class Part(NamedTuple):
     n_draws: int
 
 
+class File(NamedTuple):
+    """A CSV file and the number of its draws."""
+
+    path: Path
+    n_draws: int
+
+
 def parts_of(settings: dict) -> list[Part]:
-    """The parts of each chain of NUTS, one unless the run was continued.
+    """The parts of each chain, one unless the run was continued.
 
     Parameters
     ----------
@@ -76,7 +83,12 @@ def label_of(chain: int, part: Part) -> str:
     return f"chain {chain} after {part.after}" if part.after else f"chain {chain}"
 
 
-def files_of(folder: Path, chain: int, settings: dict) -> list[tuple[Path, int]]:
+def csv_of(folder: Path, chain: int, part: Part) -> Path:
+    """The CSV file of a part of a chain in a run directory."""
+    return folder / "csv" / f"{label_of(chain, part).replace(' ', '-')}.csv"
+
+
+def files_of(folder: Path, chain: int, settings: dict) -> list[File]:
     """List the CSV files of a chain.
 
     Parameters
@@ -90,10 +102,6 @@ def files_of(folder: Path, chain: int, settings: dict) -> list[tuple[Path, int]]
 
     Returns
     -------
-    list of (pathlib.Path, int)
-        Each file with the number of its draws.
+    list of File
     """
-    return [
-        (folder / "csv" / f"{label_of(chain, part).replace(' ', '-')}.csv", part.n_draws)
-        for part in parts_of(settings)
-    ]
+    return [File(csv_of(folder, chain, part), part.n_draws) for part in parts_of(settings)]

@@ -1,22 +1,17 @@
-"""Sampling with NUTS."""
+"""Sampling with NUTS, and with HMC of a given trajectory length."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gptbayes.corpus import real_number
-from gptbayes.fit.checks import check_one_of, chosen, positive
-from gptbayes.fit.continuation import continued_arguments
-from gptbayes.fit.directory import read_config, run_directory, write_json
-from gptbayes.fit.parts import label_of, parts_of
-from gptbayes.fit.starts import INITS, chain_inits
-from gptbayes.fit.units import Progress, make_unit, run_units
+from gptbayes.fit.chains import Sampler, chain_settings, run_chains
+from gptbayes.fit.checks import check_one_of, positive
+from gptbayes.fit.hmc_statistics import JITTER
+from gptbayes.fit.units import STATIC_HMC, Progress
 from gptbayes.model.problem import Problem
 
 METRICS = ("prior", "diag_e", "dense_e", "unit_e")
@@ -24,10 +19,10 @@ PRIOR_DEFAULTS: dict[str, Any] = {"iter_warmup": 100, "adapt_delta": 0.6, "max_t
 """With the prior's metric, for which only a step size has to be found."""
 STAN_DEFAULTS: dict[str, Any] = {"iter_warmup": 300, "adapt_delta": 0.8, "max_treedepth": 10}
 """With Stan's metrics: Stan's own defaults, but for a shorter warm-up than its 1,000."""
-STAN_ADAPTATION_WINDOWS = (75, 25, 50)
-"""Stan's default initial, metric and final windows of adaptation, in iterations."""
-PROGRESS_MESSAGES = 200
-"""Approximate number of progress messages of a chain; reading one takes a little time."""
+MOST_LENGTH = 1_000.0
+"""The longest trajectory that HMC may have, in prior standard deviations."""
+_ONE_CHAIN = {"chains": 1, "show_progress": False}
+"""Arguments of `cmdstanpy.CmdStanModel.sample`."""
 
 
 def nuts(
@@ -134,160 +129,128 @@ def nuts(
         folder = nuts(problem, "runs/05-nuts", chains=2, seed=1)
         idata = gptbayes.inference.open_run(folder)
     """
-    check_one_of("init", init, INITS)
     check_one_of("metric", metric, METRICS)
     usual = PRIOR_DEFAULTS if metric == "prior" else STAN_DEFAULTS
-    iter_warmup = usual["iter_warmup"] if iter_warmup is None else iter_warmup
-    adapt_delta = usual["adapt_delta"] if adapt_delta is None else adapt_delta
     max_treedepth = usual["max_treedepth"] if max_treedepth is None else max_treedepth
-    chains, iter_warmup, iter_sampling, thin, max_treedepth = positive(
+    (max_treedepth,) = positive(max_treedepth=max_treedepth)
+    settings = chain_settings(
         chains=chains,
-        iter_warmup=iter_warmup,
+        superchains=superchains,
+        iter_warmup=usual["iter_warmup"] if iter_warmup is None else iter_warmup,
         iter_sampling=iter_sampling,
         thin=thin,
-        max_treedepth=max_treedepth,
+        init=init,
+        adapt_delta=usual["adapt_delta"] if adapt_delta is None else adapt_delta,
     )
-    if iter_sampling % thin:
-        raise ValueError(f"thin must divide iter_sampling, got {thin} and {iter_sampling}")
-    superchains = _superchains(chains, superchains)
-    adapt_delta = real_number("adapt_delta", adapt_delta, "between 0 and 1")
-    if not 0 < adapt_delta < 1:
-        raise ValueError(f"adapt_delta must be between 0 and 1, got {adapt_delta!r}")
-    numbers, start_of = chosen(only, "chain", chains), start_of_chain(chains, superchains)
-    settings = {
-        "chains": chains,
-        "superchains": superchains,
-        "iter_warmup": iter_warmup,
-        "iter_sampling": iter_sampling,
-        "thin": thin,
-        "init": init,
-        "metric": metric,
-        "adapt_delta": adapt_delta,
-        "max_treedepth": max_treedepth,
-    }
-    arguments = {
-        "chains": 1,
-        "iter_warmup": iter_warmup,
-        "thin": thin,
-        "adapt_delta": adapt_delta,
-        "max_treedepth": max_treedepth,
-        "refresh": max(1, (iter_warmup + iter_sampling) // PROGRESS_MESSAGES),
-        "show_progress": False,
-    }
-    n_draws = chains * iter_sampling // thin
-    with run_directory(
-        problem, out, "nuts", settings, seed, n_draws,
-        kernels=kernels, growing="iter_sampling", shared=only is not None,
-    ) as run:  # fmt: skip
-        first, *more = parts_of(read_config(run.folder)["settings"])
-        n_starts, wanted = superchains or chains, {start_of[k - 1] for k in numbers}
-        inits = chain_inits(run, problem, init, n_starts, wanted, executor, on_progress)
-        arguments |= _metric_arguments(run, problem, metric, iter_warmup)
-        units = [
-            make_unit(
-                run,
-                f"chain {k}",
-                "sample",
-                {
-                    **arguments,
-                    "chain_ids": [k],
-                    "inits": str(inits[start_of[k - 1]]),
-                    "iter_sampling": first.n_iterations,
-                },
-                total=iter_warmup + first.n_iterations,
-                n_draws=first.n_draws,
-            )
-            for k in numbers
-        ]
-        run_units(run, units, executor, on_progress)
-        for before, part in pairwise([first, *more]):
-            units = [
-                make_unit(
-                    run,
-                    label_of(k, part),
-                    "sample",
-                    {
-                        "chains": 1,
-                        "chain_ids": [k],
-                        "max_treedepth": max_treedepth,
-                        "refresh": max(1, part.n_iterations // PROGRESS_MESSAGES),
-                        "show_progress": False,
-                        **continued_arguments(run, problem, k, before, part, metric, thin),
-                    },
-                    total=thin - 1 + part.n_iterations,
-                    n_draws=part.n_draws,
-                )
-                for k in numbers
-            ]
-            run_units(run, units, executor, on_progress)
-    return Path(out)
+    return run_chains(
+        problem,
+        out,
+        Sampler("nuts", "sample", {**_ONE_CHAIN, "max_treedepth": max_treedepth}, metric),
+        {**settings, "metric": metric, "max_treedepth": max_treedepth},
+        kernels=kernels,
+        seed=seed,
+        only=only,
+        executor=executor,
+        on_progress=on_progress,
+    )
 
 
-def start_of_chain(chains: int, superchains: int | None) -> list[int]:
-    """Index of the starting point of each chain of `nuts`.
+def hmc(
+    problem: Problem,
+    out: str | Path,
+    *,
+    chains: int = 4,
+    superchains: int | None = None,
+    iter_warmup: int = 100,
+    iter_sampling: int = 2000,
+    thin: int = 4,
+    init: str = "random",
+    adapt_delta: float = 0.6,
+    trajectory_length: float = 1.5,
+    kernels: str = "auto",
+    seed: int = 1,
+    only: str | None = None,
+    executor: Executor | None = None,
+    on_progress: Callable[[list[Progress]], None] | None = None,
+) -> Path:
+    """Sample from the posterior by HMC with trajectories of a given length.
 
-    Parameters
-    ----------
-    chains : int
-    superchains : int or None
-        As for `nuts`.
+    The method is Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011) as Stan has it, with the
+    prior variances as inverse metric. A parameter about which nothing was learned then has a
+    period of 2π prior standard deviations. Trajectories of a quarter of it, which are the default,
+    give an independent value of such a parameter, those of half of it only mirror it, and those of
+    a whole one bring it back. The length of each trajectory is random, within a fifth of
+    ``trajectory_length``, so that no other period is met each time.
 
-    Returns
-    -------
-    list of int, (chain,)
-        0-based and nondecreasing: the chains of a superchain are consecutive.
-
-    Examples
-    --------
-    >>> start_of_chain(6, 3)
-    [0, 0, 1, 1, 2, 2]
-    """
-    return [k * (superchains or chains) // chains for k in range(chains)]
-
-
-def prior_variances(problem: Problem) -> np.ndarray:
-    """The prior variance of each scalar parameter.
+    NUTS finds the length of each trajectory itself. For this it goes both ways, and its draws are
+    nearer to the last one than as many steps in one direction would take them.
 
     Parameters
     ----------
     problem : Problem
+    out : path
+        The run directory, as for `nuts`.
+    chains, superchains, init, kernels, seed, only, executor, on_progress
+        As for `nuts`.
+    iter_warmup : int
+        Number of warm-up iterations of each chain, in which the step size is found.
+    iter_sampling, thin : int
+        As for `nuts`. A trajectory costs a fraction of one of NUTS: with the defaults a chain has
+        500 draws, as by `nuts`.
+    adapt_delta : float
+        Target of the mean acceptance probability, between 0 and 1, in the adaptation of the step
+        size.
+    trajectory_length : float
+        In units of prior standard deviations. A quarter of a period is π / 2. The report says how
+        strongly iterations are correlated by it where nothing was learned.
 
     Returns
     -------
-    ndarray, (weight,)
-        In the order of the Stan program.
+    pathlib.Path
+        The run directory, for `gptbayes.inference.open_run`.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As `nuts`.
+
+    See Also
+    --------
+    nuts : Finds the lengths of trajectories.
+
+    Examples
+    --------
+    ::
+
+        problem = make_problem(stage("05"), zen_of_python())
+        folder = hmc(problem, "runs/05-hmc", chains=4, seed=1)
+        idata = gptbayes.inference.open_run(folder)
     """
-    stage, design, priors = problem.stage, problem.design, problem.priors
-    return np.concatenate(
-        [
-            np.full(np.prod(stage.shape(p, design), dtype=int), priors.scale(p) ** 2)
-            for p in stage.parameters
-        ]
+    length = real_number("trajectory_length", trajectory_length, "positive")
+    if not 0 < length < MOST_LENGTH:
+        raise ValueError(f"trajectory_length must be between 0 and {MOST_LENGTH:,}, got {length!r}")
+    settings = chain_settings(
+        chains=chains,
+        superchains=superchains,
+        iter_warmup=iter_warmup,
+        iter_sampling=iter_sampling,
+        thin=thin,
+        init=init,
+        adapt_delta=adapt_delta,
     )
-
-
-def _metric_arguments(run, problem, metric, iter_warmup):
-    """Arguments of `cmdstanpy.CmdStanModel.sample` for a metric and its adaptation windows."""
-    windows = ("adapt_init_phase", "adapt_metric_window", "adapt_step_size")
-    if metric == "prior":
-        path = run.folder / "init" / "metric.json"
-        write_json(path, {"inv_metric": prior_variances(problem).tolist()})
-        # With a metric window of length 0, Stan never replaces the metric by an estimate.
-        lengths = (0, 0, iter_warmup)
-        windows_of_length = dict(zip(windows, lengths, strict=True))
-        return {"metric": "diag_e", "inv_metric": str(path), **windows_of_length}
-    if metric == "unit_e" or not 20 <= iter_warmup < sum(STAN_ADAPTATION_WINDOWS):
-        return {"metric": metric}
-    # Stan reports shorter windows for a short warm-up, but does not use them (stan#3380).
-    first, last = int(0.15 * iter_warmup), int(0.1 * iter_warmup)
-    lengths = (first, iter_warmup - first - last, last)
-    return {"metric": metric, **dict(zip(windows, lengths, strict=True))}
-
-
-def _superchains(chains, superchains):
-    if superchains is None:
-        return None
-    (superchains,) = positive(superchains=superchains)
-    if chains % superchains:
-        raise ValueError(f"superchains must divide chains, got {superchains} and {chains}")
-    return superchains
+    return run_chains(
+        problem,
+        out,
+        Sampler(
+            "hmc",
+            STATIC_HMC,
+            {"int_time": length, "step_size_jitter": JITTER},
+            warms_up_apart=True,
+        ),
+        {**settings, "trajectory_length": length},
+        kernels=kernels,
+        seed=seed,
+        only=only,
+        executor=executor,
+        on_progress=on_progress,
+    )

@@ -57,6 +57,18 @@ class NutsSettings(Struct):
     continued_after: Annotated[list[Count], Meta(max_length=10_000)] = []
 
 
+class HmcSettings(Struct):
+    chains: Units
+    iter_warmup: Count
+    iter_sampling: Count
+    init: Literal["random", "pathfinder", "optimize"]
+    adapt_delta: Share
+    trajectory_length: Scale
+    thin: Count
+    superchains: Units | None = None
+    continued_after: Annotated[list[Count], Meta(max_length=10_000)] = []
+
+
 class PathfinderSettings(Struct):
     paths: Units
     draws: Count
@@ -86,6 +98,7 @@ class SmcSettings(Struct):
 
 SETTINGS: dict[str, type[Struct]] = {
     "nuts": NutsSettings,
+    "hmc": HmcSettings,
     "pathfinder": PathfinderSettings,
     "optimize": OptimizeSettings,
     "prior": PriorSettings,
@@ -106,7 +119,7 @@ class Config(Struct):
     """``config.json``: everything that is needed to run a fit again."""
 
     stage: str
-    method: Literal["nuts", "pathfinder", "optimize", "prior", "smc"]
+    method: Literal["nuts", "hmc", "pathfinder", "optimize", "prior", "smc"]
     settings: dict[str, Any]
     seed: Seed
     source: str

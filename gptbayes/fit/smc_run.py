@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gptbayes.fit import manifest
+from gptbayes.fit.chains import prior_variances
 from gptbayes.fit.checks import positive
 from gptbayes.fit.directory import note_setups, run_directory
 from gptbayes.fit.replicate import Settings, csv_of
-from gptbayes.fit.sampling import prior_variances
 from gptbayes.fit.smc import temper
 from gptbayes.fit.units import Progress
 from gptbayes.model.forward import token_log_prob

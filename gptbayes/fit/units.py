@@ -22,9 +22,13 @@ from gptbayes.fit.draws import NOT_CONVERGED, check_csv
 from gptbayes.fit.remote import Workers
 from gptbayes.processes import end_descendants, n_cores
 from gptbayes.toolchain import interface
+from gptbayes.toolchain.static_hmc import run_static_hmc
 
 _FILES = ("inits", "inv_metric")
 """Arguments of a unit that are paths of files."""
+
+STATIC_HMC = "static_hmc"
+"""The method of `gptbayes.toolchain.static_hmc.run_static_hmc`."""
 
 SIG_FIGS = 17
 """Significant digits in the CSV files: enough to write a double without loss."""
@@ -38,7 +42,7 @@ class Progress(NamedTuple):
     label : str
         For example "chain 2".
     done, total : int
-        Iterations of NUTS; 0 or 1 of 1 for a path or an optimization.
+        Iterations of a chain; 0 or 1 of 1 for a path or an optimization.
     begun : bool
         False while the unit waits for a free worker.
     note : str
@@ -61,13 +65,13 @@ class Unit:
     label : str
         Name in progress and error messages, for example "chain 2".
     method : str
-        Name of a method of `cmdstanpy.CmdStanModel`.
+        Name of a method of `cmdstanpy.CmdStanModel`, or `STATIC_HMC`.
     executable, data, csv : str
         Paths of the compiled program, its data, and the CSV file to be written.
     arguments : dict
         Keyword arguments of the method.
     total : int
-        Iterations of NUTS, for progress; 1 for other methods.
+        Iterations of a chain, for progress; 1 for other methods.
     n_draws : int
         Number of rows of a complete CSV file.
     """
@@ -142,10 +146,12 @@ def run_unit(unit: Unit) -> list[Path]:
     try:
         try:
             # CmdStan always writes a profile: keep it out of the user's working directory.
-            files = {"data": unit.data, "output_dir": str(work), "save_profile": True}
-            interface.run(
-                unit.executable, unit.method, **files, sig_figs=SIG_FIGS, **unit.arguments
-            )
+            options = {"output_dir": str(work), "sig_figs": SIG_FIGS, **unit.arguments}
+            if unit.method == STATIC_HMC:
+                run_static_hmc(unit.executable, data=unit.data, **options)
+            else:
+                options |= {"data": unit.data, "save_profile": True}
+                interface.run(unit.executable, unit.method, **options)
         except RuntimeError as error:
             reason = _reason(unit, work, error)
             if _early_stop(unit, work) is None:

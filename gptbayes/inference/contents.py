@@ -74,7 +74,7 @@ def superchains_of(idata: az.InferenceData) -> list[int] | None:
     Parameters
     ----------
     idata : InferenceData
-        Of NUTS, with all of its chains or some of them.
+        Of NUTS or HMC, with all of its chains or some of them.
 
     Returns
     -------

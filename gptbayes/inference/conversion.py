@@ -16,7 +16,7 @@ from gptbayes.model.problem import Problem
 from gptbayes.model.simulate import next_tokens, prior_draws
 from gptbayes.model.stan_data import data_name, stan_data
 
-_NUTS_STATS = {
+_STATS = {
     "lp": "lp",
     "accept_stat": "acceptance_rate",
     "stepsize": "step_size",
@@ -103,9 +103,10 @@ def _stack_units(draws, n_units):
     return variables, stats, seconds, converged
 
 
-def _nuts(variables, stats):
-    named = {_NUTS_STATS[name]: value for name, value in stats.items() if name in _NUTS_STATS}
-    named["tree_depth"] = named["tree_depth"].astype(np.int64)
+def _chains(variables, stats):
+    named = {_STATS[name]: value for name, value in stats.items() if name in _STATS}
+    if "tree_depth" in named:  # of NUTS only
+        named["tree_depth"] = named["tree_depth"].astype(np.int64)
     named["n_steps"] = named["n_steps"].astype(np.int64)
     named["diverging"] = named["diverging"].astype(bool)
     return variables, named, {}
@@ -141,11 +142,12 @@ def _prior(variables, stats):
 
 
 _METHODS = {
-    "nuts": _nuts,
+    "nuts": _chains,
+    "hmc": _chains,
     "pathfinder": _pathfinder,
     "optimize": _optimize,
     "prior": _prior,
-    "smc": _nuts,
+    "smc": _chains,
 }
 
 

@@ -13,6 +13,7 @@ from gptbayes.findings import (
     few_sequences_finding,
     plus_minus,
 )
+from gptbayes.inference import CHAINS
 from gptbayes.predict.draw_weights import weights_warning
 from gptbayes.stats.summary import convergence_of
 
@@ -147,7 +148,7 @@ def draws_findings(idata: az.InferenceData, weights: xr.DataArray | None) -> lis
     warning = weights_warning(weights)
     if warning:
         return [Finding(False, f"{warning}: the forecasts rest on a few draws")]
-    if idata.attrs["method"] not in ("nuts", "smc"):
+    if idata.attrs["method"] not in CHAINS:
         n = idata.posterior.sizes["chain"] * idata.posterior.sizes["draw"]
         if idata.attrs["method"] == "optimize" or n >= EFFECTIVE_DRAWS_LIMIT:
             return []

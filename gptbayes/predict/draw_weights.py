@@ -39,7 +39,7 @@ def psis_weights(idata: az.InferenceData) -> xr.DataArray:
 
     See Also
     --------
-    chain_weights : Weights for draws by NUTS.
+    chain_weights : Weights for draws of chains.
     compare_held_out : Takes these as its ``weights``.
     """
     ratios = importance_ratios(idata, "psis_weights")

@@ -18,7 +18,7 @@ import xarray as xr
 
 from gptbayes.findings import EFFECTIVE_DRAWS_LIMIT, FEW_CHARACTERS, Finding
 from gptbayes.groups import group as group_of
-from gptbayes.inference import problem_of
+from gptbayes.inference import CHAINS, problem_of
 from gptbayes.predict import text_statistics
 from gptbayes.predict.generated_text import GeneratedTexts, generate_coherent
 from gptbayes.stats.mcmc import MIN_DRAWS
@@ -367,7 +367,7 @@ def _effective_draws(idata, name):
     n_draws = sizes["chain"] * sizes["draw"]
     if name == "posterior" and idata.attrs["method"] == "optimize":
         return np.inf
-    if name == "prior" or idata.attrs["method"] not in ("nuts", "smc"):
+    if name == "prior" or idata.attrs["method"] not in CHAINS:
         return n_draws
     if sizes["draw"] < MIN_DRAWS:
         return sizes["chain"]

@@ -8,7 +8,7 @@ from gptbayes.attention.matching import MANY_AMBIGUOUS
 from gptbayes.attention.role_sentences import LEARNED_PROB
 from gptbayes.diagnostics.verdict import TOO_SHORT
 from gptbayes.findings import ESS_LIMIT, FEW_SEQUENCES, R_HAT_LIMIT, probability_words
-from gptbayes.inference import settings_of
+from gptbayes.inference import MARKOV_CHAINS, settings_of
 from gptbayes.predict import n_bad_pareto_k
 from gptbayes.report.analysis import CHAINS, METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Abstract, Summary, Table
@@ -50,6 +50,10 @@ def _model(analysis):
     drawn = {
         "nuts": lambda: (
             f"NUTS drew {n:,} times from the posterior, in {analysis.n_chain} chains "
+            f"of {analysis.n_draw:,}{kept} after {settings['iter_warmup']:,} iterations of warm-up."
+        ),
+        "hmc": lambda: (
+            f"HMC drew {n:,} times from the posterior, in {analysis.n_chain} chains "
             f"of {analysis.n_draw:,}{kept} after {settings['iter_warmup']:,} iterations of warm-up."
         ),
         "smc": lambda: (
@@ -265,7 +269,7 @@ def _undetermined(analysis):
             "the leave-one-out density, because Pareto k is above its limit for "
             f"{n_bad_pareto_k(analysis.loo)} of {n} sequences"
         )
-    if analysis.method == "nuts":
+    if analysis.method in MARKOV_CHAINS:
         found.append("the masses of modes and the evidence, which need sequential Monte Carlo")
     if analysis.problem.n_targets < analysis.n_parameters:
         found.append(

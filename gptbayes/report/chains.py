@@ -26,6 +26,7 @@ _NOTES = {
     "prior": "Draws from the prior are independent: there are no chains to compare.",
     "optimize": "A mode is a single point: there are no chains to compare.",
     "nuts": "There is one chain: run several to see whether they agree.",
+    "hmc": "There is one chain: run several to see whether they agree.",
     "smc": "There is one replicate: run several to see whether they agree.",
 }
 

@@ -23,7 +23,7 @@ def diagnostics_section(analysis: Analysis) -> Section:
     """How far the draws can be relied on."""
     blocks: list[Any] = [*findings(*analysis.findings)]
     if analysis.method in CHAINS:
-        blocks += _nuts(analysis)
+        blocks += _chains(analysis)
     elif analysis.method == "pathfinder":
         blocks += _pathfinder(analysis)
     if analysis.exact_marginals is not None:
@@ -35,15 +35,16 @@ def diagnostics_section(analysis: Analysis) -> Section:
     return Section("diagnostics", "Diagnostics", question, blocks)
 
 
-def _nuts(analysis):
+def _chains(analysis):
     fig, (ax,) = plots.figure(height=2.6)
     plots.plot_trace(analysis.idata.sample_stats["lp"], label="log posterior, nats", ax=ax)
     health = analysis.sampler_health
+    trees = "max_treedepth_hits" in health
     rows = [
         [
             str(k + 1),
             f"{int(health['divergences'][k])}",
-            f"{int(health['max_treedepth_hits'][k])}",
+            *([f"{int(health['max_treedepth_hits'][k])}"] if trees else []),
             "" if np.isnan(health["e_bfmi"][k]) else f"{float(health['e_bfmi'][k]):.2f}",
             f"{float(health['step_size'][k]):.3f}",
             f"{float(health['n_steps'][k]):.0f}",
@@ -51,7 +52,8 @@ def _nuts(analysis):
         ]
         for k in range(health.sizes["chain"])
     ]
-    columns = ["chain", "divergences", "at max tree depth", "E-BFMI", "step size"]
+    depth = ["at max tree depth"] if trees else []
+    columns = ["chain", "divergences", *depth, "E-BFMI", "step size"]
     return [
         picture(
             fig,

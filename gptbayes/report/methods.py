@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from gptbayes.findings import ESS_LIMIT, R_HAT_LIMIT, pareto_k_limit_words
+from gptbayes.fit.hmc_statistics import JITTER
 from gptbayes.inference import settings_of
 from gptbayes.report.analysis import CHAINS, Analysis
 from gptbayes.report.blocks import Bibliography, Paragraph, Section
@@ -89,14 +90,28 @@ def _ran(analysis):
 def _nuts(settings):
     metric = settings.get("metric") or "prior"
     inverse = "the prior variances as inverse metric"
-    kept = f" (one in {thin} was kept)" if (thin := settings.get("thin", 1)) > 1 else ""
     return (
         f"The No-U-Turn sampler ran {settings['chains']} chains of {settings['iter_warmup']:,} "
-        f"warm-up and {settings['iter_sampling']:,} sampling iterations{kept}, with a target "
-        f"acceptance of {settings['adapt_delta']:g}, a maximum tree depth of "
+        f"warm-up and {settings['iter_sampling']:,} sampling iterations{_kept(settings)}, with a "
+        f"target acceptance of {settings['adapt_delta']:g}, a maximum tree depth of "
         f"{settings['max_treedepth']}, and "
         f"{inverse if metric == 'prior' else f'the metric {metric}'}."
     )
+
+
+def _hmc(settings):
+    return (
+        f"Hamiltonian Monte Carlo with trajectories of {settings['trajectory_length']:.3g} prior "
+        f"standard deviations, up to {100 * JITTER:.0f} % shorter or longer at random, ran "
+        f"{settings['chains']} chains of {settings['iter_warmup']:,} warm-up and "
+        f"{settings['iter_sampling']:,} sampling iterations{_kept(settings)}, with a target "
+        f"acceptance of {settings['adapt_delta']:g} and the prior variances as inverse metric."
+    )
+
+
+def _kept(settings):
+    thin = settings.get("thin", 1)
+    return f" (one in {thin} was kept)" if thin > 1 else ""
 
 
 def _smc(settings):
@@ -110,6 +125,7 @@ def _smc(settings):
 
 _METHODS = {
     "nuts": _nuts,
+    "hmc": _hmc,
     "smc": _smc,
     "pathfinder": lambda settings: (
         f"Pathfinder gave {settings['draws']:,} draws from each of {settings['paths']} paths, with "
@@ -163,6 +179,7 @@ def _keys(analysis):
     methods = {each.method for each in (analysis, *analysis.beside)}
     tables = {
         "nuts": ["hoffman2014nuts", "betancourt2017hmc"],
+        "hmc": ["duane1987hmc", "neal2011hmc"],
         "smc": ["dau2022wastefree", "friel2014thermodynamic", "watanabe2013wbic"],
         "pathfinder": ["zhang2022pathfinder", "vehtari2024psis", "magnusson2019loo"],
         "optimize": ["lakshminarayanan2017ensembles"],

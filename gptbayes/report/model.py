@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+from gptbayes.inference import MARKOV_CHAINS
 from gptbayes.model.problem import Problem
 from gptbayes.report.analysis import METHOD_NAMES, Analysis
 from gptbayes.report.blocks import Paragraph, Section, Table
@@ -77,7 +78,7 @@ _OVER_DISPERSED = "random points with twice the standard deviation of the prior"
 
 
 def continuation(settings: dict) -> str:
-    """Say after how many iterations a run of NUTS was continued, nothing if it was not.
+    """Say after how many iterations a run of NUTS or HMC was continued, nothing if it was not.
 
     Examples
     --------
@@ -108,7 +109,7 @@ def starting_points(method: str, settings: dict) -> str:
         return "none, the draws are independent"
     if method == "smc":
         return "independent draws from the prior"
-    if method != "nuts":
+    if method not in MARKOV_CHAINS:
         return _OVER_DISPERSED
     n_chain, n_start = settings["chains"], settings.get("superchains") or settings["chains"]
     if settings["init"] == "random":

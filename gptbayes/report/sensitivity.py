@@ -21,6 +21,7 @@ _NOTES = {
     "pathfinder": "Power-scaling reweights draws from the posterior. Pathfinder's draws are from "
     "an approximation: fit with NUTS for an answer.",
     "nuts": "Power-scaling needs at least four draws in each chain.",
+    "hmc": "Power-scaling needs at least four draws in each chain.",
     "smc": "Power-scaling needs at least four draws in each replicate.",
 }
 

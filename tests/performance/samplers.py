@@ -89,8 +89,16 @@ def processor_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def ours(problem, name: str = "gptbayes", *, compile_too: bool = False, **settings) -> Sampler:
-    """`gptbayes.fit.nuts` with the C++ kernels: CSV files, checks and all.
+def ours(
+    problem,
+    name: str = "gptbayes",
+    *,
+    method=fit.nuts,
+    thin: int = 1,
+    compile_too: bool = False,
+    **settings,
+) -> Sampler:
+    """`gptbayes.fit.nuts` or another of its samplers, with the C++ kernels: CSV files and all.
 
     Gradients of warm-up are not in these files; they are told from the seconds of warm-up and of
     sampling, which are.
@@ -106,11 +114,12 @@ def ours(problem, name: str = "gptbayes", *, compile_too: bool = False, **settin
             nonlocal done
             before, out = processor_seconds(), Path(folder.name) / "run"
             with ThreadPoolExecutor(max_workers=1) as executor:
-                fit.nuts(
+                method(
                     problem,
                     out,
                     chains=1,
-                    iter_sampling=done + n,
+                    iter_sampling=thin * (done + n),
+                    thin=thin,
                     init="random",
                     seed=seed,
                     kernels="c++",
@@ -122,11 +131,11 @@ def ours(problem, name: str = "gptbayes", *, compile_too: bool = False, **settin
             reading = (processor_seconds() - between) * n / (done + n)  # each draw once
             seconds = between - before + reading
             told = {name: values[done:] for name, values in drawn.method_variables.items()}
-            steps = float(told["n_leapfrog"].sum())
+            steps = thin * float(told["n_leapfrog"].sum())
             first = not done
             if first:
-                (csv,) = (out / "csv").glob("*.csv")
-                warmup, sampling = seconds_of_phases(csv)
+                phases = [seconds_of_phases(csv) for csv in out.glob("*/*.csv")]
+                warmup, sampling = map(sum, zip(*phases, strict=True))
             draws = {name: drawn.variables[name][done:] for name in names}
             done += n
             return Piece(

@@ -15,8 +15,8 @@ import numpy as np
 
 from gptbayes import fit
 from gptbayes.corpus import zen_of_python
+from gptbayes.fit.chains import prior_variances
 from gptbayes.fit.directory import write_json
-from gptbayes.fit.sampling import prior_variances
 from gptbayes.model.problem import make_problem
 from gptbayes.model.simulate import prior_draws
 from gptbayes.model.stages import stage

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from gptbayes.inference import CHAINS
+
 METHOD_NAMES = {
     "nuts": "NUTS",
+    "hmc": "HMC",
     "pathfinder": "Pathfinder",
     "optimize": "posterior mode",
     "prior": "prior draws",
     "smc": "sequential Monte Carlo",
 }
-CHAINS = ("nuts", "smc")
-"""Methods whose draws are chains; those of sequential Monte Carlo are its replicates."""
+
+__all__ = ["CHAINS", "METHOD_NAMES"]
