@@ -2,17 +2,16 @@
 
 With the prior's variances as inverse metric, a parameter about which nothing was learned has a
 period of 2 pi. A trajectory of a quarter or of three quarters of it gives an independent value, one
-of a half gives the mirrored one. Warm-up, the step size and the metric are those of our NUTS.
+of a half gives the mirrored one.
 
-Trajectories of one length are Stan's: the step size changes by up to a fifth at random from one to
-the next, and so does the length. Stan has none of random length. These are BlackJAX's, with a step
-size that stays and a uniform number of steps.
+Trajectories of one length are those of `gptbayes.fit.hmc`, which are Stan's: the step size changes
+by up to a fifth at random from one to the next, and so does the length. Stan has none of random
+length. These are BlackJAX's, from where the warm-up of our NUTS ends, with a step size that stays
+and a uniform number of steps.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,18 +21,21 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from metric import seconds as seconds_of_phases
 from posteriors import posteriors
-from samplers import Piece, Sampler, processor_seconds
+from samplers import Piece, Sampler, ours, processor_seconds
 
 from gptbayes import fit
-from gptbayes.fit.draws import read_csv
-from gptbayes.fit.programs import executable_of
 from gptbayes.fit.sampling import PRIOR_DEFAULTS
 from gptbayes.model.log_density import prior_moments, ravel
 
-LENGTHS = {"pi/2": 0.5 * np.pi, "pi": np.pi, "3pi/2": 1.5 * np.pi}
+LENGTHS = {"gptbayes HMC": {}} | {
+    f"gptbayes HMC, length {t}": {"trajectory_length": t, "thin": thin}
+    for t, thin in ((3.0, 2), (4.5, 1))
+}
+"""Settings of `gptbayes.fit.hmc`: a quarter of a period by default, a half, and three quarters."""
 LONGEST = {"0 to pi": np.pi, "0 to 2pi": 2 * np.pi}
-"""Of trajectories, in units of prior standard deviations."""
-JITTER = 0.2
+"""Of random trajectories, in units of prior standard deviations."""
+THIN = 4
+"""As by default."""
 CHUNK = 25
 """Draws that a compiled function of JAX returns."""
 LAST = 10
@@ -42,38 +44,11 @@ LAST = 10
 
 def kinds(problem) -> dict[str, Callable[[], Sampler]]:
     """What makes a sampler for each length, by name."""
-    of_one = {f"Stan HMC {name}": partial(_static, problem, t) for name, t in LENGTHS.items()}
+    of_one = {
+        name: partial(ours, problem, name, method=fit.hmc, **{"thin": THIN, **settings})
+        for name, settings in LENGTHS.items()
+    }
     return of_one | {f"BlackJAX HMC {k}": partial(_random, problem, t) for k, t in LONGEST.items()}
-
-
-def _static(problem, length):
-    executable = executable_of(problem.stage, "c++").path
-    names = [p.name for p in problem.stage.parameters]
-
-    def start(seed):
-        folder = TemporaryDirectory()
-        work = Path(folder.name)
-        step, pieces = 0.0, 0
-
-        def more(n):
-            nonlocal step, pieces
-            before, warmup = processor_seconds(), 0.0
-            if not pieces:
-                last, step, warmup = _warmed(problem, work / "run", seed)
-                _write(work, {name: last.variables[name][-1] for name in names})
-            pieces += 1
-            _run(executable, work, step, length, n, seed=1000 * seed + pieces)
-            drawn = read_csv(work / "draws.csv", n)
-            draws = {name: drawn.variables[name] for name in names}
-            _write(work, {name: values[-1] for name, values in draws.items()})
-            # An energy error above 745 gives an acceptance statistic of exactly 0.
-            divergences = int((drawn.method_variables["accept_stat"] == 0.0).sum())
-            seconds = processor_seconds() - before
-            return Piece(draws, float(n * int(length / step)), warmup, seconds, divergences)
-
-        return more
-
-    return Sampler("", np.nan, 100, start)
 
 
 def _random(problem, longest):
@@ -152,20 +127,3 @@ def _warmed(problem, out, seed):
     told = drawn.method_variables
     gradients = float(told["n_leapfrog"].sum()) * (1.0 + warmup / sampling)
     return drawn, float(told["stepsize"][0]), gradients
-
-
-def _write(work, point):
-    there = {name: value.tolist() for name, value in point.items()}
-    (work / "init.json").write_text(json.dumps(there))
-
-
-def _run(executable, work, step, length, n, seed):
-    run = work / "run"
-    command = (
-        f"{executable} id=1 init={work / 'init.json'} random seed={seed} sample num_samples={n} "
-        f"num_warmup=0 adapt engaged=0 algorithm=hmc metric=diag_e "
-        f"metric_file={run / 'init' / 'metric.json'} stepsize={step!r} stepsize_jitter={JITTER} "
-        f"engine=static int_time={length!r} data file={run / 'data.json'} output "
-        f"file={work / 'draws.csv'} refresh=0 sig_figs=17 profile_file={work / 'profile.csv'}"
-    )
-    subprocess.run(command.split(), check=True, capture_output=True, cwd=work)
