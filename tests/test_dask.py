@@ -134,17 +134,18 @@ def command(out, *more):
     )
 
 
-def test_workers_give_the_draws_of_this_machine(tmp_path, cluster, monkeypatch):
+@pytest.mark.parametrize("method", fit.MARKOV_CHAINS)
+def test_workers_give_the_draws_of_this_machine(tmp_path, cluster, monkeypatch, method):
     """Digit for digit, with starting points by Pathfinder, and recorded as if they had run here."""
     cluster.add_worker()
     cluster.add_worker()
     monkeypatch.chdir(tmp_path)  # relative paths mean nothing to a worker
-    problem, told = small_problem("05"), []
+    run, problem, told = getattr(fit, method), small_problem("05"), []
     settings = {**SETTINGS, "init": "pathfinder", "iter_sampling": 2000}  # seconds, to be seen
     with cluster.client() as client:
         options = {"executor": client.get_executor(), "on_progress": told.append}
-        there = fit.nuts(problem, "a", **options, **settings)
-    here = fit.nuts(problem, "b", **settings)
+        there = run(problem, "a", **options, **settings)
+    here = run(problem, "b", **settings)
     same_draws(there, here)
     assert {p.name for p in (there / "csv").iterdir()} == {f"chain-{k}.csv" for k in (1, 2, 3)}
     assert "csv/chain-3.csv" in fit.manifest.read_manifest(there)

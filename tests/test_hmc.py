@@ -193,6 +193,25 @@ def test_thinned_chains_are_the_others_with_gaps(tmp_path):
         np.testing.assert_array_equal(thinned.variables[name], value[::3])
 
 
+def test_an_interrupted_fit_resumes(tmp_path):
+    """Whatever is missing is run again, with the same draws."""
+    problem = small_problem("02")
+    whole = fit.hmc(problem, tmp_path / "whole", iter_sampling=40, **SETTINGS)
+    fit.hmc(problem, tmp_path / "cut", iter_sampling=40, **SETTINGS)
+    for gone in (["csv/chain-2.csv"], ["csv/chain-1.csv", "init/warm-up-1.csv"]):
+        for name in gone:
+            (tmp_path / "cut" / name).unlink()
+        fit.hmc(problem, tmp_path / "cut", iter_sampling=40, **SETTINGS)
+        for one, other in zip(fit.read_draws(tmp_path / "cut"), fit.read_draws(whole), strict=True):
+            for name, value in other.variables.items():
+                np.testing.assert_array_equal(one.variables[name], value)
+    drawn = fit.read_draws(whole)
+    (whole / "init" / "warm-up-1.csv").unlink()
+    without = fit.read_draws(whole)
+    assert without[0].seconds < drawn[0].seconds
+    assert without[1].seconds == drawn[1].seconds
+
+
 def test_a_continued_posterior_is_the_posterior(tmp_path):
     """Without likelihood the prior is known: second moments of all draws, in standard errors."""
     problem = small_problem("03", priors=UNEQUAL_PRIORS, likelihood_weight=0.0)

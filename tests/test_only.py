@@ -49,6 +49,7 @@ def test_one_process_for_each_chain(tmp_path):
     "method, settings, words",
     [
         ("nuts", {**SETTINGS, "init": "pathfinder"}, ("chain", 4)),
+        ("hmc", {**SETTINGS, "init": "pathfinder"}, ("chain", 4)),
         ("pathfinder", {"paths": 2, "draws": 5}, ("path", 2)),
         ("optimize", {"starts": 2}, ("start", 2)),
     ],
@@ -61,7 +62,10 @@ def test_nothing_is_locked_and_nothing_else_is_run(tmp_path, method, settings, w
         run(problem, out, only=f"{word}-2", **settings)
     assert [path.name for path in (out / "csv").iterdir()] == [f"{word}-2.csv"]
     paths = {path.name for path in (out / "init").glob("path*.csv")}
-    assert paths == ({"path-1.csv"} if method == "nuts" else set())  # of its superchain
+    sampled = method in fit.MARKOV_CHAINS
+    assert paths == ({"path-1.csv"} if sampled else set())  # of its superchain
+    warmed = {path.name for path in (out / "init").glob("warm-up*.csv")}
+    assert warmed == ({"warm-up-2.csv"} if method == "hmc" else set())
     run(problem, out, **settings)
     assert len(list((out / "csv").iterdir())) == count
     run(problem, tmp_path / "at-once", **settings)

@@ -14,7 +14,7 @@ from gptbayes.corpus import real_number
 from gptbayes.fit.checks import check_one_of, chosen, positive
 from gptbayes.fit.continuation import continued_arguments
 from gptbayes.fit.directory import read_config, run_directory, write_json
-from gptbayes.fit.parts import File, csv_of, label_of, parts_of
+from gptbayes.fit.parts import File, csv_of, label_of, parts_of, warm_up_of
 from gptbayes.fit.starts import INITS, chain_inits
 from gptbayes.fit.units import Progress, make_unit, run_units
 from gptbayes.model.problem import Problem
@@ -182,9 +182,8 @@ def run_chains(
             run_units(run, units, executor, on_progress)
 
         if sampler.warms_up_apart:
-            warming = {k: _warm_up(run, sampler, k, adapting[k]) for k in numbers}
-            run_all(list(warming.values()))
-            run_all([continued(k, File(Path(unit.csv), 1), first) for k, unit in warming.items()])
+            run_all([_warm_up(run, sampler, k, adapting[k]) for k in numbers])
+            run_all([continued(k, File(warm_up_of(run.folder, k), 1), first) for k in numbers])
         else:
             refresh = _refresh(iter_warmup + iter_sampling)
             run_all([part_of(k, first, {**adapting[k], "refresh": refresh}) for k in numbers])

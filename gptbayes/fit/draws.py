@@ -17,7 +17,7 @@ from gptbayes.files import replacing
 from gptbayes.fit import manifest
 from gptbayes.fit.directory import read_config
 from gptbayes.fit.hmc_statistics import hmc_statistics
-from gptbayes.fit.parts import File, files_of
+from gptbayes.fit.parts import File, files_of, warm_up_of
 
 NOT_CONVERGED = "not converged"
 """Begins the comment in the CSV file of an optimizer that stopped before it converged."""
@@ -123,7 +123,19 @@ def iter_draws(folder: str | Path) -> Iterator[Draws]:
         raise ValueError(
             f"{folder} is not finished, {names} missing: run the same fit again to resume it"
         )
-    return (_joined([_read_verified(folder, config, *part) for part in parts]) for parts in files)
+    apart = _warm_up_seconds(folder, config)
+    return (
+        _joined([_read_verified(folder, config, *part) for part in parts], apart.get(k, 0.0))
+        for k, parts in zip(units, files, strict=True)
+    )
+
+
+def _warm_up_seconds(folder, config):
+    """Seconds of warm-up of each chain, where it was a unit of its own that is still there."""
+    if config["method"] != "hmc":
+        return {}
+    files = {k: warm_up_of(folder, k) for k in range(1, n_units(config) + 1)}
+    return {k: read_csv(path, 1).seconds for k, path in files.items() if path.is_file()}
 
 
 def _read_verified(folder, config, path, n_draws):
@@ -135,16 +147,16 @@ def _read_verified(folder, config, path, n_draws):
     return draws
 
 
-def _joined(parts):
+def _joined(parts, seconds_before):
     """The parts of a chain as one."""
     if len(parts) == 1:
-        return parts[0]
+        return parts[0]._replace(seconds=parts[0].seconds + seconds_before)
 
     def together(which):
         each = [part[which] for part in parts]
         return {name: np.concatenate([part[name] for part in each]) for name in each[0]}
 
-    seconds = sum(part.seconds for part in parts)
+    seconds = seconds_before + sum(part.seconds for part in parts)
     return parts[0]._replace(variables=together(0), method_variables=together(1), seconds=seconds)
 
 

@@ -88,6 +88,11 @@ def csv_of(folder: Path, chain: int, part: Part) -> Path:
     return folder / "csv" / f"{label_of(chain, part).replace(' ', '-')}.csv"
 
 
+def warm_up_of(folder: Path, chain: int) -> Path:
+    """The CSV file of a warm-up that was a unit of its own, in a run directory."""
+    return folder / "init" / f"warm-up-{chain}.csv"
+
+
 def files_of(folder: Path, chain: int, settings: dict) -> list[File]:
     """List the CSV files of a chain.
 

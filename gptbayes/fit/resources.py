@@ -38,13 +38,13 @@ def check_resources(
     n_draws : int
         Of all chains, paths or starts.
     settings : mapping
-        Of the method. Chains of NUTS can be thinned.
+        Of the method. Markov chains can be thinned.
 
     Raises
     ------
     RuntimeError
         If disk or memory are too small. The message says how many draws have room, and how a new
-        run of NUTS would be thinned to so many.
+        run of Markov chains would be thinned to so many.
     """
     n_weights = problem.stage.n_parameters(problem.design)
     parts = {
