@@ -38,16 +38,17 @@ class Sampler(NamedTuple):
         Of ``unit_method``, the same in warm-up, sampling and continued parts.
     metric : str
         As for `gptbayes.fit.nuts`.
-    warms_up_apart : bool
-        Whether warm-up is a unit of its own. Stan's HMC would go on with the number of steps of its
-        last warm-up iteration, which does not fit the step size that adaptation ends with.
+    warm_up : dict, optional
+        Arguments that are others in a warm-up that is a unit of its own. Stan's HMC needs that: it
+        would go on with the number of steps of its last warm-up iteration, which does not fit the
+        step size that adaptation ends with.
     """
 
     name: str
     unit_method: str
     arguments: Mapping[str, Any]
     metric: str = "prior"
-    warms_up_apart: bool = False
+    warm_up: Mapping[str, Any] | None = None
 
 
 def chain_settings(
@@ -181,7 +182,7 @@ def run_chains(
         def run_all(units):
             run_units(run, units, executor, on_progress)
 
-        if sampler.warms_up_apart:
+        if sampler.warm_up is not None:
             run_all([_warm_up(run, sampler, k, adapting[k]) for k in numbers])
             run_all([continued(k, File(warm_up_of(run.folder, k), 1), first) for k in numbers])
         else:
@@ -261,7 +262,7 @@ def _metric_arguments(run, problem, metric, iter_warmup):
 def _warm_up(run, sampler, k, arguments):
     """A unit that adapts the step size; its only draw is the state that the chain starts with."""
     iterations = arguments["iter_warmup"]
-    more = {"iter_sampling": 1, "thin": 1, "refresh": _refresh(iterations)}
+    more = {**sampler.warm_up, "iter_sampling": 1, "thin": 1, "refresh": _refresh(iterations)}
     return make_unit(
         run,
         f"warm-up {k}",

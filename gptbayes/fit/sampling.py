@@ -19,6 +19,9 @@ PRIOR_DEFAULTS: dict[str, Any] = {"iter_warmup": 100, "adapt_delta": 0.6, "max_t
 """With the prior's metric, for which only a step size has to be found."""
 STAN_DEFAULTS: dict[str, Any] = {"iter_warmup": 300, "adapt_delta": 0.8, "max_treedepth": 10}
 """With Stan's metrics: Stan's own defaults, but for a shorter warm-up than its 1,000."""
+QUARTER = 1.5
+"""About a quarter of a period of HMC in prior standard deviations: the default of its trajectories,
+and the most in warm-up, where the first steps are small and long trajectories would be costly."""
 MOST_LENGTH = 1_000.0
 """The longest trajectory that HMC may have, in prior standard deviations."""
 _ONE_CHAIN = {"chains": 1, "show_progress": False}
@@ -166,7 +169,7 @@ def hmc(
     thin: int = 4,
     init: str = "random",
     adapt_delta: float = 0.6,
-    trajectory_length: float = 1.5,
+    trajectory_length: float = QUARTER,
     kernels: str = "auto",
     seed: int = 1,
     only: str | None = None,
@@ -193,7 +196,8 @@ def hmc(
     chains, superchains, init, kernels, seed, only, executor, on_progress
         As for `nuts`.
     iter_warmup : int
-        Number of warm-up iterations of each chain, in which the step size is found.
+        Number of warm-up iterations of each chain, in which the step size is found. Their
+        trajectories are at most a quarter of a period long.
     iter_sampling, thin : int
         As for `nuts`. A trajectory costs a fraction of one of NUTS: with the defaults a chain has
         500 draws, as by `nuts`.
@@ -245,7 +249,7 @@ def hmc(
             "hmc",
             STATIC_HMC,
             {"int_time": length, "step_size_jitter": JITTER},
-            warms_up_apart=True,
+            warm_up={"int_time": min(length, QUARTER)},
         ),
         {**settings, "trajectory_length": length},
         kernels=kernels,

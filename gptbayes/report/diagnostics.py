@@ -63,7 +63,7 @@ def _chains(analysis):
         ),
         Table(
             "The sampler, chain by chain.",
-            [*columns, "gradients per draw", "acceptance"],
+            [*columns, "gradients per iteration", "acceptance"],
             rows,
             "sampler",
         ),
