@@ -9,7 +9,7 @@ The names below are what an analysis needs; each is imported when it is first us
 
 - `stage`, `STAGES`: the twelve models
 - `read_text`, `zen_of_python`, `make_problem`: from text to a problem
-- `fit`: NUTS, Pathfinder, optimisation and prior draws
+- `fit`: NUTS, HMC, Pathfinder, optimisation and prior draws
 - `open_run`: InferenceData of a run directory
 - `Group`, `Permutation`, `SignFlip`, `Orthogonal`, `read_group`, `check_invariance`, `align`,
   `diagnose_mixing`: symmetry of any model

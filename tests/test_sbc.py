@@ -19,7 +19,7 @@ from gptbayes.groups import IS_TREE
 from gptbayes.model.forward import forward
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.uniformity import holm, rank_ecdf, uniformity_test
-from gptbayes.validate.experiment import Experiment, change_program, toy_problem
+from gptbayes.validate.experiment import METHODS, Experiment, change_program, toy_problem
 from gptbayes.validate.simulated_ranks import calibrate
 
 
@@ -185,20 +185,21 @@ def test_calibration_passes_and_resumes(tmp_path, programs, pool):
 
 
 @pytest.mark.slow
-def test_sequential_monte_carlo_is_calibrated_as_nuts_is(tmp_path, programs, pool):
-    """The same parameters and texts for both; and neither with a wrong scale."""
+def test_hmc_and_sequential_monte_carlo_are_calibrated_as_nuts_is(tmp_path, programs, pool):
+    """The same parameters and texts for all; and not with a wrong scale."""
     truth = toy_problem("05")
     told = truth.priors.replace(lm_head=2 * truth.priors.lm_head)
     run = {"replicates": 48, "seed": 8, "executor": pool}
-    for method in ("nuts", "smc"):
+    for method in METHODS:
         experiment = Experiment(truth, method=method, **SHORT)
         collected = calibrate(experiment, tmp_path / method, **run)
         tested = uniformity_test(collected["rank"], 15)
         p_values = np.stack([tested["band_p"], tested["chi_square_p"]])
         assert np.nanmin(holm(p_values)) > 0.01
-    wrong = Experiment(truth, replace(truth, priors=told), method="smc", **SHORT)
-    collected = calibrate(wrong, tmp_path / "wrong", **{**run, "replicates": 16})
-    assert holm(uniformity_test(collected["rank"], 15)["band_p"]).min() < 1e-4
+    for method in ("hmc", "smc"):
+        wrong = Experiment(truth, replace(truth, priors=told), method=method, **SHORT)
+        collected = calibrate(wrong, tmp_path / f"wrong-{method}", **{**run, "replicates": 16})
+        assert holm(uniformity_test(collected["rank"], 15)["band_p"]).min() < 1e-4
 
 
 def test_a_wrong_prior_scale_is_detected(tmp_path, programs, pool):
@@ -229,7 +230,7 @@ def test_unusable_settings(tmp_path):
     truth = toy_problem("02")
     with pytest.raises(ValueError, match="n_ranked must be at least 1"):
         Experiment(truth, n_ranked=0)
-    with pytest.raises(ValueError, match="method must be one of nuts, smc, got 'pathfinder'"):
+    with pytest.raises(ValueError, match="method must be one of nuts, hmc, smc, got 'pathfinder'"):
         Experiment(truth, method="pathfinder")
     with pytest.raises(ValueError, match="iter_sampling must be at least n_ranked = 31, got 30"):
         Experiment(truth, iter_sampling=30)

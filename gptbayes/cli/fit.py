@@ -56,7 +56,7 @@ def add_arguments(parser) -> None:
             gptbayes fit --stage 03 --text hamlet.txt --lower --batch-size 64 --method pathfinder
             gptbayes fit --stage 04 --n-embed 4 --prior attention=0.3 --init random
             gptbayes fit --stage 04 --chains 32 --superchains 8 --init optimize --draws 100
-            gptbayes fit --stage 05 --method hmc --draws 4000 --thin 8 --out runs/05-hmc
+            gptbayes fit --stage 05 --method hmc --draws 4000 --thin 4 --out runs/05-hmc
             gptbayes fit --stage 05 --method smc --replicates 4 --out runs/05-smc
             gptbayes fit --stage 12 --method prior --prior lm_head=2 --out runs/12-prior
         """,
@@ -206,9 +206,9 @@ def _add_method_options(group):
     add(
         "--draws",
         type=int,
-        help="per chain (500; hmc 2000), per path (250) or from the prior (1000)",
+        help="per chain (500; hmc 1000), per path (250) or from the prior (1000)",
     )
-    add("--thin", type=int, metavar="K", help="keep one in K of the draws of each chain (1; hmc 4)")
+    add("--thin", type=int, metavar="K", help="keep one in K of the draws of each chain (1; hmc 2)")
     add("--init", choices=fit.INITS, help="where chains start (random)")
     add(
         "--metric",

@@ -18,7 +18,9 @@ from gptbayes.model.priors import Priors
 from gptbayes.model.problem import Problem
 from gptbayes.model.stages import Stage, stage, stan_folder
 
-METHODS = ("nuts", "smc")
+METHODS = ("nuts", "hmc", "smc")
+HMC_THIN = 4
+"""Of the iterations of HMC one in so many is a draw."""
 SMC_MOVES = 8
 """Draws of a segment of sequential Monte Carlo."""
 
@@ -64,11 +66,12 @@ class Experiment:
         or other priors the experiment is a test of calibration itself, which must find the error.
     n_ranked : int
         Number of posterior draws among which the true value is ranked, L.
-    method : {"nuts", "smc"}
+    method : {"nuts", "hmc", "smc"}
         How a text is fitted.
     iter_warmup, iter_sampling : int
-        Iterations of the chain of NUTS. Sequential Monte Carlo has ``iter_sampling`` particles in
-        segments of `SMC_MOVES`, rounded up.
+        Iterations of the chain of NUTS. HMC has ``iter_sampling`` draws, one in `HMC_THIN`
+        iterations. Sequential Monte Carlo has ``iter_sampling`` particles in segments of
+        `SMC_MOVES`, rounded up.
     max_doublings : int
         While the effective sample size of any ranked quantity is below ``n_ranked``, the chain is
         run again with twice the draws, at most this many times.

@@ -20,7 +20,7 @@ from gptbayes.inference import convert, settings_of
 from gptbayes.model.simulate import generate_windows, prior_draws
 from gptbayes.stats.summary import ess
 from gptbayes.toolchain import interface
-from gptbayes.validate.experiment import SMC_MOVES, Experiment, RankSettings
+from gptbayes.validate.experiment import HMC_THIN, SMC_MOVES, Experiment, RankSettings
 from gptbayes.validate.ranked_quantities import ranked_quantities
 
 TIE_TOLERANCE = 1e-9
@@ -125,7 +125,7 @@ class StageModel:
         return Fitted(
             ranked_quantities(truth, group(idata, "posterior")),
             int(stats["diverging"].sum()),
-            int((stats["tree_depth"] >= MAX_TREEDEPTH).sum()),
+            int((stats["tree_depth"] >= MAX_TREEDEPTH).sum()) if "tree_depth" in stats else 0,
             settings_of(idata).get("init", "prior"),
         )
 
@@ -143,17 +143,19 @@ class StageModel:
                     seed=seed,
                 )
                 return convert(fit.read_config(run), problem, fit.read_draws(run))
-            run = fit.nuts(
-                problem,
-                Path(folder) / "run",
-                chains=1,
-                iter_warmup=self.experiment.iter_warmup,
-                iter_sampling=iter_sampling,
-                init=init,
-                adapt_delta=self.experiment.adapt_delta,
-                max_treedepth=MAX_TREEDEPTH,
-                seed=seed,
-            )
+            chain = {
+                "chains": 1,
+                "iter_warmup": self.experiment.iter_warmup,
+                "init": init,
+                "adapt_delta": self.experiment.adapt_delta,
+                "seed": seed,
+            }
+            if self.experiment.method == "hmc":
+                chain |= {"iter_sampling": HMC_THIN * iter_sampling, "thin": HMC_THIN}
+                run = fit.hmc(problem, Path(folder) / "run", **chain)
+            else:
+                chain |= {"iter_sampling": iter_sampling, "max_treedepth": MAX_TREEDEPTH}
+                run = fit.nuts(problem, Path(folder) / "run", **chain)
             return convert(fit.read_config(run), problem, fit.read_draws(run))
 
 

@@ -34,7 +34,7 @@ LENGTHS = {"gptbayes HMC": {}} | {
 """Settings of `gptbayes.fit.hmc`: a quarter of a period by default, a half, and three quarters."""
 LONGEST = {"0 to pi": np.pi, "0 to 2pi": 2 * np.pi}
 """Of random trajectories, in units of prior standard deviations."""
-THIN = 4
+THIN = 2
 """As by default."""
 CHUNK = 25
 """Draws that a compiled function of JAX returns."""
