@@ -219,7 +219,7 @@ def _add_method_options(group):
     add(
         "--adapt-delta",
         type=float,
-        help="target acceptance (0.6, or 0.8 with Stan's metrics)",
+        help="target acceptance (0.6, or 0.8 with Stan's metrics; hmc 0.7)",
     )
     add(
         "--trajectory-length",

@@ -168,7 +168,7 @@ def hmc(
     iter_sampling: int = 1000,
     thin: int = 2,
     init: str = "random",
-    adapt_delta: float = 0.6,
+    adapt_delta: float = 0.7,
     trajectory_length: float = QUARTER,
     kernels: str = "auto",
     seed: int = 1,
