@@ -296,7 +296,7 @@ def test_a_chain_that_fails_says_why(run, tmp_path):
     arguments = {
         **{"inits": run / "init" / "random-1.json", "metric": "diag_e", "chain_ids": [1]},
         **{"inv_metric": run / "init" / "metric.json", "iter_warmup": 5, "iter_sampling": 5},
-        **{"thin": 1, "int_time": 1.5, "step_size_jitter": 0.2},
+        **{"thin": 1, "int_time": 1.5, "step_size_jitter": 0.2, "step_size": 0.1},
     }
 
     def failure(program):

@@ -35,20 +35,19 @@ class Sampler(NamedTuple):
     unit_method : str
         The method of its units of work, see `gptbayes.fit.units.Unit`.
     arguments : dict
-        Of ``unit_method``, the same in warm-up, sampling and continued parts.
+        Of ``unit_method``, the same in sampling, continued parts and, unless another sampler does
+        it, warm-up.
     metric : str
         As for `gptbayes.fit.nuts`.
-    warm_up : dict, optional
-        Arguments that are others in a warm-up that is a unit of its own. Stan's HMC needs that: it
-        would go on with the number of steps of its last warm-up iteration, which does not fit the
-        step size that adaptation ends with.
+    warm_up : Sampler, optional
+        What warms up, in a unit of its own.
     """
 
     name: str
     unit_method: str
     arguments: Mapping[str, Any]
     metric: str = "prior"
-    warm_up: Mapping[str, Any] | None = None
+    warm_up: Sampler | None = None
 
 
 def chain_settings(
@@ -154,7 +153,7 @@ def run_chains(
         }
         adapting = {
             k: {
-                **sampler.arguments,
+                **(sampler.warm_up or sampler).arguments,
                 **adaptation,
                 "chain_ids": [k],
                 "inits": str(inits[start_of[k - 1]]),
@@ -183,7 +182,7 @@ def run_chains(
             run_units(run, units, executor, on_progress)
 
         if sampler.warm_up is not None:
-            run_all([_warm_up(run, sampler, k, adapting[k]) for k in numbers])
+            run_all([_warm_up(run, sampler.warm_up, k, adapting[k]) for k in numbers])
             run_all([continued(k, File(warm_up_of(run.folder, k), 1), first) for k in numbers])
         else:
             refresh = _refresh(iter_warmup + iter_sampling)
@@ -262,7 +261,7 @@ def _metric_arguments(run, problem, metric, iter_warmup):
 def _warm_up(run, sampler, k, arguments):
     """A unit that adapts the step size; its only draw is the state that the chain starts with."""
     iterations = arguments["iter_warmup"]
-    more = {**sampler.warm_up, "iter_sampling": 1, "thin": 1, "refresh": _refresh(iterations)}
+    more = {"iter_sampling": 1, "thin": 1, "refresh": _refresh(iterations)}
     return make_unit(
         run,
         f"warm-up {k}",

@@ -52,6 +52,8 @@ def continued_arguments(
     step_size = float(draws.method_variables["stepsize"][-1])
     if "int_time" in draws.method_variables:  # HMC: that of the last trajectory only
         step_size = nominal_step_size(before.path)
+    elif not part.after:  # HMC after its warm-up: in the digits that Stan writes
+        step_size = float(f"{step_size:.6g}")
     seeds = np.random.SeedSequence([run.seed, part.after])
     arguments = {
         "inits": str(init),

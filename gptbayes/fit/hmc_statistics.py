@@ -17,7 +17,7 @@ JITTER = 0.2
 
 
 def nominal_step_size(path: Path) -> float:
-    """The mean step size of a chain, in the digits of its CSV file.
+    """The mean step size of a chain: the one that it was given.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def nominal_step_size(path: Path) -> float:
     Returns
     -------
     float
-        What adaptation ended with, or was given where there was none.
+        In the digits of the CSV file.
 
     Raises
     ------
@@ -36,9 +36,9 @@ def nominal_step_size(path: Path) -> float:
     found = None
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
-            if line[0] in "-.0123456789":  # the first draw
+            if not line.startswith("#"):
                 break
-            if said := re.match(r"#\s+(?:stepsize|Step size) = ([\d.e+-]+)", line):
+            if said := re.match(r"#\s+stepsize = ([\d.e+-]+)", line):
                 found = float(said[1])
     if not found or not np.isfinite(found):
         raise ValueError(f"{path} has no step size")

@@ -19,9 +19,6 @@ PRIOR_DEFAULTS: dict[str, Any] = {"iter_warmup": 100, "adapt_delta": 0.6, "max_t
 """With the prior's metric, for which only a step size has to be found."""
 STAN_DEFAULTS: dict[str, Any] = {"iter_warmup": 300, "adapt_delta": 0.8, "max_treedepth": 10}
 """With Stan's metrics: Stan's own defaults, but for a shorter warm-up than its 1,000."""
-QUARTER = 1.5
-"""About a quarter of a period of HMC in prior standard deviations: the default of its trajectories,
-and the most in warm-up, where the first steps are small and long trajectories would be costly."""
 MOST_LENGTH = 1_000.0
 """The longest trajectory that HMC may have, in prior standard deviations."""
 _ONE_CHAIN = {"chains": 1, "show_progress": False}
@@ -148,7 +145,7 @@ def nuts(
     return run_chains(
         problem,
         out,
-        Sampler("nuts", "sample", {**_ONE_CHAIN, "max_treedepth": max_treedepth}, metric),
+        _nuts_sampler(max_treedepth, metric),
         {**settings, "metric": metric, "max_treedepth": max_treedepth},
         kernels=kernels,
         seed=seed,
@@ -169,7 +166,7 @@ def hmc(
     thin: int = 2,
     init: str = "random",
     adapt_delta: float = 0.7,
-    trajectory_length: float = QUARTER,
+    trajectory_length: float = 1.5,
     kernels: str = "auto",
     seed: int = 1,
     only: str | None = None,
@@ -196,14 +193,14 @@ def hmc(
     chains, superchains, init, kernels, seed, only, executor, on_progress
         As for `nuts`.
     iter_warmup : int
-        Number of warm-up iterations of each chain, in which the step size is found. Their
-        trajectories are at most a quarter of a period long.
+        Number of warm-up iterations of each chain, in which the step size is found. They are by
+        NUTS with a tree depth of at most 7: the first steps are so small that trajectories of a
+        given length would take thousands of them.
     iter_sampling, thin : int
         As for `nuts`. A trajectory costs a fraction of one of NUTS: with the defaults a chain has
         500 draws, as by `nuts`.
     adapt_delta : float
-        Target of the mean acceptance probability, between 0 and 1, in the adaptation of the step
-        size.
+        Target acceptance statistic of NUTS in warm-up, between 0 and 1.
     trajectory_length : float
         In units of prior standard deviations. A quarter of a period is π / 2. The report says how
         strongly iterations are correlated by it where nothing was learned.
@@ -249,7 +246,7 @@ def hmc(
             "hmc",
             STATIC_HMC,
             {"int_time": length, "step_size_jitter": JITTER},
-            warm_up={"int_time": min(length, QUARTER)},
+            warm_up=_nuts_sampler(PRIOR_DEFAULTS["max_treedepth"], "prior"),
         ),
         {**settings, "trajectory_length": length},
         kernels=kernels,
@@ -258,3 +255,7 @@ def hmc(
         executor=executor,
         on_progress=on_progress,
     )
+
+
+def _nuts_sampler(max_treedepth, metric):
+    return Sampler("nuts", "sample", {**_ONE_CHAIN, "max_treedepth": max_treedepth}, metric)

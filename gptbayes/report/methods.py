@@ -105,7 +105,8 @@ def _hmc(settings):
         f"standard deviations, up to {100 * JITTER:.0f} % shorter or longer at random, ran "
         f"{settings['chains']} chains of {settings['iter_warmup']:,} warm-up and "
         f"{settings['iter_sampling']:,} sampling iterations{_kept(settings)}, with a target "
-        f"acceptance of {settings['adapt_delta']:g} and the prior variances as inverse metric."
+        f"acceptance of {settings['adapt_delta']:g} in the warm-up, which is by NUTS, and "
+        "the prior variances as inverse metric."
     )
 
 

@@ -21,12 +21,8 @@ def run_static_hmc(
     thin: int,
     int_time: float,
     step_size_jitter: float,
-    step_size: float | None = None,
-    adapt_engaged: bool = True,
-    adapt_delta: float = 0.8,
-    adapt_init_phase: int = 75,
-    adapt_metric_window: int = 25,
-    adapt_step_size: int = 50,
+    step_size: float,
+    adapt_engaged: bool = False,
     refresh: int = 100,
     sig_figs: int = 17,
 ) -> None:
@@ -37,11 +33,11 @@ def run_static_hmc(
     executable : path
         As `gptbayes.toolchain.compile_program` gives it.
     data, output_dir, inits, metric, inv_metric, seed, chain_ids, iter_warmup, iter_sampling, \
-    thin, step_size, adapt_engaged, adapt_delta, adapt_init_phase, adapt_metric_window, \
-    adapt_step_size, refresh, sig_figs
+    thin, step_size, adapt_engaged, refresh, sig_figs
         As for `cmdstanpy.CmdStanModel.sample`, of a single chain.
     int_time : float
-        Mean length of a trajectory: steps of the nominal size are taken until it is reached.
+        Length of a trajectory: as many steps are taken as steps of the nominal size fit into it.
+        Adaptation changes the step size at its end without changing their number.
     step_size_jitter : float
         Between 0 and 1. Step sizes are uniform between ``1 - jitter`` and ``1 + jitter`` times the
         nominal one, and so are the lengths.
@@ -52,15 +48,11 @@ def run_static_hmc(
         If the program fails; `gptbayes.toolchain.interface.console` finds what it said.
     """
     work = Path(output_dir)
-    adapt = ["engaged=0"]
-    if adapt_engaged:
-        windows = [f"init_buffer={adapt_init_phase}", f"window={adapt_metric_window}"]
-        adapt = [f"delta={adapt_delta}", *windows, f"term_buffer={adapt_step_size}"]
     command = [
         *(str(executable), f"id={chain_ids[0]}", f"init={inits}", "random", f"seed={seed}"),
         *("sample", f"num_samples={iter_sampling}", f"num_warmup={iter_warmup}", f"thin={thin}"),
-        *("adapt", *adapt, "algorithm=hmc", f"metric={metric}", f"metric_file={inv_metric}"),
-        *(() if step_size is None else (f"stepsize={step_size!r}",)),
+        *("adapt", f"engaged={int(adapt_engaged)}", "algorithm=hmc"),
+        *(f"metric={metric}", f"metric_file={inv_metric}", f"stepsize={step_size!r}"),
         *(f"stepsize_jitter={step_size_jitter}", "engine=static", f"int_time={int_time!r}"),
         *("data", f"file={data}", "output", f"file={work / 'draws.csv'}", f"refresh={refresh}"),
         *(f"sig_figs={sig_figs}", f"profile_file={work / 'profile.csv'}"),
