@@ -60,7 +60,7 @@ def test_what_is_no_nuts_fit_is_refused_in_one_line(runs):
     done = gptbayes_command("symmetry", runs["pathfinder"])
     assert done.returncode == 2
     assert done.stderr.strip().endswith(
-        "chains must be those of nuts or smc, got a fit by pathfinder"
+        "chains must be those of nuts, hmc or smc, got a fit by pathfinder"
     )
 
 

@@ -305,7 +305,7 @@ def test_command(stages, tmp_path):
     ("arguments", "message"),
     [
         ([], "compare needs at least one run, got none"),
-        (["05-optimize"], "at least one NUTS run, got optimize"),
+        (["05-optimize"], "at least one run of NUTS or HMC, got optimize"),
         (["05-nuts", "--refits", "some"], "--refits must be all, none or a number, got 'some'"),
         (["05-nuts", "other"], "05-nuts and other differ in their training windows"),
         (["05-nuts", "unfinished"], "is not finished, chain-2.csv missing"),

@@ -12,7 +12,7 @@ from problems import TEXT
 from gptbayes import fit
 from gptbayes.cli import main
 from gptbayes.diagnostics.quantities import quantities
-from gptbayes.inference import open_run
+from gptbayes.inference import CHAINS, open_run
 from gptbayes.model.problem import make_problem
 from gptbayes.model.stages import STAGES, VARIANTS
 from gptbayes.report import Analysis
@@ -94,9 +94,10 @@ def test_the_smallest_sizes_go_through_every_command(programs, size, tmp_path, c
     go_through(run, capsys, "nuts", alone=size == "one sequence")
 
 
-@pytest.mark.parametrize("method", ["pathfinder", "optimize", "smc"])
+@pytest.mark.parametrize("method", ["hmc", "pathfinder", "optimize", "smc"])
 def test_the_least_of_every_method_goes_through_every_command(programs, method, tmp_path, capsys):
     least = {
+        "hmc": {"chains": 1, "iter_warmup": 1, "iter_sampling": 1, "thin": 1},
         "pathfinder": {"paths": 1, "draws": 1},
         "optimize": {"starts": 1},
         "smc": {"replicates": 1, "chains": 1, "moves": 4},
@@ -114,8 +115,8 @@ def go_through(run, capsys, method, *, least=None, alone=False):
     assert command(capsys, "text", run, "--length", 1, "--check", "--html", html)[0] == 0
     assert command(capsys, "text", run, "--length", 1, "--kind", "marginal", "--prior")[0] == 0
     status, said = command(capsys, "symmetry", run)
-    if method not in ("nuts", "smc"):
-        assert status == 2 and "chains must be those of nuts or smc" in said
+    if method not in CHAINS:
+        assert status == 2 and "chains must be those of nuts, hmc or smc" in said
     elif least:
         assert status == 2 and f"mixing needs at least {least} draws per chain, got " in said
     else:
@@ -124,8 +125,8 @@ def go_through(run, capsys, method, *, least=None, alone=False):
     if alone:
         assert status == 2 and "needs at least 2 sequences" in said
     else:
-        assert status == (0 if method == "nuts" else 2)
-        assert status == 0 or "compare needs at least one NUTS run" in said
+        assert status == (0 if method in fit.MARKOV_CHAINS else 2)
+        assert status == 0 or "compare needs at least one run of NUTS or HMC" in said
     status, said = command(capsys, "evidence", run, "--refit", "lm_head=2")
     assert status == (0 if method == "smc" else 2)
     assert status == 0 or "a path is that of smc" in said

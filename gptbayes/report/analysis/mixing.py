@@ -75,7 +75,9 @@ def verdict(analysis: Analysis) -> Verdict:
 def chains_verdict(analysis: Analysis) -> Verdict:
     """What the chains alone say."""
     if analysis.method not in CHAINS:
-        raise ValueError(f"chains must be those of nuts or smc, got a fit by {analysis.method}")
+        raise ValueError(
+            f"chains must be those of nuts, hmc or smc, got a fit by {analysis.method}"
+        )
     superchains, seed = superchains_of(analysis.idata), analysis.idata.attrs["seed"]
     kinds = analysis.quantities
     analysis.on_step("diagnosing mixing")
