@@ -261,7 +261,7 @@ def test_runs_of_both_samplers_are_compared(run, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trajectory_length": -1}, "trajectory_length must be between 0 and 1,000"),
+        ({"trajectory_length": -1}, "trajectory_length must be between 0 and 1,000, got -1"),
         ({"trajectory_length": "long"}, "trajectory_length must be positive, got 'long'"),
         ({"iter_sampling": 11}, "thin must divide iter_sampling, got 2 and 11"),
         ({"adapt_delta": 1.0}, "adapt_delta must be between 0 and 1, got 1.0"),
