@@ -229,7 +229,9 @@ def hmc(
     """
     length = real_number("trajectory_length", trajectory_length, "positive")
     if not 0 < length < MOST_LENGTH:
-        raise ValueError(f"trajectory_length must be between 0 and {MOST_LENGTH:,.0f}, got {length!r}")
+        raise ValueError(
+            f"trajectory_length must be between 0 and {MOST_LENGTH:,.0f}, got {length!r}"
+        )
     settings = chain_settings(
         chains=chains,
         superchains=superchains,
