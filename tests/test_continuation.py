@@ -129,12 +129,13 @@ def test_a_run_from_before_there_was_thinning_goes_on(tmp_path):
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_continued_posterior_is_the_posterior(tmp_path):
+@pytest.mark.parametrize("method", fit.MARKOV_CHAINS)
+def test_a_continued_posterior_is_the_posterior(tmp_path, method):
     """Without likelihood the prior is known: second moments of all draws, in standard errors."""
     problem = small_problem("03", priors=UNEQUAL_PRIORS, likelihood_weight=0.0)
     out = tmp_path / "run"
     for n_draws in (100, 250, 500):
-        fit.nuts(problem, out, chains=2, iter_sampling=n_draws, seed=1)
+        getattr(fit, method)(problem, out, chains=2, iter_sampling=n_draws, thin=1, seed=1)
     posterior = open_run(out).posterior.isel(draw=slice(100, None))
     for p in problem.stage.parameters:
         squares = summarise((posterior[p.name] / problem.priors.scale(p)) ** 2)

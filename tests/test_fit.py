@@ -75,7 +75,11 @@ def test_log_lik_of_draws_agrees_with_numpy(problem, tmp_path):
     np.testing.assert_allclose(draws.method_variables["lp"], lp, atol=1e-9)
 
 
-def test_bigram_of_two_characters_agrees_with_quadrature(tmp_path):
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("nuts", {"iter_sampling": 1000}), ("hmc", {"iter_sampling": 4000, "thin": 4})],
+)
+def test_bigram_of_two_characters_agrees_with_quadrature(tmp_path, method, settings):
     """The posterior mean of p(b | a) is a two-dimensional integral over a row of logits."""
     problem = bigram_of_two_characters()
     windows = problem.training
@@ -87,7 +91,7 @@ def test_bigram_of_two_characters_agrees_with_quadrature(tmp_path):
 
     norm, _ = dblquad(weight, -9, 9, -9, 9)
     top, _ = dblquad(lambda v, u: weight(v, u) * expit(v - u), -9, 9, -9, 9)
-    folder = fit.nuts(problem, tmp_path / "run", chains=4, iter_sampling=1000, seed=1)
+    folder = getattr(fit, method)(problem, tmp_path / "run", chains=4, seed=1, **settings)
     theta = open_run(folder).posterior["token_embedding"].isel(token=0)
     p = 1 / (1 + np.exp(theta.isel(embed=0) - theta.isel(embed=1)))
     summary = summarise(p)

@@ -7,9 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from problems import UNEQUAL_PRIORS, bigram_of_two_characters, small_problem
-from scipy.integrate import dblquad
-from scipy.special import expit, log_expit
+from problems import UNEQUAL_PRIORS, small_problem
 from scipy.stats import kstest
 
 import gptbayes as gb
@@ -22,7 +20,6 @@ from gptbayes.fit.hmc_statistics import n_leapfrog, nominal_step_size
 from gptbayes.fit.parts import File, Part
 from gptbayes.fit.units import STATIC_HMC, make_unit
 from gptbayes.inference import open_run
-from gptbayes.model.log_density import prior_moments
 from gptbayes.model.stages import STAGES
 from gptbayes.stats.summary import summarise
 from gptbayes.toolchain.static_hmc import run_static_hmc
@@ -42,26 +39,6 @@ def run(programs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def idata(run):
     return open_run(run)
-
-
-def test_bigram_of_two_characters_agrees_with_quadrature(tmp_path):
-    """The posterior mean of p(b | a) is a two-dimensional integral over a row of logits."""
-    problem = bigram_of_two_characters()
-    windows = problem.training
-    counts = [((windows.x == 0) & (windows.y == k)).sum() for k in (0, 1)]
-
-    def weight(v, u):
-        log_lik = counts[0] * log_expit(u - v) + counts[1] * log_expit(v - u)
-        return np.exp(log_lik - (u**2 + v**2) / (2 * 1.3**2))
-
-    norm, _ = dblquad(weight, -9, 9, -9, 9)
-    top, _ = dblquad(lambda v, u: weight(v, u) * expit(v - u), -9, 9, -9, 9)
-    folder = fit.hmc(problem, tmp_path / "run", iter_sampling=8000, thin=4, seed=1)
-    theta = open_run(folder).posterior["token_embedding"].isel(token=0)
-    p = 1 / (1 + np.exp(theta.isel(embed=0) - theta.isel(embed=1)))
-    summary = summarise(p)
-    assert abs(summary["mean"] - top / norm) < 4 * summary["mcse_mean"]
-    assert summary["mcse_mean"] < 0.003
 
 
 @pytest.mark.slow
@@ -207,25 +184,15 @@ def test_an_interrupted_fit_resumes(tmp_path):
         for one, other in zip(fit.read_draws(tmp_path / "cut"), fit.read_draws(whole), strict=True):
             for name, value in other.variables.items():
                 np.testing.assert_array_equal(one.variables[name], value)
+    damaged = tmp_path / "cut" / "init" / "warm-up-2.csv"
+    damaged.write_bytes(damaged.read_bytes().replace(b"seconds (Total)", b"Seconds (Total)"))
+    with pytest.raises(ValueError, match=r"warm-up-2\.csv"):
+        fit.read_draws(tmp_path / "cut")
     drawn = fit.read_draws(whole)
     (whole / "init" / "warm-up-1.csv").unlink()
     without = fit.read_draws(whole)
     assert without[0].seconds < drawn[0].seconds
     assert without[1].seconds == drawn[1].seconds
-
-
-def test_a_continued_posterior_is_the_posterior(tmp_path):
-    """Without likelihood the prior is known: second moments of all draws, in standard errors."""
-    problem = small_problem("03", priors=UNEQUAL_PRIORS, likelihood_weight=0.0)
-    out = tmp_path / "run"
-    for n in (400, 1000, 2000):
-        fit.hmc(problem, out, chains=2, iter_sampling=n, seed=1)
-    posterior = open_run(out).posterior.isel(draw=slice(200, None))
-    for p in problem.stage.parameters:
-        squares = summarise((posterior[p.name] / problem.priors.scale(p)) ** 2)
-        z = (squares["mean"] - 1) / squares["mcse_mean"]
-        assert abs(z).max() < 5
-    assert prior_moments(problem)[0].size
 
 
 def test_what_the_report_says(run, idata):
@@ -234,7 +201,7 @@ def test_what_the_report_says(run, idata):
     assert "max_treedepth_hits" not in health
     said = " ".join(each.text for each in sampler_findings(idata, health))
     assert "0 divergent transitions of 2000, which are one in 4 of all" in said
-    assert "correlate successive iterations of a parameter about which nothing" in said
+    assert "iterations of a parameter about which nothing was learned have a" in said
     assert "tree depth" not in said
     assert analysis.verdict.name
     written = gb.write_report(run, formats=["md"]).read_text()

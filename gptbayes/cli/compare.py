@@ -25,10 +25,10 @@ def add_arguments(parser) -> None:
     add = describe(
         parser,
         _compare,
-        description="Compare fits of the same text by NUTS or HMC by leave-one-sequence-out, with "
-        "exact refits where importance sampling fails, and by held-out text; Pathfinder fits and "
-        "modes by held-out text alone. Refits are saved in RUN/refits, the tempered fit of WBIC "
-        "in RUN/wbic; interrupted refits resume.",
+        description="Compare fits of the same text: those of NUTS and HMC by "
+        "leave-one-sequence-out, with exact refits where importance sampling fails, and by "
+        "held-out text; Pathfinder fits and modes by held-out text alone. Refits are saved in "
+        "RUN/refits, the tempered fit of WBIC in RUN/wbic; interrupted refits resume.",
         examples="""
             gptbayes compare runs/01-nuts runs/05-nuts
             gptbayes compare runs/05-nuts runs/05-pathfinder runs/05-optimize --refits none
@@ -43,7 +43,11 @@ def add_arguments(parser) -> None:
         metavar="all|none|N",
         help="refits of each run, largest Pareto k first (all)",
     )
-    add("--wbic", action="store_true", help="also fit the tempered posterior of each of them")
+    add(
+        "--wbic",
+        action="store_true",
+        help="also fit the tempered posterior of each NUTS or HMC fit",
+    )
     add("--out", type=Path, metavar="FILE.csv", help="write the numbers, one row per run")
     help_text = "write one page with a row per run: density, evidence, calibration, cost, verdict"
     add("--html", type=Path, metavar="FILE.html", help=help_text)

@@ -225,7 +225,7 @@ def _add_method_options(group):
         "--trajectory-length",
         type=float,
         metavar="LENGTH",
-        help="hmc: of trajectories, in prior sd (1.5, a quarter of a period)",
+        help="hmc: length of trajectories, in prior sd (1.5, a quarter of a period)",
     )
     add("--max-treedepth", type=int, help="NUTS (7; 10 with Stan's metrics), smc (10)")
     add(

@@ -164,8 +164,8 @@ def _check_comparable(runs):
         problem = problem_of(run.idata)
         if run.idata.attrs["method"] in MARKOV_CHAINS and problem.likelihood_weight != 1:
             raise ValueError(
-                f"likelihood_weight must be 1 for chains to be compared, {run.name} is of the "
-                f"{run.idata.attrs['target']}"
+                "likelihood_weight must be 1 for runs of NUTS or HMC to be compared, "
+                f"{run.name} is of the {run.idata.attrs['target']}"
             )
         if problem.design.batch_size < 2:
             raise ValueError(f"leave-one-sequence-out needs at least 2 sequences, {run.name} has 1")

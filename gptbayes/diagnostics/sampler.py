@@ -104,9 +104,10 @@ def sampler_health(idata: az.InferenceData) -> xr.Dataset:
 def sampler_findings(idata: az.InferenceData, health: xr.Dataset) -> list[Finding]:
     """State the number of divergences, whether trajectories are long enough, and E-BFMI.
 
-    A truncated trajectory is a valid one (Hoffman & Gelman 2014). With the prior variances as
-    inverse metric its length is known in units of prior standard deviations, and it is too short
-    if that is less than a quarter of the period of a parameter about which nothing was learned.
+    A truncated trajectory of NUTS is a valid one (Hoffman & Gelman 2014). With the prior variances
+    as inverse metric its length is known in units of prior standard deviations, and it is too short
+    if that is less than a quarter of the period of a parameter about which nothing was learned. Of
+    HMC, which does not choose lengths, the correlation that they cause is stated.
 
     Parameters
     ----------
@@ -299,8 +300,8 @@ def _length_finding(health):
     worst = health.isel(chain=int(np.argmax(abs(health["turn_correlation"].values))))
     length, correlation = float(worst["trajectory_length"]), float(worst["turn_correlation"])
     text = (
-        f"trajectories of {length:.2f} prior standard deviations on average, which correlate "
-        "successive iterations of a parameter about which nothing was learned by "
+        f"trajectories are {length:.2f} prior standard deviations long on average, and successive "
+        "iterations of a parameter about which nothing was learned have a correlation of "
         f"{correlation:.2f}"
     )
     if abs(correlation) <= CORRELATION_LIMIT:

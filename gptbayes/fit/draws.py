@@ -135,16 +135,21 @@ def _warm_up_seconds(folder, config):
     if config["method"] != "hmc":
         return {}
     files = {k: warm_up_of(folder, k) for k in range(1, n_units(config) + 1)}
-    return {k: read_csv(path, 1).seconds for k, path in files.items() if path.is_file()}
+    there = {k: path for k, path in files.items() if path.is_file()}
+    return {k: _verified_csv(folder, path, 1).seconds for k, path in there.items()}
 
 
 def _read_verified(folder, config, path, n_draws):
-    manifest.verify(folder, path, "delete it and run the same fit again")
-    draws = read_csv(path, n_draws)
+    draws = _verified_csv(folder, path, n_draws)
     if config["method"] == "hmc":
         there, length = draws.method_variables, config["settings"]["trajectory_length"]
         return draws._replace(method_variables=there | hmc_statistics(path, there, length))
     return draws
+
+
+def _verified_csv(folder, path, n_draws):
+    manifest.verify(folder, path, "delete it and run the same fit again")
+    return read_csv(path, n_draws)
 
 
 def _joined(parts, seconds_before):
